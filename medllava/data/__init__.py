@@ -1,0 +1,1 @@
+"""Instruction records become batches: text and image files in, packed tensors out."""

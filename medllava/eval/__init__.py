@@ -1,0 +1,1 @@
+"""A checkpoint and a task become predictions, metrics and a report."""

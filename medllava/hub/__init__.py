@@ -1,0 +1,1 @@
+"""A run becomes a publication: card, licence ledger and upload."""

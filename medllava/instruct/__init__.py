@@ -1,0 +1,1 @@
+"""Figure records become instruction records: captions in, conversations out."""

@@ -1,0 +1,1 @@
+"""Parts become one native model: a language model, a vision encoder and a projector."""

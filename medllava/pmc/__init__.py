@@ -1,0 +1,1 @@
+"""The archive becomes figure records: PubMed Central in, a Parquet manifest with images out."""

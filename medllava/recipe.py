@@ -1,0 +1,303 @@
+"""Recipes: one TOML file describes one model, its parts, its data and its three stages.
+
+A recipe is complete and readable alone: no inheritance, no interpolation. The loader is strict; an
+unknown key, a wrong type or a missing value is a `RecipeError` with the full dotted path, the file
+and the nearest valid key. `--set a.b=value` takes the value in TOML syntax. Nothing here needs
+torch, so every recipe can be checked anywhere.
+"""
+
+import dataclasses
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from medllava.errors import RecipeError
+from medllava.records import Stage
+
+Geometry = StrEnum("Geometry", ["PAD", "CROP", "STRETCH"])
+FeatureSelect = StrEnum("FeatureSelect", ["DEFAULT", "FULL"])
+Schedule = StrEnum("Schedule", ["COSINE", "LINEAR", "CONSTANT", "WARMUP_STABLE_DECAY"])
+Adapter = StrEnum("Adapter", ["NONE", "LORA", "QLORA"])
+Precision = StrEnum("Precision", ["AUTO", "BF16", "FP32"])
+Attention = StrEnum("Attention", ["AUTO", "FLASH", "VARLEN", "SEGMENTED", "SDPA", "EAGER"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VisionEncoderConfig:
+    """The part that sees; frozen unless a stage trains it."""
+
+    source: str
+    """Hub id or folder; `random` builds a tiny one from `config`."""
+    license: str = "unknown"
+    feature_layer: int = -2
+    """Hidden state that is projected; -2 as in LLaVA."""
+    feature_select: FeatureSelect = FeatureSelect.DEFAULT
+    """`default` drops the class token, `full` keeps every token."""
+    image_size: int = 0
+    """Pixels per side; 0 keeps the encoder's own. More pixels mean more image tokens."""
+    geometry: Geometry = Geometry.PAD
+    """`pad` to square with the mean colour, centre `crop`, or `stretch`."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """Of a `random` encoder: transformers' configuration values, with `model_type`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProjectorConfig:
+    """The part that translates: two linear layers around an activation."""
+
+    activation: str = "gelu"
+    standardize_features: bool = False
+    """Start from standardised features and the scale of the word embeddings; helps small models."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LanguageModelConfig:
+    """The part that talks."""
+
+    source: str
+    """Hub id or folder; `random` builds a tiny one from `config`."""
+    license: str = "unknown"
+    system_prompt: str = ""
+    """Put before every conversation, in training, evaluation and chat alike."""
+    chat_template: str = ""
+    """Jinja; empty keeps the tokenizer's own."""
+    tokenizer: str = ""
+    """Hub id or folder of the tokenizer; empty takes it from `source`."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """Of a `random` language model: transformers' configuration values, with `model_type`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """The three parts of a vision-language model."""
+
+    vision_encoder: VisionEncoderConfig
+    projector: ProjectorConfig = field(default_factory=ProjectorConfig)
+    language_model: LanguageModelConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig:
+    """How records become batches, the same in all stages."""
+
+    max_length: int = 2048
+    """Tokens of one pack, image tokens included."""
+    packing: bool = True
+    """False pads each batch to its longest record instead."""
+    num_workers: int = 2
+    """Processes that decode images, per rank."""
+    max_dropped: float = 0.05
+    """Largest share of records that may be dropped before training refuses."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageConfig:
+    """One stage of the curriculum; who learns is fixed by the stage, how fast by these."""
+
+    learning_rate: float
+    projector_learning_rate: float = 0.0
+    """0 takes `learning_rate`."""
+    epochs: float = 1.0
+    global_batch_size: int = 128
+    """Records per optimizer step over all ranks; packing keeps it on average."""
+    micro_batch_size: int = 1
+    """Packs (records without packing) per device and forward pass."""
+    schedule: Schedule = Schedule.COSINE
+    warmup_ratio: float = 0.03
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    """0 switches clipping off."""
+    train_vision_encoder: bool = False
+    adapter: Adapter = Adapter.NONE
+    lora_rank: int = 128
+    lora_alpha: int = 256
+    lora_dropout: float = 0.05
+    data: str = ""
+    """Default of `--data`: a folder, a file or a benchmark's name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagesConfig:
+    """Settings of the three stages."""
+
+    align: StageConfig
+    instruct: StageConfig
+    finetune: StageConfig
+
+    def __getitem__(self, stage: Stage) -> StageConfig:
+        """Return the settings of `stage`."""
+        config: StageConfig = getattr(self, stage.value)
+        return config
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """Machine and numerics, the same in all stages."""
+
+    seed: int = 0
+    precision: Precision = Precision.AUTO
+    """`auto`: bf16 where the device has it, fp32 elsewhere."""
+    attention: Attention = Attention.AUTO
+    """`auto` takes the fastest that is installed and says which."""
+    gradient_checkpointing: bool | None = None
+    """Unset: the plan decides from memory. The same holds for the three below."""
+    zero_stage: int | None = None
+    offload: bool | None = None
+    compile: bool = False
+    liger: bool = False
+    threads: int = 0
+    """CPU threads per process; 0 lets torch choose."""
+    trackers: tuple[str, ...] = ()
+    """Any of tensorboard, wandb, trackio; metrics.jsonl is always written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointConfig:
+    """When state is saved and how much of it is kept."""
+
+    every_steps: int = 500
+    keep: int = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """A complete, typed recipe; build one with `load_recipe`."""
+
+    name: str
+    description: str
+    model: ModelConfig
+    data: DataConfig = field(default_factory=DataConfig)
+    stage: StagesConfig
+    train: TrainConfig = field(default_factory=TrainConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+    def to_toml_values(self) -> dict[str, Any]:
+        """Return the resolved recipe as plain nested values, ready for JSON."""
+        return dataclasses.asdict(self)
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Return the shipped recipes, name to file, from the wheel or the checkout."""
+    package = Path(__file__).parent
+    folders = [package / "_recipes", package.parent / "recipes"]
+    folder = next((f for f in folders if f.is_dir()), None)
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))} if folder else {}
+
+
+def find_recipe(name_or_path: str) -> Path:
+    """Resolve a shipped name or a path.
+
+    Raises:
+        RecipeError: neither exists; names the nearest shipped recipe.
+    """
+    shipped = shipped_recipes()
+    if name_or_path in shipped:
+        return shipped[name_or_path]
+    path = Path(name_or_path)
+    if path.suffix == ".toml" and path.is_file():
+        return path
+    raise RecipeError(
+        f"no recipe {name_or_path!r}{_nearest(name_or_path, shipped)}. "
+        f"Shipped: {', '.join(shipped) or 'none'}; or give the path of a .toml file."
+    )
+
+
+def load_recipe(name_or_path: str, *, overrides: Iterable[str] = ()) -> Recipe:
+    """Read, override and check a recipe.
+
+    Args:
+        name_or_path: a shipped name or the path of a TOML file.
+        overrides: `dotted.key=value` pairs, values in TOML syntax (a bare word is a string).
+
+    Raises:
+        RecipeError: names the file (or `--set`), the dotted key, what was expected and found.
+    """
+    path = find_recipe(name_or_path)
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"not valid TOML ({error}): {path}. Correct that line.") from None
+    for override in overrides:
+        _apply_override(values, override)
+    recipe: Recipe = _build(Recipe, values, prefix="", file=path.name)
+    return recipe
+
+
+def recipe_from_values(values: Mapping[str, Any], *, file: str) -> Recipe:
+    """Rebuild a recipe from `Recipe.to_toml_values`, as saved beside a checkpoint."""
+    recipe: Recipe = _build(Recipe, values, prefix="", file=file)
+    return recipe
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not separator or not all(parts):
+        raise RecipeError(f"--set {override!r}: expected KEY=VALUE, such as data.packing=false.")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    table = values
+    for part in parts[:-1]:
+        child = table.setdefault(part, {})
+        if not isinstance(child, dict):
+            raise RecipeError(f"--set {override!r}: {part} is a value, not a table.")
+        table = child
+    table[parts[-1]] = value
+
+
+def _build(config: Any, values: Any, *, prefix: str, file: str) -> Any:  # noqa: ANN401 - any dataclass
+    if not isinstance(values, Mapping):
+        raise RecipeError(f"{file}: {prefix or 'recipe'} must be a table, got {values!r}.")
+    fields = {f.name: f for f in dataclasses.fields(config)}
+    hints = typing.get_type_hints(config)
+    for key in values:
+        if key not in fields:
+            nearest = _nearest(key, fields, prefix=prefix)
+            raise RecipeError(f"{file}: {prefix}{key} is not a setting{nearest}.")
+    given = {}
+    for name, f in fields.items():
+        if name in values:
+            given[name] = _convert(hints[name], values[name], key=f"{prefix}{name}", file=file)
+        elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+            raise RecipeError(f"{file}: {prefix}{name} is missing. Add it; it has no default.")
+    return config(**given)
+
+
+def _convert(hint: Any, value: Any, *, key: str, file: str) -> Any:  # noqa: ANN401, PLR0911 - one case per TOML type
+    if typing.get_origin(hint) is types.UnionType:
+        if value is None:
+            return None
+        hint = next(arg for arg in typing.get_args(hint) if arg is not types.NoneType)
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, prefix=f"{key}.", file=file)
+    origin = typing.get_origin(hint)
+    if origin is tuple and isinstance(value, list | tuple):
+        item = typing.get_args(hint)[0]
+        return tuple(_convert(item, v, key=f"{key}[{i}]", file=file) for i, v in enumerate(value))
+    if origin is dict and isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(hint, type) and issubclass(hint, StrEnum):
+        if value in list(hint):
+            return hint(value)
+        names = ", ".join(hint)
+        raise RecipeError(f"{file}: {key} must be one of {names}; got {value!r}.")
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    plain = hint if isinstance(hint, type) else origin
+    if isinstance(value, plain) and not (plain is int and isinstance(value, bool)):
+        return value
+    expected = plain.__name__
+    raise RecipeError(f"{file}: {key} must be {expected}; got {type(value).__name__} {value!r}.")
+
+
+def _nearest(name: str, candidates: Iterable[str], *, prefix: str = "") -> str:
+    close = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.5)
+    return f"; did you mean {prefix}{close[0]}?" if close else ""

@@ -1,0 +1,43 @@
+"""Every test runs cut off from the network, without the user's settings, and seeded."""
+
+import os
+import random
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+SHARED = Path(__file__).parents[2] / "shared"
+"""Real articles for tests, beside the checkout; absent on most machines."""
+
+
+@pytest.fixture(autouse=True)
+def isolated(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Clear our variables, refuse every address but loopback, seed."""
+    for name in list(os.environ):
+        if name.startswith("MEDLLAVA_") or name in {"OPENAI_API_KEY", "HF_TOKEN", "NCBI_API_KEY"}:
+            monkeypatch.delenv(name)
+    random.seed(0)
+    connect = socket.socket.connect
+
+    def connect_loopback(self: socket.socket, address: object) -> None:
+        if isinstance(address, tuple) and address[0] not in {"127.0.0.1", "::1", "localhost"}:
+            raise OSError(f"tests do not use the network: {address}")
+        connect(self, address)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket.socket, "connect", connect_loopback)
+    yield
+
+
+@pytest.fixture
+def pmc_samples() -> Path:
+    """Real PMC articles, or a skip where they are not at hand."""
+    folder = SHARED / "pmc-samples"
+    if not folder.is_dir():
+        pytest.skip("real PMC samples are not beside this checkout")
+    return folder
