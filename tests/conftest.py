@@ -3,7 +3,6 @@
 import os
 import random
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 
 @pytest.fixture(autouse=True)
-def isolated(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def isolated(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clear our variables, refuse every address but loopback, seed."""
     for name in list(os.environ):
         if name.startswith("MEDLLAVA_") or name in {"OPENAI_API_KEY", "HF_TOKEN", "NCBI_API_KEY"}:
@@ -31,7 +30,7 @@ def isolated(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         connect(self, address)  # type: ignore[arg-type]
 
     monkeypatch.setattr(socket.socket, "connect", connect_loopback)
-    yield
+    return
 
 
 @pytest.fixture
