@@ -195,7 +195,7 @@ def write_llava_json(path: Path, records: Iterable[InstructionRecord]) -> int:
     count = 0
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as handle:
         handle.write("[")
-        for count, record in enumerate(records, start=1):  # noqa: B007 - returned
+        for count, record in enumerate(records, start=1):
             handle.write(",\n" if count > 1 else "\n")
             handle.write(json.dumps(to_llava_item(record), ensure_ascii=False))
         handle.write("\n]\n")
