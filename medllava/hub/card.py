@@ -77,7 +77,7 @@ def render_ledger(ledger: Ledger, accepted: Sequence[Risk] = ()) -> str:
     """Return the ledger as a Markdown table, its conclusion and the accepted risks."""
     rows = [(row.kind, row.what, row.terms.name, row.note) for row in ledger.rows]
     lines = [
-        f"Published under **{ledger.terms.name}**, because {ledger.reason}.",
+        f"Published under **{ledger.published_name}**, because {ledger.reason}.",
         "",
         render_table(("", "what", "licence", "note"), rows),
     ]
@@ -105,7 +105,7 @@ def _metadata(facts: ModelFacts, ledger: Ledger, repo_id: str) -> str:
         pipeline_tag="image-text-to-text",
         tags=["llava", "medical", "biomedical", "visual-question-answering", "medllava"],
         eval_results=results or None,
-        model_name=repo_id.rsplit("/", 1)[-1],
+        model_name=repo_id.rsplit("/", 1)[-1] if results else None,
         license=terms.hub_tag or "other",
         license_name=None if terms.hub_tag else terms.slug,
         license_link=None if terms.hub_tag else terms.url or None,
@@ -239,10 +239,8 @@ def _score_rows(scores: Sequence[Score]) -> Iterator[tuple[str, ...]]:
 def _cost_section(stages: Sequence[StageRun]) -> str:
     rows = []
     for stage in stages:
-        seconds = stage.values.get("seconds")
-        hours = f"{seconds / 3600:.2f} h" if isinstance(seconds, int | float) else "unknown"
-        hardware = _hardware(stage.values.get("hardware"))
-        rows.append((stage.stage, hardware, hours, _carbon(stage.values)))
+        hardware, time = _hardware(stage.values.get("hardware")), _time(stage.values.get("seconds"))
+        rows.append((stage.stage, hardware, time, _carbon(stage.values)))
     return render_table(("stage", "hardware", "time", "carbon"), rows)
 
 
@@ -251,6 +249,12 @@ def _hardware(value: object) -> str:
         told = (f"{key.replace('_', ' ')} {v}" for key, v in value.items() if v not in (None, ""))
         return ", ".join(told) or "unknown"
     return str(value or "unknown")
+
+
+def _time(seconds: object) -> str:
+    if not isinstance(seconds, int | float):
+        return "unknown"
+    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds:,.0f} s"
 
 
 def _carbon(values: Mapping[str, Any]) -> str:

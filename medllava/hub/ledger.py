@@ -43,6 +43,11 @@ class Ledger:
     reason: str
     risks: tuple[Risk, ...]
 
+    @property
+    def published_name(self) -> str:
+        """The licence of the result, as it is printed."""
+        return self.terms.published_name or self.terms.name
+
     def open_risks(self, accepted: Iterable[str]) -> list[Risk]:
         """Return the risks that the user has not accepted.
 
@@ -61,7 +66,7 @@ class Ledger:
     def to_json(self) -> dict[str, Any]:
         """Return the ledger as plain JSON values."""
         return {
-            "license": self.terms.name,
+            "license": self.published_name,
             "hub_license": self.terms.hub_tag or "other",
             "reason": self.reason,
             "rows": [
@@ -78,7 +83,7 @@ class Ledger:
         for row in self.rows:
             note = f"  ({row.note})" if row.note else ""
             lines.append(f"{row.kind:<8} {row.what:<{width}}  {row.terms.name}{note}")
-        lines.append(f"Published under: {self.terms.name}, because {self.reason}.")
+        lines.append(f"Published under: {self.published_name}, because {self.reason}.")
         lines += [f"Risk {risk.name}: {risk.reason}." for risk in self.risks]
         return lines
 

@@ -14,11 +14,13 @@ class Terms:
     """What one licence allows."""
 
     name: str
-    """As printed."""
+    """As it was stated, in one spelling."""
     rank: int
     """Strictness; the highest of all that apply decides."""
     hub_tag: str | None = None
     """Licence tag of the hub; None: the hub calls it `other`."""
+    published_name: str = ""
+    """Where it differs from `name`: the form under which a result is published."""
     url: str = ""
     may_redistribute: bool = True
     may_derive: bool = True
@@ -179,7 +181,8 @@ def _creative_commons(match: re.Match[str]) -> Terms:
     return Terms(
         name=f"CC {kind.upper()}{f' {version}' if version else ''}",
         rank=_CC_RANKS[nc, tail],
-        # Without a version the current one is the form under which we pass the terms on.
+        # Where no version is stated, the current one is the form in which the terms are passed on.
+        published_name=f"CC {kind.upper()} {version or '4.0'}",
         hub_tag=f"cc-{kind}-{version or '4.0'}",
         url=f"https://creativecommons.org/licenses/{kind}/{version or '4.0'}/",
         may_derive=tail != "-nd",

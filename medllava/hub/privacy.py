@@ -22,6 +22,8 @@ _TOP_FOLDERS = (
 _PATH = re.compile(
     rf"(?<![\w.:/~<-])(?:/(?:{_TOP_FOLDERS})(?:/[\w.+@=,-]+)+|~/[\w.+@=,/-]+|[A-Za-z]:\\+Users(?:\\+[\w.+@=,-]+)+)/?"
 )
+_SENTENCE = re.compile(r"\s-|\n|[;|<>\"']")
+"""Tells a command or a text from a single path with spaces in it."""
 _SECRETS: dict[str, re.Pattern[str]] = {
     "a Hugging Face token": re.compile(r"\bhf_[A-Za-z0-9]{30,}"),
     "an API key": re.compile(r"\bsk-[A-Za-z0-9_-]{20,}"),
@@ -47,6 +49,8 @@ class Finding:
 def hide_paths(value: Any) -> Any:  # noqa: ANN401 - JSON is any
     """Return JSON with every absolute path of a machine cut to its last component."""
     if isinstance(value, str):
+        if _PATH.match(value) and not _SENTENCE.search(value):
+            return _last_component(value)
         return _PATH.sub(lambda match: _last_component(match[0]), value)
     if isinstance(value, Mapping):
         return {hide_paths(key): hide_paths(item) for key, item in value.items()}

@@ -41,7 +41,11 @@ class Prepared:
     details: dict[str, Any]
 
 
-def push(config: PushConfig, *, progress: Progress = SilentProgress()) -> StepSummary:
+def push(
+    config: PushConfig,
+    *,
+    progress: Progress = SilentProgress(),  # noqa: B008 - it holds no state
+) -> StepSummary:
     """Publish a folder, or with `dry_run` stop before the first connection.
 
     The staged folder is exactly what the repository will hold:

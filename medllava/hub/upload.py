@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, get_token
-from huggingface_hub.errors import (
+from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError: httpx's or httpx2's
     HfHubHTTPError,
     HFValidationError,
-    HTTPError,  # type: ignore[attr-defined]  # of httpx or httpx2, by the client's version
+    HTTPError,
     OfflineModeIsEnabled,
 )
 from huggingface_hub.hf_api import RepoFile
