@@ -91,8 +91,15 @@ def render_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> st
     return "\n".join("| " + " | ".join(_cell(value) for value in line) + " |" for line in lines)
 
 
-def _metadata(facts: ModelFacts, ledger: Ledger, repo_id: str) -> str:
+def license_metadata(ledger: Ledger) -> dict[str, Any]:
+    """Return the hub's licence keys for the ledger's conclusion."""
     terms = ledger.terms
+    if terms.hub_tag:
+        return {"license": terms.hub_tag}
+    return {"license": "other", "license_name": terms.slug, "license_link": terms.url or None}
+
+
+def _metadata(facts: ModelFacts, ledger: Ledger, repo_id: str) -> str:
     starts = [facts.start] if facts.start and facts.start.count("/") == 1 else []
     bases = starts + [part.hub_id for part in facts.parts if part.hub_id]
     names = [source.name for stage in facts.stages for source in stage.data.sources]
@@ -106,9 +113,7 @@ def _metadata(facts: ModelFacts, ledger: Ledger, repo_id: str) -> str:
         tags=["llava", "medical", "biomedical", "visual-question-answering", "medllava"],
         eval_results=results or None,
         model_name=repo_id.rsplit("/", 1)[-1] if results else None,
-        license=terms.hub_tag or "other",
-        license_name=None if terms.hub_tag else terms.slug,
-        license_link=None if terms.hub_tag else terms.url or None,
+        **license_metadata(ledger),
     )
     values = data.to_yaml(original_order=["license", "library_name", "pipeline_tag", "tags"])
     return f"---\n{values}\n---"
@@ -139,12 +144,13 @@ def _parts_section(facts: ModelFacts) -> str:
         is_random = part.source == "random"
         name = "none needed" if is_random else parse_license(part.license).name
         rows.append((ROLES[part.role], part.source, name, ""))
-        rows += [("- from", *_source_cells(source)) for source in part.sources]
+        rows += [("- from", *source_cells(source)) for source in part.sources]
     text = render_table(("part", "source", "licence", "note"), rows)
     return f"{text}\n\nTraining started from `{facts.start}`." if facts.start else text
 
 
-def _source_cells(source: Source) -> tuple[str, str, str]:
+def source_cells(source: Source) -> tuple[str, str, str]:
+    """Return a source as table cells: title, licence, note with the start of its hash."""
     digest = f"sha256 {source.sha256[:12]}" if source.sha256 else ""
     note = ", ".join(filter(None, (source.note, digest)))
     return source.title, parse_license(source.license).name, note
@@ -188,7 +194,7 @@ def _data_section(stages: Sequence[StageRun]) -> str:
     sources = dict.fromkeys(source for stage in stages for source in stage.data.sources)
     if sources:
         parts.append("**Where the images came from:**")
-        parts.append(render_table(("source", "licence", "note"), map(_source_cells, sources)))
+        parts.append(render_table(("source", "licence", "note"), map(source_cells, sources)))
     else:
         parts.append("Where the images came from: unknown.")
     return "\n\n".join(parts)

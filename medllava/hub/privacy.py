@@ -75,13 +75,9 @@ def find_private(folder: Path, *, roots: tuple[Path, ...] = ()) -> Iterator[Find
                 yield Finding(file=name, what=what)
 
 
-def find_private_text(text: str) -> str | None:
-    """Return what is private in one text by its shape, or None."""
-    for what, pattern in _SECRETS.items():
-        if pattern.search(text):
-            return what
-    match = _PATH.search(text)
-    return f"the path {match[0]}" if match else None
+def find_secret(text: str) -> str | None:
+    """Return what kind of secret a text holds, by its shape, or None."""
+    return next((what for what, pattern in _SECRETS.items() if pattern.search(text)), None)
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -109,9 +105,9 @@ def _search(path: Path, *, literals: list[str], secrets: list[str]) -> Iterator[
         text = path.read_bytes().decode("utf-8", errors="replace")
     if any(secret in text for secret in secrets):
         yield "a secret from this environment"
-    for what, pattern in _SECRETS.items():
-        if pattern.search(text):
-            yield what
+    shape = find_secret(text)
+    if shape:
+        yield shape
     found = [literal for literal in literals if literal in text]
     if not found and path.name not in _VOCABULARY:
         found = [match[0] for match in _PATH.finditer(text)][:1]

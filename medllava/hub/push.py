@@ -21,8 +21,10 @@ from medllava.hub.checks import (
     weights_sha256,
 )
 from medllava.hub.config import PushConfig
+from medllava.hub.dataset import FIGURES, dataset_kind, stage_figures, stage_instructions
+from medllava.hub.dataset_card import render_dataset_card
 from medllava.hub.facts import load_facts
-from medllava.hub.ledger import Ledger, Risk, model_ledger
+from medllava.hub.ledger import Ledger, Risk, dataset_ledger, model_ledger
 from medllava.hub.staging import stage_model, staging_folder
 from medllava.hub.upload import Target, check_target, upload_folder
 from medllava.progress import Progress, SilentProgress
@@ -108,8 +110,8 @@ def push(
 def _prepare(config: PushConfig, progress: Progress) -> Prepared:
     if (config.folder / "config.json").is_file():
         return _prepare_model(config, progress)
-    if any((config.folder / name).is_file() for name in ("figures.parquet", "instructions.jsonl")):
-        raise DataError("data sets: soon")
+    if dataset_kind(config.folder):
+        return _prepare_dataset(config, progress)
     raise DataError(
         f"no config.json, figures.parquet or instructions.jsonl: {config.folder}. Push a "
         "folder that train, fetch-pmc or generate-instructions wrote."
@@ -149,6 +151,32 @@ def _prepare_model(config: PushConfig, progress: Progress) -> Prepared:
         open_risks=open_risks,
         counts=_counts(config.staging_dir),
         details=details,
+    )
+
+
+def _prepare_dataset(config: PushConfig, progress: Progress) -> Prepared:
+    stage = stage_figures if dataset_kind(config.folder) == FIGURES else stage_instructions
+    with staging_folder(config.staging_dir) as staged:
+        progress.start("write the folder")
+        facts = stage(config.folder, staged, shard_bytes=config.shard_bytes, progress=progress)
+        if not facts.splits:
+            reasons = ", ".join(f"{count:,} {why}" for why, count in facts.left_out.items())
+            raise DataError(
+                f"no row may be published ({reasons or 'none at all'}): {config.folder}."
+            )
+        ledger = dataset_ledger(facts.licenses, facts.teachers, facts.sources)
+        open_risks = tuple(ledger.open_risks(config.accepted_risks))
+        card = render_dataset_card(facts, ledger, repo_id=config.repo_id)
+        write_text(staged / "README.md", card)
+        progress.start("check the files")
+        check_files(staged, roots=(Path.cwd(), config.folder.resolve().parent))
+    rows, left_out = sum(facts.splits.values()), sum(facts.left_out.values())
+    return Prepared(
+        repo_type="dataset",
+        ledger=ledger,
+        open_risks=open_risks,
+        counts={"rows": rows, "left_out": left_out, **_counts(config.staging_dir)},
+        details={"splits": dict(facts.splits), "left_out_by_reason": dict(facts.left_out)},
     )
 
 
