@@ -1,0 +1,68 @@
+"""Where training data comes from: a folder of ours, our JSONL, or LLaVA's JSON.
+
+Training and evaluation read every instruction file through here, so they accept the output of
+`generate-instructions` and the released LLaVA-Med files alike. Images are found by `image_root`.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from medllava.data.llava_json import is_llava_item, iter_llava_json
+from medllava.errors import DataError
+from medllava.records import InstructionRecord
+from medllava.store import iter_jsonl, read_json
+
+INSTRUCTIONS_FILE = "instructions.jsonl"
+SUMMARY_FILE = "summary.json"
+
+
+def iter_instruction_records(path: Path) -> Iterator[InstructionRecord]:
+    """Yield the records of an instructions folder, of our JSONL, or of LLaVA's JSON or JSONL.
+
+    Raises:
+        DataError: nothing is there, or it is not JSON.
+        RecordError: a record breaks the schema; names the file and the line or item.
+    """
+    file = path / INSTRUCTIONS_FILE if path.is_dir() else path
+    if not file.is_file():
+        raise DataError(
+            f"no instruction data: {file}. Make it with medllava generate-instructions, "
+            "or name a LLaVA .json file."
+        )
+    if _is_llava(file):
+        yield from iter_llava_json(file)
+        return
+    for number, values in iter_jsonl(file):
+        yield InstructionRecord.from_json(values, where=f"{file}, line {number}")
+
+
+def image_root(path: Path, image_dir: Path | None) -> Path:
+    """Return the folder that the `images` of the records at `path` are relative to.
+
+    Args:
+        path: a folder or a file of instructions.
+        image_dir: the user's own choice, which wins.
+
+    Returns:
+        `image_dir`; else the `image_dir` of the `summary.json` beside the file, taken from that
+        folder; else the file's folder.
+    """
+    if image_dir is not None:
+        return image_dir
+    folder = path if path.is_dir() else path.parent
+    summary = folder / SUMMARY_FILE
+    if summary.is_file():
+        values = read_json(summary)
+        named = values.get("image_dir") if isinstance(values, dict) else None
+        if isinstance(named, str):
+            return folder / named
+    return folder
+
+
+def _is_llava(file: Path) -> bool:
+    with file.open("rb") as handle:
+        start = handle.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+    if start[:1] == b"[":
+        return True
+    first = next(iter_jsonl(file), None)
+    return first is not None and is_llava_item(first[1])
