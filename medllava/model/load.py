@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from medllava.errors import SetupError
+from medllava.model.adapter import has_adapter, merged_state_dict
 from medllava.model.attention import choose_attention
 from medllava.model.import_llava_med import import_llava, split_delta
 from medllava.model.loaded import LoadedModel
@@ -135,7 +136,8 @@ def is_native(config: dict[str, Any]) -> bool:
 def save_model(loaded: LoadedModel, folder: Path, *, dtype: torch.dtype | None = None) -> None:
     """Write model and processor so that transformers alone can load them.
 
-    The files are written beside `folder` first and moved in at the end, `config.json` last.
+    The files are written beside `folder` first and moved in at the end, `config.json` last. An
+    adapter is written merged.
 
     Args:
         loaded: what to write.
@@ -145,9 +147,10 @@ def save_model(loaded: LoadedModel, folder: Path, *, dtype: torch.dtype | None =
     folder.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
     try:
-        state = None
+        state = merged_state_dict(loaded.model) if has_adapter(loaded.model) else None
         if dtype is not None:
-            state = {name: t.to(dtype) for name, t in loaded.model.state_dict().items()}
+            state = state or loaded.model.state_dict()
+            state = {name: tensor.to(dtype) for name, tensor in state.items()}
         with without_bars():
             loaded.model.save_pretrained(temporary, state_dict=state)
         if dtype is not None:
