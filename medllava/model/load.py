@@ -9,6 +9,7 @@ that `pipeline("image-text-to-text")`, `transformers serve` and vLLM load as the
 # transformers types its classes only in part
 
 import importlib.util
+import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -144,23 +145,27 @@ def save_model(loaded: LoadedModel, folder: Path, *, dtype: torch.dtype | None =
     folder.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
     try:
-        model = loaded.model
-        own = model.config.dtype
         state = None
         if dtype is not None:
-            state = {name: tensor.to(dtype) for name, tensor in model.state_dict().items()}
-            model.config.dtype = dtype
-        try:
-            with without_bars():
-                model.save_pretrained(temporary, state_dict=state)
-        finally:
-            model.config.dtype = own
+            state = {name: t.to(dtype) for name, t in loaded.model.state_dict().items()}
+        with without_bars():
+            loaded.model.save_pretrained(temporary, state_dict=state)
+        if dtype is not None:
+            _write_dtype(temporary / _LAST, dtype)
         loaded.processor.save_pretrained(temporary)
         for path in sorted(temporary.iterdir(), key=lambda p: p.name == _LAST):
             path.chmod(0o644)
             path.replace(folder / path.name)
     finally:
         shutil.rmtree(temporary)
+
+
+def _write_dtype(path: Path, dtype: torch.dtype) -> None:
+    """Make a saved configuration, and those of its parts, say what the weights on disk are."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    for table in (values, values["text_config"], values["vision_config"]):
+        table["dtype"] = str(dtype).removeprefix("torch.")
+    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _quantization(quantize: str, dtype: torch.dtype) -> BitsAndBytesConfig:
