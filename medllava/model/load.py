@@ -5,6 +5,9 @@ layouts, which are imported on the fly (`import_llava`). Writes safetensors and 
 `pipeline("image-text-to-text")`, `transformers serve` and vLLM load as they lie.
 """
 
+# mypy: allow-untyped-calls
+# transformers types its classes only in part
+
 import importlib.util
 import json
 import shutil
@@ -19,7 +22,7 @@ from transformers import (
     LlavaForConditionalGeneration,
     LlavaProcessor,
 )
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from medllava.errors import SetupError
 from medllava.model.attention import choose_attention
@@ -58,7 +61,7 @@ def load_model(
     """Load a checkpoint, ready to answer.
 
     Args:
-        source: folder or hub id of a native LLaVA, or of a LLaVA(-Med) checkpoint of the older kind.
+        source: folder or hub id of a native LLaVA, or of a LLaVA checkpoint of the older kind.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         dtype: `bf16`, `fp16`, `fp32`, or `auto`: bf16 on a GPU that has it, fp32 on the CPU.
         quantize: `4bit` or `8bit`; needs CUDA and bitsandbytes.
@@ -87,10 +90,11 @@ def load_native(
     if quantize is not None:
         options |= {"quantization_config": _quantization(quantize, dtype), "device_map": device}
     with reading_weights(source, key="--ckpt"):
-        model, info = LlavaForConditionalGeneration.from_pretrained(
+        loaded: Any = LlavaForConditionalGeneration.from_pretrained(
             source, output_loading_info=True, **options
         )
         processor = AutoProcessor.from_pretrained(source)
+    model, info = loaded
     check_keys(info, source=source)
     if not isinstance(processor, LlavaProcessor) or processor.patch_size is None:
         raise SetupError(
@@ -120,7 +124,7 @@ def read_config(source: str) -> dict[str, Any]:
         SetupError: the source cannot be reached or has no such file.
     """
     with reading_weights(source, key="--ckpt"):
-        values = json.loads(Path(cached_file(source, _LAST)).read_text(encoding="utf-8"))
+        values = json.loads(Path(str(cached_file(source, _LAST))).read_text(encoding="utf-8"))
     if not isinstance(values, dict):
         raise SetupError(f"config.json is not a JSON object: {source}. Check the checkpoint.")
     return values

@@ -6,7 +6,11 @@ loads what is trained from here. Weights that are missing, left over or of the w
 load by name, and a last check makes sure that the language model still says what it said alone.
 """
 
+# mypy: allow-untyped-calls
+# transformers types its classes only in part
+
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from PIL import Image
@@ -92,17 +96,19 @@ def load_language_model(
     config: LanguageModelConfig, *, seed: int, dtype: torch.dtype
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load the language model with its tokenizer, or build the random one."""
+    model: Any
     tokenizer: PreTrainedTokenizerBase
     if config.source == RANDOM:
-        model = build_random_language_model(config.config, seed=seed).to(dtype)
+        model = build_random_language_model(config.config, seed=seed)
+        model.to(dtype)
         if not config.tokenizer:
-            vocab_size = model.get_input_embeddings().num_embeddings
-            return model, build_tiny_tokenizer(vocab_size=vocab_size)
+            return model, build_tiny_tokenizer(vocab_size=_num_embeddings(model))
     else:
         with reading_weights(config.source, key="model.language_model.source"):
-            model, info = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 config.source, dtype=dtype, output_loading_info=True, trust_remote_code=False
             )
+        model, info = loaded
         check_keys(info, source=config.source)
     where = config.tokenizer or config.source
     with reading_weights(where, key="model.language_model.tokenizer"):
@@ -114,15 +120,18 @@ def load_vision_encoder(
     config: VisionEncoderConfig, *, seed: int, dtype: torch.dtype
 ) -> PreTrainedModel:
     """Load the vision encoder at the recipe's image size, or build the random one."""
+    encoder: Any
     if config.source == RANDOM:
-        encoder = build_random_vision_encoder(config.config, seed=seed).to(dtype)
+        encoder = build_random_vision_encoder(config.config, seed=seed)
+        encoder.to(dtype)
     else:
         with reading_weights(config.source, key="model.vision_encoder.source"):
             whole = AutoConfig.from_pretrained(config.source)
             vision = getattr(whole, "vision_config", whole)
-            encoder, info = AutoModel.from_pretrained(
+            loaded: Any = AutoModel.from_pretrained(
                 config.source, config=vision, dtype=dtype, output_loading_info=True
             )
+        encoder, info = loaded
         text_tower = ("text_model.", "text_projection", "visual_projection", "logit_")
         check_keys(info, source=config.source, ignored_prefixes=text_tower)
     check_encoder(encoder, source=config.source)
@@ -134,14 +143,15 @@ def fit_embeddings(model: PreTrainedModel, new_token_ids: Sequence[int]) -> None
 
     A table that must grow grows to a multiple of 64, which matrix units like; it never shrinks.
     """
-    old = model.get_input_embeddings().num_embeddings
+    old = _num_embeddings(model)
     needed = max(new_token_ids, default=0) + 1
     if needed > old:
         model.resize_token_embeddings(needed, pad_to_multiple_of=64, mean_resizing=False)
-    tables = [model.get_input_embeddings().weight]
-    head = model.get_output_embeddings().weight
-    if head is not tables[0]:
-        tables.append(head)
+    embeddings: Any = model.get_input_embeddings()
+    head: Any = model.get_output_embeddings()
+    tables = [embeddings.weight]
+    if head.weight is not embeddings.weight:
+        tables.append(head.weight)
     with torch.no_grad():
         for table in tables:
             mean = table[:old].float().mean(dim=0).to(table.dtype)
@@ -160,38 +170,39 @@ def _assemble(
     """Put the parts into an empty native model; no weight is copied."""
     tokenizer = processor.tokenizer
     dtype = language_model.dtype
+    values: dict[str, Any] = {
+        "vision_config": encoder.config,
+        "text_config": language_model.config,
+        "image_token_index": processor.image_token_id,
+        "image_seq_length": num_image_tokens(processor),
+        "projector_hidden_act": config.projector.activation,
+        "vision_feature_select_strategy": config.vision_encoder.feature_select.value,
+        "vision_feature_layer": config.vision_encoder.feature_layer,
+        "pad_token_id": tokenizer.pad_token_id,
+        "dtype": dtype,
+    }
     with torch.device("meta"):
-        model = LlavaForConditionalGeneration(
-            LlavaConfig(
-                vision_config=encoder.config,
-                text_config=language_model.config,
-                image_token_index=processor.image_token_id,
-                image_seq_length=num_image_tokens(processor),
-                projector_hidden_act=config.projector.activation,
-                vision_feature_select_strategy=config.vision_encoder.feature_select.value,
-                vision_feature_layer=config.vision_encoder.feature_layer,
-                pad_token_id=tokenizer.pad_token_id,
-                dtype=dtype,
-            )
-        )
+        model: Any = LlavaForConditionalGeneration(LlavaConfig(**values))
     model.model.language_model = language_model.base_model
     model.model.vision_tower = encoder
     model.lm_head = language_model.get_output_embeddings()
     model.model.multi_modal_projector.to_empty(device="cpu")
     model.to(dtype)
-    _initialise_projector(model.model.multi_modal_projector, seed=seed)
-    own = language_model.generation_config
+    _initialise_projector(model, seed=seed)
+    own: Any = language_model.generation_config
     model.generation_config = GenerationConfig(
         bos_token_id=own.bos_token_id,
         eos_token_id=own.eos_token_id or tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return model
+    native: LlavaForConditionalGeneration = model
+    return native
 
 
 @torch.no_grad()
-def _initialise_projector(projector: nn.Module, *, seed: int) -> None:
+def _initialise_projector(model: LlavaForConditionalGeneration, *, seed: int) -> None:
     """Draw both linear layers as torch does, from their own seed."""
+    projector: Any = model.model.multi_modal_projector
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for layer in (projector.linear_1, projector.linear_2):
@@ -199,11 +210,15 @@ def _initialise_projector(projector: nn.Module, *, seed: int) -> None:
             layer.load_state_dict(fresh.state_dict())
 
 
+def _num_embeddings(model: PreTrainedModel) -> int:
+    embeddings: Any = model.get_input_embeddings()
+    return int(embeddings.num_embeddings)
+
+
 @torch.no_grad()
 def _probe(language_model: PreTrainedModel) -> Tensor:
     """Return the language model's own logits for its first few tokens, (1, T, V)."""
-    num_embeddings = language_model.get_input_embeddings().num_embeddings
-    input_ids = torch.arange(min(_PROBE_TOKENS, num_embeddings))[None]
+    input_ids = torch.arange(min(_PROBE_TOKENS, _num_embeddings(language_model)))[None]
     logits: Tensor = language_model(input_ids=input_ids, use_cache=False).logits
     return logits
 

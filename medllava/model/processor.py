@@ -5,12 +5,15 @@ many image tokens as the encoder gives features. The image is padded to a square
 mean colour (LLaVA-Med v1.5), cropped or stretched, as the recipe says.
 """
 
+# mypy: allow-untyped-calls
+# transformers types its classes only in part
+
 import json
 from pathlib import Path
 
 from transformers import LlavaProcessor, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from medllava.errors import SetupError
 from medllava.model.chat_template import CHATML, bake_chat_template

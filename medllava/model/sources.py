@@ -4,6 +4,9 @@ Transformers warns about weights that are missing or left over and goes on with 
 either stops the load and is named. No part is ever allowed to bring its own code.
 """
 
+# mypy: allow-untyped-calls
+# transformers types its classes only in part
+
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path

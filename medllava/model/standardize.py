@@ -7,6 +7,7 @@ scaled until its outputs deviate as much as the word embeddings do. The module s
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,8 +49,8 @@ def standardize_projector(
     if first.bias is not None:
         first.bias.copy_(bias - weight @ mean)
     out = projector(features_NPE.to(first.weight.dtype)).float()
-    target = model.get_input_embeddings().weight.float().std()
-    scale = float(target / out.flatten(0, 1).std())
+    embeddings: Any = model.get_input_embeddings()
+    scale = float(embeddings.weight.float().std() / out.flatten(0, 1).std())
     second.weight.mul_(scale)
     if second.bias is not None:
         second.bias.mul_(scale)

@@ -4,6 +4,9 @@ A recipe whose `source` is `random` describes a part by transformers' configurat
 tokenizer is a small byte-level BPE trained here on a few sentences of our own: every text encodes.
 """
 
+# mypy: allow-untyped-calls
+# transformers types its classes only in part
+
 from typing import Any
 
 import torch
@@ -56,7 +59,8 @@ def build_random_language_model(values: dict[str, Any], *, seed: int) -> PreTrai
     config = random_part_config(values, key="model.language_model.config")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return model
 
 
 def build_random_vision_encoder(values: dict[str, Any], *, seed: int) -> PreTrainedModel:
@@ -64,7 +68,8 @@ def build_random_vision_encoder(values: dict[str, Any], *, seed: int) -> PreTrai
     config = random_part_config(values, key="model.vision_encoder.config")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return AutoModel.from_config(config, dtype=torch.float32)
+        model: PreTrainedModel = AutoModel.from_config(config, dtype=torch.float32)
+    return model
 
 
 def build_tiny_tokenizer(*, vocab_size: int = 512) -> PreTrainedTokenizerFast:
@@ -82,8 +87,8 @@ def build_tiny_tokenizer(*, vocab_size: int = 512) -> PreTrainedTokenizerFast:
     tokenizer.train_from_iterator(_SENTENCES, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        bos_token="<|im_start|>",
-        eos_token="<|im_end|>",
-        pad_token="<pad>",
+        bos_token=_SPECIAL[0],
+        eos_token=_SPECIAL[1],
+        pad_token=_SPECIAL[2],
         chat_template=CHATML,
     )

@@ -5,6 +5,9 @@ written into the configuration. So the saved model is native at its size and not
 interpolation at run time.
 """
 
+# mypy: allow-untyped-calls
+# transformers types its classes only in part
+
 import copy
 
 import torch
