@@ -14,9 +14,9 @@ from medllava.errors import DataError
 from medllava.hub.card import render_model_card
 from medllava.hub.checks import (
     check_config,
-    check_evaluated,
     check_files,
     check_loads,
+    check_weights,
     weights_files,
     weights_sha256,
 )
@@ -125,7 +125,7 @@ def _prepare_model(config: PushConfig, progress: Progress) -> Prepared:
     progress.start("hash the weights")
     weights = weights_files(folder)
     sha256 = weights_sha256(folder)
-    check_evaluated(sha256, facts.evaluations)
+    check_weights(sha256, trained=facts.weights_sha256, evaluations=facts.evaluations)
     if not facts.evaluations:
         progress.note("No evaluation report: the card says that the model was not evaluated.")
     ledger = model_ledger(facts)
