@@ -10,10 +10,9 @@ import threading
 from pathlib import Path
 
 import huggingface_hub.constants
-import huggingface_hub.utils._http
 import pytest
 from hub_folders import write_checkpoint, write_report
-from hub_loopback import TOKEN, Fault, running_hub
+from hub_loopback import TOKEN, Fault
 from typer.testing import CliRunner
 
 from medllava.cli.app import app
@@ -37,12 +36,7 @@ def checkpoint(made, tmp_path) -> Path:
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(huggingface_hub.utils._http.time, "sleep", lambda seconds: None)
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    with running_hub(tmp_path / "hub") as hub:
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.endpoint)
+    with connected_hub(tmp_path / "hub", monkeypatch) as hub:
         yield hub
 
 
