@@ -12,7 +12,7 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 from hub_folders import write_checkpoint, write_report
-from hub_loopback import TOKEN, Fault
+from hub_loopback import TOKEN, Fault, connected_hub
 from typer.testing import CliRunner
 
 from medllava.cli.app import app
