@@ -246,6 +246,7 @@ class Transport:
                 )
             if time.monotonic() > deadline:
                 raise TimeoutError(f"body not complete after {self._retry.total_seconds:.0f} s")
+        response.close()  # read1 does not notice the end, and the connection would stay taken
         return b"".join(blocks)
 
     def _connect(self) -> http.client.HTTPConnection:
