@@ -1,0 +1,120 @@
+"""Write the reference pages from the code: every option, and every recipe setting.
+
+python docs/make_reference.py          # rewrite docs/reference-*.md
+python docs/make_reference.py --check  # exit 1 if a page differs from the code
+"""
+
+import ast
+import dataclasses
+import inspect
+import re
+import sys
+import typing
+from pathlib import Path
+
+import typer.main
+
+import medllava.recipe
+from medllava.cli.app import app
+
+DOCS = Path(__file__).parent
+
+
+def render_commands() -> str:
+    """Return one section per command: its help line, arguments and options."""
+    lines = ["# Commands", "", "Made by `python docs/make_reference.py`; do not edit.", ""]
+    group = typer.main.get_command(app)
+    for name, command in sorted(group.commands.items()):  # type: ignore[attr-defined]
+        lines += [f"## medllava {name}", "", inspect.cleandoc(command.help or ""), ""]
+        lines += ["| option | meaning |", "|---|---|"]
+        for parameter in command.params:
+            if parameter.param_type_name == "argument":
+                label = f"`{parameter.name.upper()}`" + (
+                    "" if parameter.required else " (optional)"
+                )
+            else:
+                label = ", ".join(f"`{o}`" for o in [*parameter.opts, *parameter.secondary_opts])
+            text = (parameter.help or "").replace("|", "\\|")
+            if parameter.envvar:
+                text += f" Environment: `{parameter.envvar}`."
+            lines.append(f"| {label} | {text} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def render_recipe() -> str:
+    """Return one table per recipe table: key, type, default, and its field docstring."""
+    lines = ["# Recipe settings", "", "Made by `python docs/make_reference.py`; do not edit.", ""]
+    notes = _field_notes(Path(medllava.recipe.__file__))
+    tables = [("", medllava.recipe.Recipe)]
+    while tables:
+        prefix, config = tables.pop(0)
+        hints = typing.get_type_hints(config)
+        lines += [f"## {f'[{prefix}]' if prefix else 'top level'}", ""]
+        lines += [(config.__doc__ or "").strip().splitlines()[0], ""]
+        rows = []
+        for field in dataclasses.fields(config):
+            hint = hints[field.name]
+            key = f"{prefix}.{field.name}" if prefix else field.name
+            if dataclasses.is_dataclass(hint):
+                tables.append((key, hint))
+                continue
+            note = notes.get((config.__name__, field.name), "")
+            rows.append(f"| `{field.name}` | {_type(hint)} | {_default(field)} | {note} |")
+        if rows:
+            lines += ["| key | type | default | meaning |", "|---|---|---|---|", *rows, ""]
+    return "\n".join(lines)
+
+
+def _field_notes(source: Path) -> dict[tuple[str, str], str]:
+    """Map (class, field) to the string literal below the field."""
+    notes = {}
+    for node in ast.parse(source.read_text()).body:
+        if not isinstance(node, ast.ClassDef):
+            continue
+        for field, below in zip(node.body, node.body[1:], strict=False):
+            if (
+                isinstance(field, ast.AnnAssign)
+                and isinstance(field.target, ast.Name)
+                and isinstance(below, ast.Expr)
+                and isinstance(below.value, ast.Constant)
+            ):
+                text = re.sub(r"\s+", " ", str(below.value.value)).strip()
+                notes[node.name, field.target.id] = text.replace("|", "\\|")
+    return notes
+
+
+def _type(hint: object) -> str:
+    if isinstance(hint, type) and hasattr(hint, "__members__"):
+        return ", ".join(f"`{member}`" for member in hint)
+    return str(getattr(hint, "__name__", hint)).replace(" | None", ", or unset").replace("|", "\\|")
+
+
+def _default(field: "dataclasses.Field[object]") -> str:
+    if field.default is dataclasses.MISSING:
+        return "" if field.default_factory is dataclasses.MISSING else "empty"
+    return (
+        "unset"
+        if field.default is None
+        else f"`{field.default!s}`"
+        if field.default != ""
+        else "empty"
+    )
+
+
+def main(arguments: list[str]) -> None:
+    """Write the pages, or compare them."""
+    pages = {"reference-commands.md": render_commands(), "reference-recipe.md": render_recipe()}
+    if "--check" in arguments:
+        stale = [name for name, text in pages.items() if (DOCS / name).read_text() != text]
+        if stale:
+            sys.exit(
+                f"{', '.join(stale)}: differs from the code; run python docs/make_reference.py"
+            )
+        return
+    for name, text in pages.items():
+        (DOCS / name).write_text(text)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

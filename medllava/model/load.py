@@ -1,0 +1,191 @@
+"""A checkpoint to a model in memory, and back to a folder.
+
+Reads what we train (a transformers folder), any native LLaVA from the hub, and the older LLaVA
+layouts, which are imported on the fly (`import_llava_med`). Writes safetensors and processor files
+that `pipeline("image-text-to-text")`, `transformers serve` and vLLM load as they lie.
+"""
+
+# mypy: allow-untyped-calls
+# transformers types its classes only in part
+
+import importlib.util
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoProcessor,
+    BitsAndBytesConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+)
+
+from medllava.errors import SetupError
+from medllava.model.adapter import has_adapter, merged_state_dict
+from medllava.model.attention import choose_attention
+from medllava.model.import_llava_med import import_llava, split_delta
+from medllava.model.loaded import LoadedModel
+from medllava.model.sources import check_keys, read_config, reading_weights, without_bars
+from medllava.recipe import Attention
+
+__all__ = ["LoadedModel", "choose_device", "load_model", "save_model"]
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+_LAST = "config.json"
+"""Written last: a folder that has it is complete."""
+
+
+def choose_device(requested: str) -> str:
+    """Return the torch device for `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        SetupError: CUDA is asked for and there is none.
+    """
+    if requested == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if requested.startswith("cuda") and not torch.cuda.is_available():
+        raise SetupError(f"no GPU for --device {requested}. Use --device cpu.")
+    return requested
+
+
+def load_model(
+    source: str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    quantize: str | None = None,
+    attention: Attention = Attention.AUTO,
+) -> LoadedModel:
+    """Load a checkpoint, ready to answer.
+
+    Args:
+        source: folder or hub id of a native LLaVA, of a LLaVA checkpoint of the older layout, or
+            `DELTA+BASE` for a v1 delta and the LLaMA it is to be added to.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        dtype: `bf16`, `fp16`, `fp32`, or `auto`: bf16 on a GPU that has it, fp32 on the CPU.
+        quantize: `4bit` or `8bit`; needs CUDA and bitsandbytes.
+        attention: kernel; see `attention.choose_attention`.
+
+    Raises:
+        SetupError: the source cannot be reached or is no LLaVA, weights do not fit, or the device,
+            a package or a value is not available.
+    """
+    device = choose_device(device)
+    torch_dtype = choose_dtype(dtype, device=device)
+    name = choose_attention(attention, device=device)
+    delta, base = split_delta(source)
+    config = read_config(delta)
+    if base is None and is_native(config):
+        return load_native(
+            source, device=device, dtype=torch_dtype, attention=name, quantize=quantize
+        )
+    if quantize is not None:
+        raise SetupError(
+            f"only a native checkpoint can be quantized while it loads: {source}. "
+            "Save the imported model first, then load that folder."
+        )
+    imported = import_llava(delta, base=base, dtype=torch_dtype, attention=name)
+    model: Any = imported.model
+    model.to(device)
+    return imported
+
+
+def load_native(
+    source: str, *, device: str, dtype: torch.dtype, attention: str, quantize: str | None = None
+) -> LoadedModel:
+    """Load a transformers LLaVA; every weight must be there and have its place."""
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention}
+    if quantize is not None:
+        options |= {"quantization_config": _quantization(quantize, dtype), "device_map": device}
+    with reading_weights(source, key="--ckpt"):
+        loaded: Any = LlavaForConditionalGeneration.from_pretrained(
+            source, output_loading_info=True, **options
+        )
+        processor = AutoProcessor.from_pretrained(source)
+    model, info = loaded
+    check_keys(info, source=source)
+    if not isinstance(processor, LlavaProcessor) or processor.patch_size is None:
+        raise SetupError(
+            f"the processor saved here is not LLaVA's: {source}. "
+            "Save the model again with its processor."
+        )
+    if quantize is None:
+        model.to(device)
+    model.eval()
+    return LoadedModel(model=model, processor=processor, source=source)
+
+
+def choose_dtype(requested: str, *, device: str) -> torch.dtype:
+    """Return the torch type for `auto`, `bf16`, `fp16` or `fp32`."""
+    if requested == "auto":
+        half = device.startswith("cuda") and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if half else torch.float32
+    if requested not in _DTYPES:
+        raise SetupError(f"dtype {requested!r} is not one of auto, {', '.join(_DTYPES)}.")
+    return _DTYPES[requested]
+
+
+def is_native(config: dict[str, Any]) -> bool:
+    """Tell whether these values are those of transformers' own LLaVA."""
+    return config.get("model_type") == "llava" and "vision_config" in config
+
+
+def save_model(loaded: LoadedModel, folder: Path, *, dtype: torch.dtype | None = None) -> None:
+    """Write model and processor so that transformers alone can load them.
+
+    The files are written beside `folder` first and moved in at the end, `config.json` last. An
+    adapter is written merged.
+
+    Args:
+        loaded: what to write.
+        folder: made if absent; files of the same names are replaced, others stay.
+        dtype: of the weights on disk; None keeps them as they are.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
+    try:
+        state = merged_state_dict(loaded.model) if has_adapter(loaded.model) else None
+        if dtype is not None:
+            state = state or loaded.model.state_dict()
+            state = {name: tensor.to(dtype) for name, tensor in state.items()}
+        with without_bars():
+            loaded.model.save_pretrained(temporary, state_dict=state)
+        if dtype is not None:
+            _write_dtype(temporary / _LAST, dtype)
+        loaded.processor.save_pretrained(temporary)
+        for path in sorted(temporary.iterdir(), key=lambda p: p.name == _LAST):
+            path.chmod(0o644)
+            path.replace(folder / path.name)
+    finally:
+        shutil.rmtree(temporary)
+
+
+def _write_dtype(path: Path, dtype: torch.dtype) -> None:
+    """Make a saved configuration, and those of its parts, say what the weights on disk are."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    for table in (values, values["text_config"], values["vision_config"]):
+        table["dtype"] = str(dtype).removeprefix("torch.")
+    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _quantization(quantize: str, dtype: torch.dtype) -> BitsAndBytesConfig:
+    """Describe 4- or 8-bit weights; encoder and projector are small and keep their precision."""
+    if not torch.cuda.is_available() or importlib.util.find_spec("bitsandbytes") is None:
+        raise SetupError(
+            "quantized weights need CUDA and bitsandbytes. "
+            "Install medllava[quantize] on a machine with a GPU, or leave the option out."
+        )
+    kept = ["vision_tower", "multi_modal_projector", "lm_head"]
+    if quantize == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
+    if quantize == "4bit":
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=dtype,
+            llm_int8_skip_modules=kept,
+        )
+    raise SetupError(f"quantization {quantize!r} is not one of 4bit, 8bit.")

@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# The whole route on real input, on a laptop's CPU: real weights and images out of published
+# packages, figures fetched from a small archive, instructions made, two stages trained, the model
+# scored against honest floors, asked about a picture, and packed for publication.
+#
+#   bash recipes/quickstart.sh
+#
+# What is made lies under runs/quickstart/; a second run reuses it. Downloads are kept in
+# .cache/quickstart (MEDLLAVA_QUICKSTART_CACHE moves them). No GPU, key or model hub is needed.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+run=runs/quickstart
+cache=.cache/quickstart
+started=$SECONDS
+mkdir -p .cache "$run"
+if [ -n "${MEDLLAVA_QUICKSTART_CACHE:-}" ]; then
+    mkdir -p "$MEDLLAVA_QUICKSTART_CACHE"
+    ln -sfn "$(cd "$MEDLLAVA_QUICKSTART_CACHE" && pwd)" "$cache"
+fi
+
+# Print a heading; run the command unless the thing it makes is there.
+step() {
+    local title=$1 artifact=$2
+    shift 2
+    printf '\n[%3d s] %s\n' $((SECONDS - started)) "$title"
+    if [ -e "$artifact" ]; then
+        echo "already there: $artifact"
+    else
+        "$@"
+    fi
+}
+
+printf '[%3d s] Install into .venv\n' 0
+[ -x .venv/bin/python ] || "${PYTHON:-python3}" -m venv .venv
+export PATH="$PWD/.venv/bin:$PATH"
+python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+    echo "Python 3.11 or newer is needed; name one with PYTHON=python3.12." >&2
+    exit 7
+}
+pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[quickstart]"
+export TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
+
+printf '\n[%3d s] Get the real weights and images\n' $((SECONDS - started))
+python recipes/quickstart/fetch_parts.py "$cache"
+started_work=$SECONDS
+
+step "Build the archive: real images in short articles" "$run/archive/split.csv" \
+    python recipes/quickstart/build_archive.py "$cache/files" "$run/archive"
+
+step "fetch-pmc: archive to figure records" "$run/figures/summary.json" \
+    medllava fetch-pmc --input "$run/archive" --split-file "$run/archive/split.csv" \
+    -o "$run/figures"
+
+step "generate-instructions: captions to align" "$run/instructions/align/summary.json" \
+    medllava generate-instructions "$run/figures" --stage align -o "$run/instructions/align"
+
+step "generate-instructions: questions to learn from" "$run/instructions/train/summary.json" \
+    medllava generate-instructions "$run/figures" --stage instruct --teacher template \
+    -o "$run/instructions/train"
+
+step "generate-instructions: held-out questions" "$run/instructions/test/summary.json" \
+    medllava generate-instructions "$run/figures" --stage instruct --teacher template \
+    --split test -o "$run/instructions/test"
+
+step "train --stage 1: the projector learns" "$run/stage1/run.json" \
+    medllava train smollm2-135m --stage 1 --data "$run/instructions/align" -o "$run/stage1"
+
+step "train --stage 2: projector and language model learn" "$run/stage2/run.json" \
+    medllava train smollm2-135m --stage 2 --data "$run/instructions/train" \
+    --init "$run/stage1" -o "$run/stage2"
+
+step "eval: held-out questions, beside honest floors" "$run/eval/report.json" \
+    medllava eval "$run/instructions/test/questions.jsonl" --ckpt "$run/stage2" \
+    --controls permuted,blank,majority -o "$run/eval"
+
+image=$(find "$run/figures/images" -type f | sort | head -n 1)
+printf '\n[%3d s] chat: one question about %s\n' $((SECONDS - started)) "$image"
+medllava chat "$image" --ckpt "$run/stage2" --prompt "What kind of image is this?"
+
+step "push --dry-run: the folder and card that would be published" "$run/push/README.md" \
+    medllava push "$run/stage2" quickstart/medllava-smollm2-135m --dry-run -o "$run/push"
+
+printf '\n[%3d s] Done (%d s after the downloads)\n' \
+    $((SECONDS - started)) $((SECONDS - started_work))
+python recipes/quickstart/summary.py "$run"

@@ -1,0 +1,53 @@
+import subprocess
+import sys
+import time
+
+import pytest
+
+COMMANDS = ("fetch-pmc", "generate-instructions", "train", "eval", "chat", "push")
+HEAVY = {
+    "torch",
+    "transformers",
+    "datasets",
+    "numpy",
+    "PIL",
+    "lxml",
+    "httpx",
+    "pyarrow",
+    "pandas",
+    "huggingface_hub",
+    "openai",
+    "deepspeed",
+    "evaluate",
+    "gradio",
+}
+
+
+def loaded_by(*arguments: str) -> set[str]:
+    """Top-level modules that a fresh interpreter has loaded after the command line ran."""
+    code = (
+        "import sys\nfrom medllava.cli.app import app\n"
+        f"try: app({list(arguments)!r})\n"
+        "except SystemExit as e: assert not e.code, e.code\n"
+        "print('LOADED', *{m.split('.')[0] for m in sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.rsplit("LOADED", 1)[1].split())
+
+
+@pytest.mark.parametrize("arguments", [["--help"], *([c, "--help"] for c in COMMANDS)])
+def test_help_loads_no_heavy_module(arguments: list[str]):
+    assert not loaded_by(*arguments) & HEAVY
+
+
+def test_help_lists_the_six_commands_quickly():
+    def run() -> float:
+        start = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-m", "medllava", "--help"], capture_output=True, text=True, check=True
+        )
+        assert all(command in done.stdout for command in COMMANDS)
+        return time.perf_counter() - start
+
+    # The budget is 0.3 s on a quiet machine; the best of five keeps a busy one from failing it.
+    assert min(run() for _ in range(5)) < 0.6

@@ -1,0 +1,124 @@
+"""Packed attention equals separate sequences, forward and backward."""
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig
+
+from medllava.errors import SetupError
+from medllava.model.attention import SEGMENTED, VARLEN, choose_attention, segment_bounds
+from medllava.recipe import Attention
+
+LENGTHS = (5, 1, 9, 3)
+# Worst case measured on logits: 2e-7. A token that sees a neighbour moves them by 1e-2.
+TOLERANCE = 1e-6
+
+
+def tiny_model(attention: str, *, window: int | None = None) -> torch.nn.Module:
+    shape = {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
+    torch.manual_seed(0)
+    config = MistralConfig(**shape, sliding_window=window) if window else LlamaConfig(**shape)
+    return AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+
+
+def pack() -> tuple[list[Tensor], Tensor, Tensor]:
+    torch.manual_seed(1)
+    sequences = [torch.randint(0, 64, (length,)) for length in LENGTHS]
+    positions = torch.cat([torch.arange(length) for length in LENGTHS])
+    return sequences, torch.cat(sequences)[None], positions[None]
+
+
+def gradients(model: torch.nn.Module, loss: Tensor) -> list[Tensor]:
+    model.zero_grad()
+    loss.backward()
+    return [p.grad.clone() for p in model.parameters()]
+
+
+@pytest.mark.parametrize("requested", [Attention.SEGMENTED, Attention.SDPA])
+@pytest.mark.parametrize("window", [None, 4])
+def test_packed_logits_and_gradients_equal_separate_ones(
+    requested: Attention, window: int | None
+) -> None:
+    model = tiny_model(choose_attention(requested, device="cpu"), window=window)
+    sequences, input_ids, position_ids = pack()
+    packed = model(input_ids=input_ids, position_ids=position_ids, use_cache=False).logits[0]
+    separate = torch.cat([model(input_ids=s[None], use_cache=False).logits[0] for s in sequences])
+    assert torch.allclose(packed, separate, atol=TOLERANCE, rtol=0)
+    weights = torch.randn_like(packed)
+    for got, want in zip(
+        gradients(model, (packed * weights).sum()),
+        gradients(model, (separate * weights).sum()),
+        strict=True,
+    ):
+        assert torch.allclose(got, want, atol=1e-5, rtol=1e-5)
+
+
+def test_segmented_attention_builds_no_mask_for_a_pack(monkeypatch: pytest.MonkeyPatch) -> None:
+    import medllava.model.attention as attention
+
+    def refuse(**_: object) -> None:
+        raise AssertionError("a mask was built")
+
+    model = tiny_model(choose_attention(Attention.SEGMENTED, device="cpu"))
+    monkeypatch.setattr(attention, "sdpa_mask", refuse)
+    _, input_ids, position_ids = pack()
+    model(input_ids=input_ids, position_ids=position_ids, use_cache=False)
+
+
+def test_several_packs_in_one_batch_stay_apart() -> None:
+    model = tiny_model(choose_attention(Attention.SEGMENTED, device="cpu"))
+    _, input_ids, position_ids = pack()
+    other = torch.arange(input_ids.shape[1])[None]
+    both = model(
+        input_ids=input_ids.repeat(2, 1), position_ids=torch.cat([position_ids, other])
+    ).logits
+    first = model(input_ids=input_ids, position_ids=position_ids).logits
+    second = model(input_ids=input_ids, position_ids=other).logits
+    assert torch.allclose(both, torch.cat([first, second]), atol=TOLERANCE, rtol=0)
+
+
+def test_left_padded_batch_generates_what_single_prompts_do() -> None:
+    model = tiny_model(choose_attention(Attention.SEGMENTED, device="cpu")).eval()
+    short, long = torch.arange(1, 5)[None], torch.arange(5, 13)[None]
+    padded = torch.nn.functional.pad(short, (4, 0))
+    mask = torch.ones(2, 8, dtype=torch.long)
+    mask[0, :4] = 0
+    options = {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0, "eos_token_id": -1}
+    batch = model.generate(input_ids=torch.cat([padded, long]), attention_mask=mask, **options)[
+        :, 8:
+    ]
+    assert torch.equal(batch[0], model.generate(input_ids=short, **options)[0, 4:])
+    assert torch.equal(batch[1], model.generate(input_ids=long, **options)[0, 8:])
+
+
+def test_varlen_takes_the_segmented_path_where_its_kernel_cannot_run() -> None:
+    choose_attention(Attention.AUTO, device="cpu")
+    _, input_ids, position_ids = pack()
+    logits = [
+        tiny_model(name)(input_ids=input_ids, position_ids=position_ids).logits
+        for name in (SEGMENTED, VARLEN)
+    ]
+    assert torch.equal(*logits)
+
+
+def test_segments_restart_where_the_position_is_not_one_higher() -> None:
+    assert segment_bounds(torch.tensor([[0, 1, 2, 0, 0, 1], [0, 1, 2, 3, 4, 5]])) == [
+        [0, 3, 4, 6],
+        [0, 6],
+    ]
+
+
+def test_auto_on_cpu_is_segmented_and_flash_there_is_refused() -> None:
+    assert choose_attention(Attention.AUTO, device="cpu") == SEGMENTED
+    assert choose_attention(Attention.EAGER, device="cpu") == "eager"
+    with pytest.raises(SetupError, match="flash-attn"):
+        choose_attention(Attention.FLASH, device="cpu")
+    with pytest.raises(SetupError, match="varlen"):
+        choose_attention(Attention.VARLEN, device="cpu")
