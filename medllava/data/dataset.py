@@ -63,7 +63,8 @@ class ExampleIndex:
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of every example, images counted in full."""
-        return np.diff(self.starts) + np.diff(self.image_starts) * (self.image_tokens - 1)
+        lengths: NDArray[np.int64] = np.diff(self.starts)
+        return lengths + np.diff(self.image_starts) * (self.image_tokens - 1)
 
     @cached_property
     def supervised_counts(self) -> NDArray[np.int64]:

@@ -1,11 +1,14 @@
 """An index to batches: bins, the schedule of a whole run, and the tensors of one micro-batch.
 
-Examples are packed into bins of at most `capacity` tokens, bins are shuffled into optimizer steps,
-and every rank gets the same number of micro-batches in each step. The whole run is laid out before
+Examples are packed into bins of at most `max_length` tokens, and every rank gets the same number of
+micro-batches in each optimizer step. Where a step has many bins they are filled to the limit over
+the whole pass and a step's examples are counted on average; where it has few, a step is exactly
+`global_batch_size` examples, spread evenly over its bins. The whole run is laid out before
 it starts, from lengths and a seed alone: it does not depend on worker processes, and any step can
 be reached directly. One micro-batch is one row of tokens whose positions restart at every example.
 """
 
+import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,8 +25,8 @@ from medllava.data.pixels import PixelReader
 
 IGNORED = -100
 """Label of a position that is not predicted."""
-_PACKS_TO_ROUND = 4
-"""From this many packs per rank and step on, packs are filled to the limit."""
+_FULL_PACKS = 4
+"""From this many full packs per rank and forward pass on, a step is counted in full packs."""
 
 NUM_REAL = "num_real_tokens"
 """Key of a micro-batch, for the meter only: positions that are tokens of examples."""
@@ -38,9 +41,9 @@ class Schedule:
 
     packs: tuple[tuple[tuple[tuple[Pack, ...], ...], ...], ...]
     capacity: int
-    """Tokens a bin may hold."""
+    """Tokens of the fullest bin."""
     fill: float
-    """Share of the bins' room that is used, over the whole run before `max_steps` cuts it."""
+    """Mean size of the bins over the size of the fullest, before `max_steps` cuts the run."""
 
     @property
     def num_steps(self) -> int:
@@ -127,49 +130,79 @@ def build_schedule(  # noqa: PLR0913 - each decides the layout
         max_steps: stop after this many steps.
     """
     unit = micro_batch_size * world_size
-    packs_per_step, capacity = _step_size(
-        lengths, max_length=max_length, batch=global_batch_size, unit=unit, packing=packing
+    tokens_per_step = global_batch_size * float(lengths.mean())
+    orders = _orders(len(lengths), epochs=epochs, seed=seed)
+    if packing and tokens_per_step >= _FULL_PACKS * unit * max_length:
+        packs_per_step = round(tokens_per_step / max_length / unit) * unit
+        steps = _fill_whole(lengths, orders, max_length, packs_per_step, seed=seed)
+    else:
+        stream = np.concatenate(orders)
+        groups = [
+            stream[i : i + global_batch_size] for i in range(0, len(stream), global_batch_size)
+        ]
+        steps = [[(int(example),) for example in group] for group in groups]
+        packs_per_step = math.ceil(global_batch_size / unit) * unit
+        if packing:
+            packs_per_step = _packs_that_fit(lengths, steps, max_length, unit)
+            steps = [_level_bins(lengths, step, packs_per_step) for step in steps]
+    sizes = [sum(int(lengths[e]) for e in pack) for step in steps for pack in step]
+    return Schedule(
+        packs=tuple(
+            _deal(step, lengths, packs_per_step, micro_batch_size, world_size)
+            for step in steps[:max_steps]
+        ),
+        capacity=max(sizes),
+        fill=sum(sizes) / (len(sizes) * max(sizes)),
     )
-    bins: list[Pack] = []
-    for epoch, share in _passes(epochs):
-        generator = np.random.default_rng([seed, epoch])
-        order = generator.permutation(len(lengths))[: max(1, round(share * len(lengths)))]
-        singles = [(int(example),) for example in order]
-        packed = fill_bins(lengths, order, capacity=capacity) if packing else singles
-        bins += [packed[i] for i in generator.permutation(len(packed))]
-    used = sum(int(lengths[e]) for members in bins for e in members)
-    num_steps = math.ceil(len(bins) / packs_per_step)
-    if max_steps is not None:
-        num_steps = min(num_steps, max_steps)
-    steps = []
-    for step in range(num_steps):
-        members = bins[step * packs_per_step : (step + 1) * packs_per_step]
-        steps.append(_deal(members, lengths, packs_per_step, micro_batch_size, world_size))
-    return Schedule(packs=tuple(steps), capacity=capacity, fill=used / (len(bins) * capacity))
 
 
-def _step_size(
-    lengths: NDArray[np.int64], *, max_length: int, batch: int, unit: int, packing: bool
-) -> tuple[int, int]:
-    """Return bins per step (a multiple of `unit`) and tokens per bin.
-
-    Where a step has few bins, they are made smaller rather than let the batch drift from its size.
-    """
-    if not packing:
-        return max(1, round(batch / unit)) * unit, max_length
-    tokens = batch * float(lengths.mean())
-    units = tokens / max_length / unit
-    if units >= _PACKS_TO_ROUND:
-        return round(units) * unit, max_length
-    packs = max(1, math.ceil(units)) * unit
-    return packs, min(max_length, max(int(lengths.max()), math.ceil(tokens / packs)))
+def _orders(count: int, *, epochs: float, seed: int) -> list[NDArray[np.int64]]:
+    """Return the shuffled examples of every pass; a last pass may be a part of one."""
+    orders = []
+    for epoch in range(math.ceil(epochs)):
+        order = np.random.default_rng([seed, epoch]).permutation(count)
+        orders.append(order[: max(1, round(min(1.0, epochs - epoch) * count))])
+    return orders
 
 
-def _passes(epochs: float) -> list[tuple[int, float]]:
-    """Return (number, share of the data) of every pass."""
-    whole = int(epochs)
-    passes = [(number, 1.0) for number in range(whole)]
-    return [*passes, (whole, epochs - whole)] if epochs > whole else passes
+def _fill_whole(
+    lengths: NDArray[np.int64],
+    orders: list[NDArray[np.int64]],
+    max_length: int,
+    packs_per_step: int,
+    *,
+    seed: int,
+) -> list[list[Pack]]:
+    """Fill bins over each whole pass, shuffle them, and cut the stream into steps."""
+    stream: list[Pack] = []
+    for epoch, order in enumerate(orders):
+        bins = fill_bins(lengths, order, capacity=max_length)
+        shuffled = np.random.default_rng([seed, epoch, 1]).permutation(len(bins))
+        stream += [bins[i] for i in shuffled]
+    return [stream[i : i + packs_per_step] for i in range(0, len(stream), packs_per_step)]
+
+
+def _packs_that_fit(
+    lengths: NDArray[np.int64], steps: list[list[Pack]], max_length: int, unit: int
+) -> int:
+    """Return the fewest bins per step, a multiple of `unit`, that hold every step's examples."""
+    packs = unit
+    while any(
+        sum(int(lengths[e]) for e in pack) > max_length
+        for step in steps
+        for pack in _level_bins(lengths, step, packs)
+    ):
+        packs += unit
+    return packs
+
+
+def _level_bins(lengths: NDArray[np.int64], step: list[Pack], count: int) -> list[Pack]:
+    """Spread single examples over `count` bins, longest first, each into the emptiest bin."""
+    heap: list[tuple[int, int, Pack]] = [(0, number, ()) for number in range(count)]
+    for (example,) in sorted(step, key=lambda pack: -lengths[pack[0]]):
+        size, number, members = heapq.heappop(heap)
+        heapq.heappush(heap, (size + int(lengths[example]), number, (*members, example)))
+    return [members for _, _, members in heap if members]
 
 
 def _deal(

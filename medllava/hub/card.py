@@ -160,17 +160,16 @@ def _training_section(facts: ModelFacts) -> str:
     rows = []
     for stage in facts.stages:
         settings = facts.recipe.get("stage", {}).get(stage.stage, {})
-        values = stage.values
         rows.append(
             (
                 stage.stage,
                 stage.recipe or "unknown",
                 settings.get("learning_rate", "unknown"),
                 settings.get("global_batch_size", "unknown"),
-                _known(values.get("steps")),
-                _known(values.get("tokens")),
-                _known(values.get("seed")),
-                str(values.get("git_commit") or "unknown")[:12],
+                _known(stage.steps),
+                _known(stage.tokens),
+                _known(stage.seed),
+                (stage.git_commit or "unknown")[:12],
             )
         )
     headers = ("stage", "recipe", "learning rate", "batch", "steps", "tokens", "seed", "commit")
@@ -245,27 +244,19 @@ def _score_rows(scores: Sequence[Score]) -> Iterator[tuple[str, ...]]:
 def _cost_section(stages: Sequence[StageRun]) -> str:
     rows = []
     for stage in stages:
-        hardware, time = _hardware(stage.values.get("hardware")), _time(stage.values.get("seconds"))
-        rows.append((stage.stage, hardware, time, _carbon(stage.values)))
-    return render_table(("stage", "hardware", "time", "carbon"), rows)
+        grams = stage.carbon_grams
+        carbon = "not measured" if grams is None else f"{grams:,.0f} g CO2eq"
+        rows.append((stage.stage, stage.hardware or "unknown", _time(stage.seconds), carbon))
+    packages = {k: v for stage in stages for k, v in stage.packages.items()}
+    told = ", ".join(f"{name} {version}" for name, version in sorted(packages.items()))
+    table = render_table(("stage", "hardware", "time", "carbon"), rows)
+    return f"{table}\n\nPackages: {told or 'unknown'}."
 
 
-def _hardware(value: object) -> str:
-    if isinstance(value, Mapping):
-        told = (f"{key.replace('_', ' ')} {v}" for key, v in value.items() if v not in (None, ""))
-        return ", ".join(told) or "unknown"
-    return str(value or "unknown")
-
-
-def _time(seconds: object) -> str:
-    if not isinstance(seconds, int | float):
+def _time(seconds: float | None) -> str:
+    if seconds is None:
         return "unknown"
     return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds:,.0f} s"
-
-
-def _carbon(values: Mapping[str, Any]) -> str:
-    grams = values.get("carbon_g_co2eq")
-    return f"{grams:,.0f} g CO2eq" if isinstance(grams, int | float) else "not measured"
 
 
 def _limits_section(facts: ModelFacts) -> str:

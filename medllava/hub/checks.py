@@ -40,7 +40,7 @@ def weights_files(folder: Path) -> list[Path]:
     Raises:
         DataError: there are none, only pickled ones, or a shard of the index is missing.
     """
-    files = sorted(folder.glob("model*.safetensors"))
+    files = sorted(folder.glob("*.safetensors"))
     if not files:
         pickled = sorted(folder.glob("*.bin"))
         found = f" ({pickled[0].name} is a pickle, which is not published)" if pickled else ""
@@ -63,23 +63,24 @@ def weights_files(folder: Path) -> list[Path]:
 
 
 def weights_sha256(folder: Path) -> str:
-    """Return the hash that names a model's weights.
-
-    One file: its SHA-256. Several shards: the SHA-256 over `name hash` lines in name order.
-    """
-    files = weights_files(folder)
-    if len(files) == 1:
-        return sha256_of(files[0])
-    lines = "".join(f"{path.name} {sha256_of(path)}\n" for path in files)
-    return hashlib.sha256(lines.encode()).hexdigest()
+    """Return the hash that names a model's weights: SHA-256 over `name hash` lines by name."""
+    digest = hashlib.sha256()
+    for path in weights_files(folder):
+        digest.update(f"{path.name} {sha256_of(path)}\n".encode())
+    return digest.hexdigest()
 
 
-def check_evaluated(weights: str, evaluations: Sequence[Evaluation]) -> None:
-    """Check that every report was made with these weights.
+def check_weights(weights: str, *, trained: str | None, evaluations: Sequence[Evaluation]) -> None:
+    """Check that the run's record and every report are about these weights.
 
     Raises:
-        DataError: a report names other weights; its numbers would be published for the wrong model.
+        DataError: one names other weights; its numbers would be published for the wrong model.
     """
+    if trained not in (None, weights):
+        raise DataError(
+            f"run.json was written with weights {str(trained)[:12]}, these are {weights[:12]}. "
+            "Push the folder as `medllava train` left it."
+        )
     for evaluation in evaluations:
         if evaluation.weights_sha256 not in (None, weights):
             raise DataError(

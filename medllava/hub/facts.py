@@ -72,8 +72,15 @@ class StageRun:
     stage: str
     recipe: str | None
     data: Data
-    values: dict[str, Any]
-    """Everything else of run.json, under its own names."""
+    steps: int | None
+    tokens: int | None
+    seconds: float | None
+    seed: int | None
+    hardware: str | None
+    git_commit: str | None
+    packages: dict[str, str]
+    carbon_grams: float | None
+    """CO2 equivalent, only where it was measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +94,8 @@ class ModelFacts:
     """The published model that the first stage started from, if it did."""
     evaluations: tuple[Evaluation, ...]
     recipe: dict[str, Any]
+    weights_sha256: str | None
+    """As run.json recorded it."""
 
 
 def load_facts(folder: Path, *, reports: Iterable[Path] = ()) -> ModelFacts:
@@ -115,6 +124,7 @@ def load_facts(folder: Path, *, reports: Iterable[Path] = ()) -> ModelFacts:
             [*(path.parent for path in sorted(folder.glob("eval/*/report.json"))), *reports]
         ),
         recipe=recipe,
+        weights_sha256=run.get("weights_sha256"),
     )
 
 
@@ -143,16 +153,13 @@ def _iter_runs(run: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     while isinstance(current, Mapping):
         yield current
         init = current.get("init")
-        current = init.get("run") or init if isinstance(init, Mapping) else None
-        if isinstance(current, Mapping) and "stage" not in current:
-            return
+        current = init.get("run") if isinstance(init, Mapping) else None
 
 
 def _start(first_run: Mapping[str, Any]) -> str | None:
     init = first_run.get("init")
-    if isinstance(init, Mapping):
-        init = init.get("source")
-    return str(init) if init else None
+    source = init.get("source") if isinstance(init, Mapping) else init
+    return _public_name(str(source)) if source else None
 
 
 def _parts(recipe: Mapping[str, Any], runs: list[Mapping[str, Any]]) -> Iterator[Part]:
@@ -160,7 +167,7 @@ def _parts(recipe: Mapping[str, Any], runs: list[Mapping[str, Any]]) -> Iterator
         values = dict(recipe.get("model", {}).get(role, {}))
         sources: tuple[Source, ...] = ()
         for run in reversed(runs):
-            entry = _part_entry(run.get("parts"), role)
+            entry = (run.get("parts") or {}).get(role) or {}
             values.update({k: v for k, v in entry.items() if v not in (None, "", "unknown")})
             sources = parse_sources(entry.get("sources")) or sources
         yield Part(
@@ -169,17 +176,6 @@ def _parts(recipe: Mapping[str, Any], runs: list[Mapping[str, Any]]) -> Iterator
             license=values.get("license"),
             sources=sources,
         )
-
-
-def _part_entry(parts: object, role: str) -> Mapping[str, Any]:
-    """Find a part in run.json's `parts`, a table by role or a list of tables."""
-    if isinstance(parts, Mapping):
-        entry = parts.get(role)
-        return entry if isinstance(entry, Mapping) else {}
-    if isinstance(parts, list):
-        entries = [entry for entry in parts if isinstance(entry, Mapping)]
-        return next((e for e in entries if role in (e.get("role"), e.get("name"))), {})
-    return {}
 
 
 def _public_name(source: str) -> str:
@@ -191,28 +187,29 @@ def _public_name(source: str) -> str:
 def _stage(run: Mapping[str, Any]) -> StageRun:
     data = run.get("data")
     values = data if isinstance(data, Mapping) else {}
+    machine = run.get("machine")
+    machine = machine if isinstance(machine, Mapping) else {}
     return StageRun(
         stage=str(run.get("stage") or "unknown"),
         recipe=run.get("recipe"),
         data=Data(
-            name=_public_name(str(values.get("source") or values.get("path") or "")),
-            used=_first(values, "used", "records_used", "records"),
-            dropped=_first(values, "dropped", "records_dropped"),
-            licenses=_counts(_first(values, "licenses", "per_license", "by_license")),
-            modalities=_counts(_first(values, "modalities", "per_modality", "by_modality")),
-            teachers=_counts(_first(values, "teachers", "per_teacher", "by_teacher")),
+            name=_public_name(str(values.get("source") or "")),
+            used=values.get("used"),
+            dropped=values.get("dropped"),
+            licenses=_counts(values.get("by_license")),
+            modalities=_counts(values.get("by_modality")),
+            teachers=_counts(values.get("by_teacher")),
             sources=parse_sources(values.get("sources")),
         ),
-        values={k: v for k, v in run.items() if k not in {"init", "data", "parts"}},
+        steps=run.get("steps"),
+        tokens=run.get("tokens"),
+        seconds=run.get("seconds"),
+        seed=run.get("seed"),
+        hardware=machine.get("device"),
+        git_commit=machine.get("git_commit"),
+        packages=dict(machine.get("packages") or {}),
+        carbon_grams=run.get("carbon_g_co2eq"),
     )
-
-
-def _first(values: Mapping[str, Any], *names: str) -> Any:  # noqa: ANN401 - JSON is any
-    """Return the first of `names` that is present; a table of reasons counts as its sum."""
-    value = next((values[name] for name in names if values.get(name) is not None), None)
-    if isinstance(value, Mapping) and names[0] in {"used", "dropped"}:
-        return sum(v for v in value.values() if isinstance(v, int))
-    return value
 
 
 def _counts(value: object) -> dict[str, int]:

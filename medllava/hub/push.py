@@ -14,9 +14,9 @@ from medllava.errors import DataError
 from medllava.hub.card import render_model_card
 from medllava.hub.checks import (
     check_config,
-    check_evaluated,
     check_files,
     check_loads,
+    check_weights,
     weights_files,
     weights_sha256,
 )
@@ -29,7 +29,7 @@ from medllava.hub.staging import stage_model, staging_folder
 from medllava.hub.upload import Target, check_target, upload_folder
 from medllava.progress import Progress, SilentProgress
 from medllava.records import StepSummary
-from medllava.store import exclusive, write_text
+from medllava.store import exclusive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +125,7 @@ def _prepare_model(config: PushConfig, progress: Progress) -> Prepared:
     progress.start("hash the weights")
     weights = weights_files(folder)
     sha256 = weights_sha256(folder)
-    check_evaluated(sha256, facts.evaluations)
+    check_weights(sha256, trained=facts.weights_sha256, evaluations=facts.evaluations)
     if not facts.evaluations:
         progress.note("No evaluation report: the card says that the model was not evaluated.")
     ledger = model_ledger(facts)
@@ -139,7 +139,7 @@ def _prepare_model(config: PushConfig, progress: Progress) -> Prepared:
         card = render_model_card(
             facts, ledger, repo_id=config.repo_id, weights=sha256, accepted=accepted
         )
-        write_text(staged / "README.md", card)
+        (staged / "README.md").write_text(card, encoding="utf-8")
         progress.start("check the files")
         check_files(staged, roots=(Path.cwd(), folder.resolve().parent))
         if config.load_check:
@@ -167,7 +167,7 @@ def _prepare_dataset(config: PushConfig, progress: Progress) -> Prepared:
         ledger = dataset_ledger(facts.licenses, facts.teachers, facts.sources)
         open_risks = tuple(ledger.open_risks(config.accepted_risks))
         card = render_dataset_card(facts, ledger, repo_id=config.repo_id)
-        write_text(staged / "README.md", card)
+        (staged / "README.md").write_text(card, encoding="utf-8")
         progress.start("check the files")
         check_files(staged, roots=(Path.cwd(), config.folder.resolve().parent))
     rows, left_out = sum(facts.splits.values()), sum(facts.left_out.values())

@@ -15,7 +15,7 @@ from pathlib import Path
 from medllava.errors import DataError
 from medllava.hub.card import CARD_MARK
 from medllava.hub.privacy import hide_paths
-from medllava.store import iter_jsonl, read_json, write_json, write_text
+from medllava.store import iter_jsonl, read_json
 
 _PROCESSOR = (
     "processor_config.json",
@@ -50,7 +50,7 @@ def stage_model(
     if (checkpoint / "metrics.jsonl").is_file():
         lines = iter_jsonl(checkpoint / "metrics.jsonl", allow_torn_tail=True)
         text = "".join(json.dumps(hide_paths(line), ensure_ascii=False) + "\n" for _, line in lines)
-        write_text(staged / "metrics.jsonl", text)
+        (staged / "metrics.jsonl").write_text(text, encoding="utf-8")
     for name, report in reports.items():
         _copy(report, staged / "eval" / name / "report.json")
 
@@ -90,7 +90,8 @@ def is_staged(folder: Path) -> bool:
 def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.suffix == ".json" and source.name not in _VOCABULARY:
-        write_json(target, hide_paths(read_json(source)))
+        text = json.dumps(hide_paths(read_json(source)), indent=2, ensure_ascii=False)
+        target.write_text(text + "\n", encoding="utf-8")
     else:
         shutil.copyfile(source, target)
 

@@ -133,6 +133,7 @@ def _make_trainer(
             num_steps=schedule.num_steps,
             accumulation=schedule.accumulation,
         ),
+        output_dir=config.output_dir,
         batches=prepare.make_batches(config, index, schedule, loaded.processor),
         processor=loaded.processor,
         stage=recipe.stage[config.stage],

@@ -56,6 +56,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         model: LlavaForConditionalGeneration,
         args: TrainingArguments,
         *,
+        output_dir: Path,
         batches: Dataset[dict[str, Tensor]],
         processor: Any,  # noqa: ANN401 - any processor
         stage: StageConfig,
@@ -67,6 +68,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         Args:
             model: to train, in place.
             args: made by `training_arguments`.
+            output_dir: of the run.
             batches: this rank's micro-batches of the whole run.
             processor: saved with every checkpoint.
             stage: learning rates and decay.
@@ -77,7 +79,9 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
             model, args, train_dataset=batches, data_collator=_only, processing_class=processor
         )
         self.remove_callback(PrinterCallback)
-        self.output_dir = Path(args.output_dir)
+        self.output_dir = output_dir
+        self._batches = batches
+        self._module: nn.Module = model
         self.stage = stage
         self.checkpoint = checkpoint
         self.progress = progress
@@ -85,7 +89,6 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         self.extra_files: dict[str, Any] = {}
         self.stop_request: StopRequest | None = None
         self.was_stopped = False
-        self.totals = {"tokens": 0.0, "supervised_tokens": 0.0, "images": 0.0, "seconds": 0.0}
         self._meter = StepMeter()
 
     # Batches.
@@ -94,7 +97,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         """Return the micro-batches in order; nothing shuffles or shards them again."""
         workers = self.args.dataloader_num_workers
         return DataLoader(
-            self.train_dataset,
+            self._batches,
             batch_size=1,
             collate_fn=_only,
             num_workers=workers,
@@ -116,7 +119,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
 
     def compute_loss(self, model: nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as the base class
         """Compute the loss with the frozen parts at rest."""
-        rest_frozen(self.model)
+        rest_frozen(self._module)
         return super().compute_loss(model, *args, **kwargs)
 
     # Learning.
@@ -125,7 +128,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         """Make AdamW with one learning rate per part; vectors are not decayed."""
         if self.optimizer is None:
             self.optimizer = torch.optim.AdamW(
-                parameter_groups(model or self.model, self.stage),
+                parameter_groups(model or self._module, self.stage),
                 lr=self.stage.learning_rate,
                 fused=True,
             )
@@ -141,8 +144,6 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         if "loss" not in logs:
             return
         figures = self._meter.finish_step(world_size=self.args.world_size)
-        for name in self.totals:
-            self.totals[name] += figures[name]
         record = {"step": self.state.global_step, **logs, **figures}
         if not torch.isfinite(torch.tensor(logs["loss"])):
             raise RecipeError(

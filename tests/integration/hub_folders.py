@@ -32,7 +32,10 @@ def write_checkpoint(folder: Path, *, parts: dict[str, str] | None = None) -> Pa
     write_json(folder / "recipe.json", values)
     align = run_values("align", {"CC BY": 30, "CC0": 10})
     instruct = run_values("instruct", {"CC BY": 20})
-    instruct |= {"init": align, "weights_sha256": weights_sha256(folder)}
+    instruct |= {
+        "init": {"source": "/home/alice/runs/stage1", "run": align},
+        "weights_sha256": weights_sha256(folder),
+    }
     write_json(folder / "run.json", instruct)
     (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 2.5}\n')
     (folder / "checkpoints" / "step-1").mkdir(parents=True)
@@ -44,7 +47,7 @@ def run_values(stage: str, licenses: dict[str, int]) -> dict[str, Any]:
     return {
         "stage": stage,
         "recipe": "debug",
-        "init": None,
+        "init": {"source": "", "run": None},
         "parts": {
             "language_model": {"license": "Apache-2.0", "sources": SOURCES},
             "vision_encoder": {"license": "Apache-2.0"},
@@ -52,9 +55,9 @@ def run_values(stage: str, licenses: dict[str, int]) -> dict[str, Any]:
         "data": {
             "used": sum(licenses.values()),
             "dropped": 1,
-            "licenses": licenses,
-            "modalities": {"ct": sum(licenses.values())},
-            "teachers": {"template": sum(licenses.values())},
+            "by_license": licenses,
+            "by_modality": {"ct": sum(licenses.values())},
+            "by_teacher": {"template": sum(licenses.values())},
             "sources": IMAGES,
             "source": "/home/alice/secret project/instructions",
         },
@@ -62,9 +65,11 @@ def run_values(stage: str, licenses: dict[str, int]) -> dict[str, Any]:
         "steps": 12,
         "tokens": 3456,
         "seconds": 7.5,
-        "hardware": {"device": "cpu", "processes": 1},
-        "packages": {"torch": "2.13.0"},
-        "git_commit": "0123456789abcdef",
+        "machine": {
+            "device": "CPU x86_64, 1 threads",
+            "git_commit": "0123456789abcdef",
+            "packages": {"torch": "2.13.0"},
+        },
         "output_dir": "/home/alice/runs/stage2",
     }
 

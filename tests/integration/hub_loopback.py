@@ -18,6 +18,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import huggingface_hub.constants
+import huggingface_hub.utils._http
 import yaml
 
 TOKEN = "hf_" + "LoopbackLoopbackLoopbackLoopback01"
@@ -92,6 +94,18 @@ def running_hub(root: Path) -> Iterator[Hub]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def connected_hub(root: Path, monkeypatch) -> Iterator[Hub]:
+    """Run a hub and make this process's `huggingface_hub` talk to it, without waits or Xet."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(huggingface_hub.utils._http.time, "sleep", lambda seconds: None)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with running_hub(root) as hub:
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.endpoint)
+        yield hub
 
 
 class _Handler(BaseHTTPRequestHandler):

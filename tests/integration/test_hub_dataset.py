@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hub_loopback import connected_hub
 from PIL import Image
 
 from medllava.errors import DataError
@@ -109,6 +110,19 @@ def test_figures_read_back_with_their_pixels_licence_and_credit(figures, tmp_pat
     assert first["images"][0].size == (8, 8)
     assert first["license"] == "CC BY"
     assert first["citation"] == "Author 0. Journal."
+
+
+def test_repository_reads_back_and_pushing_again_sends_nothing(figures, tmp_path, monkeypatch):
+    config = PushConfig(folder=figures, repo_id="tester/data", shard_bytes=1)
+    with connected_hub(tmp_path / "hub", monkeypatch) as hub:
+        assert push(config).details["changed"]
+        assert not push(config).details["changed"]
+        fewer = pq.read_table(figures / "figures.parquet").slice(0, 2)
+        pq.write_table(fewer, figures / "figures.parquet")
+        push(config)
+        repository = hub.branch("tester/data", kind="datasets")
+    rows = read_back(repository, tmp_path / "cache")
+    assert {name: len(split) for name, split in rows.items()} == {"train": 1, "test": 1}
 
 
 def test_image_bytes_are_those_of_the_folder(figures, tmp_path):

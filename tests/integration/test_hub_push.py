@@ -10,10 +10,9 @@ import threading
 from pathlib import Path
 
 import huggingface_hub.constants
-import huggingface_hub.utils._http
 import pytest
 from hub_folders import write_checkpoint, write_report
-from hub_loopback import TOKEN, Fault, running_hub
+from hub_loopback import TOKEN, Fault, connected_hub
 from typer.testing import CliRunner
 
 from medllava.cli.app import app
@@ -37,12 +36,7 @@ def checkpoint(made, tmp_path) -> Path:
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(huggingface_hub.utils._http.time, "sleep", lambda seconds: None)
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    with running_hub(tmp_path / "hub") as hub:
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.endpoint)
+    with connected_hub(tmp_path / "hub", monkeypatch) as hub:
         yield hub
 
 
@@ -224,7 +218,8 @@ def test_pipeline_answers_from_what_the_hub_holds(hub, checkpoint, tmp_path):
         (lambda folder: (folder / "NOTICE").write_text(TOKEN), "a Hugging Face token"),
         (lambda folder: (folder / "NOTICE").write_text("see /home/alice/x"), "/home/alice/x"),
         (lambda folder: edit(folder / "config.json", image_token_index=7), "fresh process"),
-        (lambda folder: drop_tensor(folder / "model.safetensors"), "do not match"),
+        (lambda folder: drop_tensor(folder), "do not match"),
+        (lambda folder: edit(folder / "run.json", weights_sha256="0" * 64), "weights 00000"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -294,16 +289,17 @@ def edit_recipe(checkpoint: Path, **changes) -> None:
     (checkpoint / "recipe.json").write_text(json.dumps(values))
     run = json.loads((checkpoint / "run.json").read_text())
     run["parts"].pop("vision_encoder")
-    run["init"]["parts"].pop("vision_encoder")
+    run["init"]["run"]["parts"].pop("vision_encoder")
     (checkpoint / "run.json").write_text(json.dumps(run))
 
 
-def drop_tensor(path: Path) -> None:
+def drop_tensor(folder: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    tensors = load_file(path)
+    tensors = load_file(folder / "model.safetensors")
     tensors.pop(sorted(tensors)[0])
-    save_file(tensors, path, metadata={"format": "pt"})
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    edit(folder / "run.json", weights_sha256=weights_sha256(folder))
 
 
 def shard(checkpoint: Path) -> None:
@@ -322,3 +318,4 @@ def shard(checkpoint: Path) -> None:
     weight_map = {key: file for file, keys in halves.items() for key in keys}
     index = {"metadata": {"total_size": 0}, "weight_map": weight_map}
     (checkpoint / "model.safetensors.index.json").write_text(json.dumps(index))
+    edit(checkpoint / "run.json", weights_sha256=weights_sha256(checkpoint))

@@ -1,0 +1,70 @@
+"""What a conversation needs to know, without torch: who answers, how, and about which picture."""
+
+from dataclasses import dataclass, field
+
+from medllava.records import Record
+
+NOTICE = (
+    "Research use only. This is not a medical device: answers can be wrong and must not be used "
+    "for diagnosis or treatment."
+)
+"""Told once per session; the model's own words are neither filtered nor extended."""
+
+PASSWORD_VARIABLE = "MEDLLAVA_WEB_PASSWORD"  # noqa: S105 - the variable's name, not its value
+API_KEY_VARIABLE = "OPENAI_API_KEY"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How the next token is chosen."""
+
+    max_new_tokens: int = 512
+    """An answer is cut here."""
+    temperature: float = 0.0
+    """0 takes the likeliest token always; higher is more varied."""
+    top_p: float = 1.0
+    """Only the likeliest tokens that together reach this probability are drawn from."""
+    seed: int = 0
+    """Of the draws; the same seed and questions give the same answers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ViewConfig:
+    """Which picture of a file with several is meant; see `medllava.data.image.load_image`."""
+
+    frame: int | None = None
+    plane: str = "axial"
+    slice_index: int | None = None
+    window: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatConfig:
+    """Whom to talk to and how."""
+
+    checkpoint: str
+    """Folder or hub id; with `base_url` the server's name of the model."""
+    base_url: str | None = None
+    """OpenAI-compatible server that answers instead of a model loaded here."""
+    device: str = "auto"
+    dtype: str = "auto"
+    load: str | None = None
+    """`8bit` or `4bit`: quantized weights."""
+    sampling: Sampling = field(default_factory=Sampling)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer(Record):
+    """Facts about one finished answer."""
+
+    text: str
+    finish_reason: str
+    """`stop`: the model ended it; `length`: cut at the limit; `interrupted`: by the user."""
+    input_tokens: int = 0
+    """Of the whole conversation so far, image tokens included."""
+    cached_tokens: int = 0
+    """Of these, how many were not computed again."""
+    output_tokens: int = 0
+    first_token_seconds: float = 0.0
+    """From the question to the first token."""
+    seconds: float = 0.0

@@ -1,0 +1,55 @@
+"""The seam between a conversation and whoever shows it: terminal, pipe or page.
+
+`session` answers with a model loaded here, `remote` with a server; both keep the turns, stream an
+answer in pieces, and can be stopped between two pieces.
+"""
+
+from collections.abc import Generator, Sequence
+from typing import Protocol
+
+from PIL import Image
+
+from medllava.chat.config import Answer
+from medllava.records import IMAGE_TOKEN, Turn
+
+
+class Conversation(Protocol):
+    """One conversation about the images shown so far."""
+
+    @property
+    def turns(self) -> Sequence[Turn]:
+        """Everything said, in order."""
+        ...
+
+    @property
+    def last_answer(self) -> Answer | None:
+        """Facts about the newest answer; None before the first."""
+        ...
+
+    def show(self, image: Image.Image) -> None:
+        """Show an RGB image with the next question."""
+        ...
+
+    def ask(self, text: str) -> Generator[str]:
+        """Answer a question, yielding text as it comes.
+
+        Closing the iterator early ends the answer; what was said so far stays in the turns.
+
+        Raises:
+            DataError: the conversation no longer fits in the model's context.
+            RemoteError: the server gave no answer.
+        """
+        ...
+
+    def clear(self) -> None:
+        """Forget turns and images."""
+        ...
+
+
+def user_turn(text: str, *, num_images: int) -> Turn:
+    """Return the question with one placeholder line per image, as in the training data.
+
+    A placeholder that the user typed is taken out: it would claim an image that is not there.
+    """
+    plain = text.replace(IMAGE_TOKEN, "").strip()
+    return Turn(role="user", content=f"{IMAGE_TOKEN}\n" * num_images + plain)

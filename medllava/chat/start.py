@@ -1,0 +1,60 @@
+"""From a `ChatConfig` to conversations: a model in memory or a server, decided once.
+
+The memory that the weights need is compared with what is free before anything is loaded.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from medllava.chat.config import ChatConfig
+from medllava.chat.conversation import Conversation
+from medllava.progress import Progress
+
+ConversationMaker = Callable[[], Conversation]
+"""Begins another, empty conversation with the same model."""
+
+
+def open_model(config: ChatConfig, *, progress: Progress) -> ConversationMaker:
+    """Load the model, or find the server, that answers.
+
+    Raises:
+        SetupError: the model is not there, or would not fit in memory.
+    """
+    if config.base_url is not None:
+        from medllava.chat.remote import RemoteConversation  # noqa: PLC0415 - no torch needed
+
+        return lambda: RemoteConversation(config)
+    from medllava.chat.memory import place_model  # noqa: PLC0415 - torch
+    from medllava.chat.session import ChatSession  # noqa: PLC0415 - torch
+    from medllava.model.load import load_model  # noqa: PLC0415 - torch
+
+    placement = place_model(config)
+    progress.start(f"loading {config.checkpoint}")
+    loaded = load_model(
+        config.checkpoint,
+        device="cpu" if placement.is_spread else placement.device,
+        dtype="bf16" if placement.is_spread and config.dtype == "auto" else config.dtype,
+        quantize=config.load,
+    )
+    if placement.is_spread:
+        _spread(loaded.model)
+    for note in loaded.notes:
+        progress.note(note)
+    return lambda: ChatSession(loaded, sampling=config.sampling)
+
+
+def _spread(model: Any) -> None:  # noqa: ANN401 - any transformers model
+    """Distribute the layers over all GPUs, as transformers' `device_map="auto"` does."""
+    from accelerate import (  # type: ignore[import-untyped]  # noqa: PLC0415 - several GPUs
+        dispatch_model,
+        infer_auto_device_map,
+    )
+    from accelerate.utils import (  # type: ignore[import-untyped]  # noqa: PLC0415
+        get_balanced_memory,
+    )
+
+    whole = model._no_split_modules  # noqa: SLF001 - accelerate is told so by transformers, too
+    memory = get_balanced_memory(model, no_split_module_classes=whole)
+    dispatch_model(
+        model, infer_auto_device_map(model, max_memory=memory, no_split_module_classes=whole)
+    )
