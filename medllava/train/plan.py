@@ -242,7 +242,7 @@ def _plan_gpu(  # noqa: PLR0913 - one value per quantity that was computed above
     hours = None
     if device is not None:
         recomputed = 4 / 3 if settings.gradient_checkpointing else 1.0
-        speed = ASSUMED_MFU * min(1.0, fill / ASSUMED_FILL) / recomputed
+        speed = ASSUMED_MFU * min(1.0, max(fill, 0.01) / ASSUMED_FILL) / recomputed
         hours = flops / (speed * device.peak_flops * world_size) / 3600
     return GpuPlan(
         gpu=device.name if device else CPU,
