@@ -18,24 +18,56 @@ CHATML = (
 )
 """The plain form that most open models speak; for those that bring no template."""
 
-_MARKER = "{#- medllava -#}"
+VICUNA = (
+    "{{- bos_token -}}"
+    "{%- for message in messages -%}"
+    "{%- if message['role'] == 'system' -%}{{ message['content'] ~ ' ' }}"
+    "{%- elif message['role'] == 'user' -%}{{ 'USER: ' ~ message['content'] ~ ' ' }}"
+    "{%- else -%}{{ 'ASSISTANT: ' ~ message['content'] ~ eos_token }}{%- endif -%}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ 'ASSISTANT:' }}{%- endif -%}"
+)
+"""What LLaVA 1.5 was trained with."""
+
+MISTRAL = (
+    "{{- bos_token -}}"
+    "{%- set state = namespace(system='') -%}"
+    "{%- for message in messages -%}"
+    "{%- if message['role'] == 'system' -%}{%- set state.system = message['content'] ~ '\n\n' -%}"
+    "{%- elif message['role'] == 'user' -%}"
+    "{{ '[INST] ' ~ state.system ~ message['content'] ~ ' [/INST]' }}{%- set state.system = '' -%}"
+    "{%- else -%}{{ ' ' ~ message['content'] ~ ' ' ~ eos_token }}{%- endif -%}"
+    "{%- endfor -%}"
+)
+"""What LLaVA-Med v1.5 was trained with."""
+
+HUMAN_ASSISTANT = (
+    "{{- bos_token -}}"
+    "{%- for message in messages -%}"
+    "{%- if message['role'] == 'system' -%}{{ message['content'] ~ '\n\n' }}"
+    "{%- elif message['role'] == 'user' -%}{{ '### Human: ' ~ message['content'] ~ '\n' }}"
+    "{%- else -%}{{ '### Assistant: ' ~ message['content'] ~ '\n' ~ eos_token }}{%- endif -%}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ '### Assistant:' }}{%- endif -%}"
+)
+"""What LLaVA-Med v1 was trained with, apart from the end token, which closes its replies here."""
 
 _FLATTEN = """{{%- set baked = namespace(messages=[], text='', last='') -%}}
 {{%- for message in messages -%}}
+  {{%- set baked.text = '' -%}}
+  {{%- set baked.last = '' -%}}
   {{%- if message['content'] is string -%}}
-    {{%- set baked.messages = baked.messages + [message] -%}}
+    {{%- set baked.text = message['content'] -%}}
   {{%- else -%}}
-    {{%- set baked.text = '' -%}}
-    {{%- set baked.last = '' -%}}
     {{%- for part in message['content'] -%}}
       {{%- if baked.last and 'image' in (baked.last, part['type']) -%}}
-        {{%- set baked.text = baked.text ~ '\\n' -%}}
+        {{%- set baked.text = baked.text ~ '\n' -%}}
       {{%- endif -%}}
       {{%- set baked.last = part['type'] -%}}
       {{%- set baked.text = baked.text ~ ({image} if part['type'] == 'image' else part['text']) -%}}
     {{%- endfor -%}}
-    {{%- set baked.messages = baked.messages + [dict(message, content=baked.text)] -%}}
   {{%- endif -%}}
+  {{%- set baked.messages = baked.messages + [dict(message, content=baked.text{wrap})] -%}}
 {{%- endfor -%}}
 """
 
@@ -47,19 +79,21 @@ _SYSTEM = """{{%- if not baked.messages or baked.messages[0]['role'] != 'system'
 _REBIND = "{%- set messages = baked.messages -%}\n"
 
 
-def bake_chat_template(template: str, *, system_prompt: str = "") -> str:
-    """Return `template` with the system prompt and the flattening of list contents put before it.
+def bake_chat_template(
+    template: str, *, system_prompt: str = "", image_marks: tuple[str, str] | None = None
+) -> str:
+    """Return `template` with everything baked in before it.
 
     Args:
         template: Jinja over `messages` with string contents.
         system_prompt: opens every conversation that does not bring its own; empty adds none.
-
-    Returns:
-        A template that is returned unchanged when it is baked again without a system prompt.
+        image_marks: text right before and after each image, for models trained with such marks.
     """
-    if template.startswith(_MARKER) and not system_prompt:
-        return template
-    head = _FLATTEN.format(image=json.dumps(IMAGE_TOKEN))
+    wrap = ""
+    if image_marks is not None:
+        marked = IMAGE_TOKEN.join(image_marks)
+        wrap = f".replace({json.dumps(IMAGE_TOKEN)}, {json.dumps(marked)})"
+    head = _FLATTEN.format(image=json.dumps(IMAGE_TOKEN), wrap=wrap)
     if system_prompt:
         head += _SYSTEM.format(system=json.dumps(system_prompt, ensure_ascii=False))
-    return _MARKER + head + _REBIND + template
+    return head + _REBIND + template

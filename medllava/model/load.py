@@ -1,8 +1,8 @@
 """A checkpoint to a model in memory, and back to a folder.
 
 Reads what we train (a transformers folder), any native LLaVA from the hub, and the older LLaVA
-layouts, which are imported on the fly (`import_llava`). Writes safetensors and processor files that
-`pipeline("image-text-to-text")`, `transformers serve` and vLLM load as they lie.
+layouts, which are imported on the fly (`import_llava_med`). Writes safetensors and processor files
+that `pipeline("image-text-to-text")`, `transformers serve` and vLLM load as they lie.
 """
 
 # mypy: allow-untyped-calls
@@ -22,15 +22,16 @@ from transformers import (
     LlavaForConditionalGeneration,
     LlavaProcessor,
 )
-from transformers.utils.hub import cached_file
 
 from medllava.errors import SetupError
+from medllava.model.adapter import has_adapter, merged_state_dict
 from medllava.model.attention import choose_attention
+from medllava.model.import_llava_med import import_llava, split_delta
 from medllava.model.loaded import LoadedModel
-from medllava.model.sources import check_keys, reading_weights, without_bars
+from medllava.model.sources import check_keys, read_config, reading_weights, without_bars
 from medllava.recipe import Attention
 
-__all__ = ["LoadedModel", "choose_device", "load_model", "read_config", "save_model"]
+__all__ = ["LoadedModel", "choose_device", "load_model", "save_model"]
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 _LAST = "config.json"
@@ -61,7 +62,8 @@ def load_model(
     """Load a checkpoint, ready to answer.
 
     Args:
-        source: folder or hub id of a native LLaVA, or of a LLaVA checkpoint of the older kind.
+        source: folder or hub id of a native LLaVA, of a LLaVA checkpoint of the older layout, or
+            `DELTA+BASE` for a v1 delta and the LLaMA it is to be added to.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         dtype: `bf16`, `fp16`, `fp32`, or `auto`: bf16 on a GPU that has it, fp32 on the CPU.
         quantize: `4bit` or `8bit`; needs CUDA and bitsandbytes.
@@ -74,12 +76,21 @@ def load_model(
     device = choose_device(device)
     torch_dtype = choose_dtype(dtype, device=device)
     name = choose_attention(attention, device=device)
-    config = read_config(source)
-    if is_native(config):
+    delta, base = split_delta(source)
+    config = read_config(delta)
+    if base is None and is_native(config):
         return load_native(
             source, device=device, dtype=torch_dtype, attention=name, quantize=quantize
         )
-    raise SetupError(f"model type {config.get('model_type')!r} is no LLaVA: {source}.")
+    if quantize is not None:
+        raise SetupError(
+            f"only a native checkpoint can be quantized while it loads: {source}. "
+            "Save the imported model first, then load that folder."
+        )
+    imported = import_llava(delta, base=base, dtype=torch_dtype, attention=name)
+    model: Any = imported.model
+    model.to(device)
+    return imported
 
 
 def load_native(
@@ -117,19 +128,6 @@ def choose_dtype(requested: str, *, device: str) -> torch.dtype:
     return _DTYPES[requested]
 
 
-def read_config(source: str) -> dict[str, Any]:
-    """Return the values of a checkpoint's `config.json`, whatever model type they are of.
-
-    Raises:
-        SetupError: the source cannot be reached or has no such file.
-    """
-    with reading_weights(source, key="--ckpt"):
-        values = json.loads(Path(str(cached_file(source, _LAST))).read_text(encoding="utf-8"))
-    if not isinstance(values, dict):
-        raise SetupError(f"config.json is not a JSON object: {source}. Check the checkpoint.")
-    return values
-
-
 def is_native(config: dict[str, Any]) -> bool:
     """Tell whether these values are those of transformers' own LLaVA."""
     return config.get("model_type") == "llava" and "vision_config" in config
@@ -138,7 +136,8 @@ def is_native(config: dict[str, Any]) -> bool:
 def save_model(loaded: LoadedModel, folder: Path, *, dtype: torch.dtype | None = None) -> None:
     """Write model and processor so that transformers alone can load them.
 
-    The files are written beside `folder` first and moved in at the end, `config.json` last.
+    The files are written beside `folder` first and moved in at the end, `config.json` last. An
+    adapter is written merged.
 
     Args:
         loaded: what to write.
@@ -148,23 +147,28 @@ def save_model(loaded: LoadedModel, folder: Path, *, dtype: torch.dtype | None =
     folder.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
     try:
-        model = loaded.model
-        own = model.config.dtype
-        state = None
+        state = merged_state_dict(loaded.model) if has_adapter(loaded.model) else None
         if dtype is not None:
-            state = {name: tensor.to(dtype) for name, tensor in model.state_dict().items()}
-            model.config.dtype = dtype
-        try:
-            with without_bars():
-                model.save_pretrained(temporary, state_dict=state)
-        finally:
-            model.config.dtype = own
+            state = state or loaded.model.state_dict()
+            state = {name: tensor.to(dtype) for name, tensor in state.items()}
+        with without_bars():
+            loaded.model.save_pretrained(temporary, state_dict=state)
+        if dtype is not None:
+            _write_dtype(temporary / _LAST, dtype)
         loaded.processor.save_pretrained(temporary)
         for path in sorted(temporary.iterdir(), key=lambda p: p.name == _LAST):
             path.chmod(0o644)
             path.replace(folder / path.name)
     finally:
         shutil.rmtree(temporary)
+
+
+def _write_dtype(path: Path, dtype: torch.dtype) -> None:
+    """Make a saved configuration, and those of its parts, say what the weights on disk are."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    for table in (values, values["text_config"], values["vision_config"]):
+        table["dtype"] = str(dtype).removeprefix("torch.")
+    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _quantization(quantize: str, dtype: torch.dtype) -> BitsAndBytesConfig:

@@ -30,9 +30,11 @@ from transformers import (
 
 from medllava.errors import SetupError
 from medllava.model.loaded import LoadedModel
+from medllava.model.open_clip import CONFIG_FILE, load_open_clip_encoder
 from medllava.model.processor import build_processor, image_statistics, num_image_tokens
 from medllava.model.sources import check_keys, reading_weights
 from medllava.model.standardize import selected_features, standardize_projector
+from medllava.model.tensors import find_file
 from medllava.model.tiny import (
     build_random_language_model,
     build_random_vision_encoder,
@@ -126,16 +128,24 @@ def load_vision_encoder(
         encoder.to(dtype)
     else:
         with reading_weights(config.source, key="model.vision_encoder.source"):
-            whole = AutoConfig.from_pretrained(config.source)
-            vision = getattr(whole, "vision_config", whole)
-            loaded: Any = AutoModel.from_pretrained(
-                config.source, config=vision, dtype=dtype, output_loading_info=True
-            )
-        encoder, info = loaded
-        text_tower = ("text_model.", "text_projection", "visual_projection", "logit_")
-        check_keys(info, source=config.source, ignored_prefixes=text_tower)
+            encoder = _read_vision_encoder(config.source, dtype)
     check_encoder(encoder, source=config.source)
     return resize_encoder(encoder, image_size=config.image_size)
+
+
+def _read_vision_encoder(source: str, dtype: torch.dtype) -> PreTrainedModel:
+    if find_file(source, CONFIG_FILE) is not None:
+        return load_open_clip_encoder(source, dtype=dtype)
+    whole = AutoConfig.from_pretrained(source)
+    vision = getattr(whole, "vision_config", whole)
+    loaded: Any = AutoModel.from_pretrained(
+        source, config=vision, dtype=dtype, output_loading_info=True
+    )
+    encoder: PreTrainedModel
+    encoder, info = loaded
+    text_tower = ("text_model.", "text_projection", "visual_projection", "logit_")
+    check_keys(info, source=source, ignored_prefixes=text_tower)
+    return encoder
 
 
 def fit_embeddings(model: PreTrainedModel, new_token_ids: Sequence[int]) -> None:

@@ -9,14 +9,14 @@ mean colour (LLaVA-Med v1.5), cropped or stretched, as the recipe says.
 # transformers types its classes only in part
 
 import json
-from pathlib import Path
 
 from transformers import LlavaProcessor, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
-from transformers.utils.hub import cached_file
 
 from medllava.errors import SetupError
 from medllava.model.chat_template import CHATML, bake_chat_template
+from medllava.model.open_clip import open_clip_statistics
+from medllava.model.tensors import find_file
 from medllava.model.vision import num_prefix_tokens
 from medllava.recipe import FeatureSelect, Geometry, LanguageModelConfig, VisionEncoderConfig
 from medllava.records import IMAGE_TOKEN
@@ -49,18 +49,13 @@ def image_statistics(source: str, *, model_type: str) -> ImageStatistics:
     Raises:
         SetupError: neither says.
     """
-    file = None
-    if source != "random":
-        file = cached_file(
-            source,
-            "preprocessor_config.json",
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-            _raise_exceptions_for_gated_repo=False,
-        )
-    values = json.loads(Path(file).read_text(encoding="utf-8")) if file else {}
+    file = None if source == "random" else find_file(source, "preprocessor_config.json")
+    values = json.loads(file.read_text(encoding="utf-8")) if file else {}
     if "image_mean" in values and "image_std" in values:
         return tuple(values["image_mean"]), tuple(values["image_std"])
+    stated = None if source == "random" else open_clip_statistics(source)
+    if stated is not None:
+        return stated
     if model_type in _STATISTICS:
         return _STATISTICS[model_type]
     raise SetupError(
@@ -101,6 +96,7 @@ def build_processor(
     statistics: ImageStatistics,
     vision: VisionEncoderConfig,
     language_model: LanguageModelConfig,
+    image_marks: tuple[str, str] | None = None,
 ) -> LlavaProcessor:
     """Join tokenizer and image processor; adds the `<image>` and, if none, a pad token.
 
@@ -110,6 +106,7 @@ def build_processor(
         statistics: of the encoder's training images.
         vision: the recipe's part: geometry and choice of features.
         language_model: the recipe's part: system prompt and chat template.
+        image_marks: text around each image, of models trained with such marks.
 
     Raises:
         SetupError: the class token is to be dropped, but the encoder has none.
@@ -121,9 +118,12 @@ def build_processor(
             "model.vision_encoder.feature_select. Set it to full."
         )
     add_special_tokens(tokenizer)
-    template = language_model.chat_template or tokenizer.chat_template or CHATML
-    template = bake_chat_template(template, system_prompt=language_model.system_prompt)
-    tokenizer.chat_template = template
+    template = bake_chat_template(
+        language_model.chat_template or tokenizer.chat_template or CHATML,
+        system_prompt=language_model.system_prompt,
+        image_marks=image_marks,
+    )
+    tokenizer.chat_template = _open_with_bos(template, tokenizer)
     tokenizer.padding_side = "left"
     return LlavaProcessor(
         image_processor=build_image_processor(
@@ -133,15 +133,26 @@ def build_processor(
         patch_size=encoder.config.patch_size,
         vision_feature_select_strategy=vision.feature_select.value,
         num_additional_image_tokens=prefix,
-        chat_template=template,
+        chat_template=tokenizer.chat_template,
     )
 
 
-def add_special_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Give the tokenizer its `<image>` and, where it has none, a pad token of its own.
+def _open_with_bos(template: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Make the rendered text complete, so that it is tokenized without special tokens being added.
 
-    A pad token shared with the end of a reply would hide the difference between the two in labels.
+    Servers and transformers alike tokenize a rendered conversation as it stands when it opens with
+    the token that begins a text; some tokenizers expect to add that token themselves.
     """
+    tokenizer.chat_template = template
+    ids = tokenizer("a")["input_ids"]
+    text = tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False)
+    if ids[0] == tokenizer.bos_token_id and not str(text).startswith(str(tokenizer.bos_token)):
+        return "{{- bos_token -}}" + template
+    return template
+
+
+def add_special_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give the tokenizer its `<image>` and, where it has none, a pad token of its own."""
     if IMAGE_TOKEN not in tokenizer.get_vocab():
         tokenizer.add_tokens([IMAGE_TOKEN], special_tokens=True)
     if tokenizer.pad_token is None:

@@ -7,12 +7,14 @@ either stops the load and is named. No part is ever allowed to bring its own cod
 # mypy: allow-untyped-calls
 # transformers types its classes only in part
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from transformers.utils import logging as transformers_logging
+from transformers.utils.hub import cached_file
 
 from medllava.errors import SetupError
 
@@ -42,6 +44,21 @@ def reading_weights(source: str, *, key: str) -> Iterator[None]:
             f"cannot load {source!r} ({key}): {reason} "
             f"Check the id and the network, or name a local folder with --set {key}=FOLDER."
         ) from error
+
+
+def read_config(source: str) -> dict[str, Any]:
+    """Return the values of a checkpoint's `config.json`, whatever model type they are of.
+
+    Raises:
+        SetupError: the source cannot be reached or has no such file.
+    """
+    with reading_weights(source, key="--ckpt"):
+        values = json.loads(
+            Path(str(cached_file(source, "config.json"))).read_text(encoding="utf-8")
+        )
+    if not isinstance(values, dict):
+        raise SetupError(f"config.json is not a JSON object: {source}. Check the checkpoint.")
+    return values
 
 
 @contextmanager

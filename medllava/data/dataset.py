@@ -1,0 +1,238 @@
+"""A file of records to an index in memory: ids, labels, lengths and image paths, no pixels.
+
+Records enter once, in order; what cannot be used is dropped here, counted and kept by reason. The
+index is a few flat arrays, so that worker processes share it and half a million records fit in some
+hundred megabytes. `packing` turns it into batches, and `PixelReader` reads the images they need.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from medllava.data.tokenize import DropReason, EncodedText, check_placeholders, encode_records
+from medllava.errors import DataError
+from medllava.progress import Progress
+from medllava.records import InstructionRecord
+from medllava.store import contained_path
+
+_CHUNK = 1000
+_READERS = 16
+_HEADER_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dropped:
+    """A record that is not used."""
+
+    record_id: str
+    reason: DropReason
+    detail: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExampleIndex:
+    """All usable records of a file; example i owns ids[starts[i]:starts[i + 1]]."""
+
+    ids: NDArray[np.int32]
+    supervised: NDArray[np.bool_]
+    """As long as `ids`: what the model learns to say."""
+    starts: NDArray[np.int64]
+    image_starts: NDArray[np.int64]
+    images: tuple[Path, ...]
+    record_ids: tuple[str, ...]
+    image_tokens: int
+    shortened: int = 0
+    dropped: tuple[Dropped, ...] = ()
+    facts: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Used records counted by licence, modality and teacher."""
+
+    def __len__(self) -> int:
+        """Return the number of usable examples."""
+        return len(self.record_ids)
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of every example, images counted in full."""
+        lengths: NDArray[np.int64] = np.diff(self.starts)
+        return lengths + np.diff(self.image_starts) * (self.image_tokens - 1)
+
+    @cached_property
+    def supervised_counts(self) -> NDArray[np.int64]:
+        """Supervised tokens of every example."""
+        return np.add.reduceat(self.supervised, self.starts[:-1], dtype=np.int64)
+
+    @property
+    def drop_counts(self) -> dict[str, int]:
+        """Dropped records by reason."""
+        return dict(Counter(drop.reason.value for drop in self.dropped))
+
+    def images_of(self, example: int) -> tuple[Path, ...]:
+        """Return the image files of one example, in reading order."""
+        return self.images[self.image_starts[example] : self.image_starts[example + 1]]
+
+    def fingerprint(self) -> str:
+        """Return a digest of everything that training sees, the pixels excepted."""
+        digest = hashlib.sha256()
+        for array in (self.ids, self.supervised, self.starts, self.image_starts):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        for path in self.images:
+            digest.update(path.name.encode())
+        return digest.hexdigest()
+
+
+def build_index(
+    records: Iterable[InstructionRecord],
+    processor: Any,  # noqa: ANN401 - any processor with a fast tokenizer
+    *,
+    image_root: Path,
+    image_tokens: int,
+    max_length: int,
+    progress: Progress,
+) -> ExampleIndex:
+    """Read, check and tokenize all records.
+
+    Args:
+        records: in the order of their file.
+        processor: of the model that will be trained.
+        image_root: folder that the records' image paths are relative to.
+        image_tokens: tokens of one image.
+        max_length: longest example.
+        progress: told of every chunk.
+
+    Raises:
+        DataError: no record is usable, or one supervises nothing.
+    """
+    builder = _Builder(image_tokens=image_tokens)
+    progress.start("read records")
+    remaining = iter(records)
+    with ThreadPoolExecutor(_READERS) as pool:
+        while chunk := list(islice(remaining, _CHUNK)):
+            checked = pool.map(lambda record: _check(record, image_root), chunk)
+            kept = builder.screen(zip(chunk, checked, strict=True))
+            encoded = encode_records(
+                [record for record, _ in kept],
+                processor,
+                image_tokens=image_tokens,
+                max_length=max_length,
+            )
+            for (record, paths), text in zip(kept, encoded, strict=True):
+                builder.add(record, paths, text)
+            progress.advance(len(chunk))
+    return builder.finish()
+
+
+class _Builder:
+    """Grows the lists that become an `ExampleIndex`."""
+
+    def __init__(self, *, image_tokens: int) -> None:
+        self.image_tokens = image_tokens
+        self.ids: list[NDArray[np.int32]] = []
+        self.supervised: list[NDArray[np.bool_]] = []
+        self.image_counts: list[int] = []
+        self.images: list[Path] = []
+        self.record_ids: list[str] = []
+        self.shortened = 0
+        self.dropped: list[Dropped] = []
+        self.facts: dict[str, Counter[str]] = {
+            name: Counter() for name in ("license", "modality", "teacher", "stage")
+        }
+
+    def screen(
+        self, checked: Iterable[tuple[InstructionRecord, "list[Path] | Dropped"]]
+    ) -> list[tuple[InstructionRecord, list[Path]]]:
+        """Keep the records that can be tokenized; note the others."""
+        kept = []
+        for record, outcome in checked:
+            if isinstance(outcome, Dropped):
+                self.dropped.append(outcome)
+            else:
+                kept.append((record, outcome))
+        return kept
+
+    def add(
+        self, record: InstructionRecord, paths: list[Path], text: EncodedText | DropReason
+    ) -> None:
+        """Take one tokenized record, or note why not."""
+        if isinstance(text, DropReason):
+            self.dropped.append(Dropped(record_id=record.record_id, reason=text))
+            return
+        self.ids.append(text.input_ids)
+        self.supervised.append(text.supervised)
+        self.image_counts.append(len(paths))
+        self.images += paths
+        self.record_ids.append(record.record_id)
+        self.shortened += text.shortened
+        for name, counter in self.facts.items():
+            counter[str(getattr(record, name) or "unknown")] += 1
+
+    def finish(self) -> ExampleIndex:
+        """Return the index.
+
+        Raises:
+            DataError: nothing is usable.
+        """
+        if not self.ids:
+            reasons = Counter(drop.reason.value for drop in self.dropped)
+            raise DataError(
+                f"no usable record: {dict(reasons) or 'the file is empty'}. Check --data "
+                "and --image-dir."
+            )
+        return ExampleIndex(
+            ids=np.concatenate(self.ids),
+            supervised=np.concatenate(self.supervised),
+            starts=_cumulative([len(ids) for ids in self.ids]),
+            image_starts=_cumulative(self.image_counts),
+            images=tuple(self.images),
+            record_ids=tuple(self.record_ids),
+            image_tokens=self.image_tokens,
+            shortened=self.shortened,
+            dropped=tuple(self.dropped),
+            facts={name: dict(counter) for name, counter in self.facts.items()},
+        )
+
+
+def iter_dropped(index: ExampleIndex) -> Iterator[dict[str, str]]:
+    """Yield what was dropped as JSON objects, in file order by kind of check."""
+    for drop in index.dropped:
+        yield {"record_id": drop.record_id, "reason": drop.reason.value, "detail": drop.detail}
+
+
+def _check(record: InstructionRecord, image_root: Path) -> list[Path] | Dropped:
+    """Return the record's image files, or why it cannot be used."""
+    if not check_placeholders(record):
+        return Dropped(record_id=record.record_id, reason=DropReason.PLACEHOLDERS)
+    paths = []
+    for name in record.images:
+        path = contained_path(image_root, name)
+        reason = _check_image(path)
+        if reason is not None:
+            return Dropped(record_id=record.record_id, reason=reason, detail=name)
+        paths.append(path)
+    return paths
+
+
+def _check_image(path: Path) -> DropReason | None:
+    """Look at the file's header only; medical formats are only looked for."""
+    if not path.is_file():
+        return DropReason.MISSING_IMAGE
+    if path.suffix.lower() in _HEADER_SUFFIXES:
+        try:
+            with Image.open(path):
+                pass
+        except Exception:  # noqa: BLE001 - PIL raises many kinds; the record is dropped and counted
+            return DropReason.UNREADABLE_IMAGE
+    return None
+
+
+def _cumulative(counts: Sequence[int]) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64)

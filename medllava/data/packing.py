@@ -1,0 +1,339 @@
+"""An index to batches: bins, the schedule of a whole run, and the tensors of one micro-batch.
+
+Examples are packed into bins of at most `max_length` tokens, and every rank gets the same number of
+micro-batches in each optimizer step. Where a step has many bins they are filled to the limit over
+the whole pass and a step's examples are counted on average; where it has few, a step is exactly
+`global_batch_size` examples, spread evenly over its bins. The whole run is laid out before
+it starts, from lengths and a seed alone: it does not depend on worker processes, and any step can
+be reached directly. One micro-batch is one row of tokens whose positions restart at every example.
+"""
+
+import heapq
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from medllava.data.dataset import ExampleIndex
+from medllava.data.pixels import PixelReader
+
+IGNORED = -100
+"""Label of a position that is not predicted."""
+_FULL_PACKS = 4
+"""From this many full packs per rank and forward pass on, a step is counted in full packs."""
+
+NUM_REAL = "num_real_tokens"
+"""Key of a micro-batch, for the meter only: positions that are tokens of examples."""
+
+Pack = tuple[int, ...]
+"""Numbers of the examples that share a bin."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """Every micro-batch of a run: `packs[step][rank][k]` are the bins of one forward pass."""
+
+    packs: tuple[tuple[tuple[tuple[Pack, ...], ...], ...], ...]
+    capacity: int
+    """Tokens of the fullest bin."""
+    fill: float
+    """Mean size of the bins over the size of the fullest, before `max_steps` cuts the run."""
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps."""
+        return len(self.packs)
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches per rank and step."""
+        return len(self.packs[0][0])
+
+    @property
+    def packs_per_step(self) -> int:
+        """Bins of a full step over all ranks."""
+        return sum(len(micro) for rank in self.packs[0] for micro in rank)
+
+    def of_rank(self, rank: int) -> list[tuple[Pack, ...]]:
+        """Return the rank's micro-batches of all steps, in order."""
+        return [micro for step in self.packs for micro in step[rank]]
+
+    def examples_of_step(self, step: int) -> list[int]:
+        """Return the examples of one step, over all ranks."""
+        return [e for rank in self.packs[step] for micro in rank for pack in micro for e in pack]
+
+
+def fill_bins(
+    lengths: NDArray[np.int64], order: Sequence[int] | NDArray[np.int64], *, capacity: int
+) -> list[Pack]:
+    """Put examples into bins, longest first, each into the fullest bin that still has room.
+
+    Args:
+        lengths: tokens of every example of the index.
+        order: the examples to pack; it decides among equal lengths.
+        capacity: tokens of a bin; no example is longer.
+
+    Returns:
+        Bins in the order they were opened.
+    """
+    by_length = sorted(order, key=lambda example: -lengths[example])
+    bins: list[list[int]] = []
+    open_bins: dict[int, list[int]] = {}  # room left -> bins that have exactly this much
+    rooms = 0  # bit r is set when a bin has room r, so the fullest bin that fits is one shift away
+    for example in by_length:
+        length = int(lengths[example])
+        fitting = rooms >> length
+        if fitting:
+            room = length + (fitting & -fitting).bit_length() - 1
+            number = open_bins[room].pop()
+            if not open_bins[room]:
+                rooms &= ~(1 << room)
+        else:
+            room, number = capacity, len(bins)
+            bins.append([])
+        bins[number].append(int(example))
+        room -= length
+        open_bins.setdefault(room, []).append(number)
+        rooms |= 1 << room
+    return [tuple(members) for members in bins]
+
+
+def build_schedule(  # noqa: PLR0913 - each decides the layout
+    lengths: NDArray[np.int64],
+    *,
+    max_length: int,
+    packing: bool,
+    global_batch_size: int,
+    micro_batch_size: int,
+    world_size: int,
+    epochs: float,
+    seed: int,
+    max_steps: int | None = None,
+) -> Schedule:
+    """Lay out a whole run.
+
+    Args:
+        lengths: tokens of every example.
+        max_length: tokens of a full bin.
+        packing: False gives every example a bin of its own.
+        global_batch_size: examples per step over all ranks; with packing on average.
+        micro_batch_size: bins per rank and forward pass.
+        world_size: ranks.
+        epochs: passes over the data; a fraction takes the first part of a shuffled pass.
+        seed: of the order.
+        max_steps: stop after this many steps.
+    """
+    unit = micro_batch_size * world_size
+    tokens_per_step = global_batch_size * float(lengths.mean())
+    orders = _orders(len(lengths), epochs=epochs, seed=seed)
+    if packing and tokens_per_step >= _FULL_PACKS * unit * max_length:
+        packs_per_step = round(tokens_per_step / max_length / unit) * unit
+        steps = _fill_whole(lengths, orders, max_length, packs_per_step, seed=seed)
+    else:
+        stream = np.concatenate(orders)
+        groups = [
+            stream[i : i + global_batch_size] for i in range(0, len(stream), global_batch_size)
+        ]
+        steps = [[(int(example),) for example in group] for group in groups]
+        packs_per_step = math.ceil(global_batch_size / unit) * unit
+        if packing:
+            packs_per_step = _packs_that_fit(lengths, steps, max_length, unit)
+            steps = [_level_bins(lengths, step, packs_per_step) for step in steps]
+    sizes = [sum(int(lengths[e]) for e in pack) for step in steps for pack in step]
+    return Schedule(
+        packs=tuple(
+            _deal(step, lengths, packs_per_step, micro_batch_size, world_size)
+            for step in steps[:max_steps]
+        ),
+        capacity=max(sizes),
+        fill=sum(sizes) / (len(sizes) * max(sizes)),
+    )
+
+
+def _orders(count: int, *, epochs: float, seed: int) -> list[NDArray[np.int64]]:
+    """Return the shuffled examples of every pass; a last pass may be a part of one."""
+    orders = []
+    for epoch in range(math.ceil(epochs)):
+        order = np.random.default_rng([seed, epoch]).permutation(count)
+        orders.append(order[: max(1, round(min(1.0, epochs - epoch) * count))])
+    return orders
+
+
+def _fill_whole(
+    lengths: NDArray[np.int64],
+    orders: list[NDArray[np.int64]],
+    max_length: int,
+    packs_per_step: int,
+    *,
+    seed: int,
+) -> list[list[Pack]]:
+    """Fill bins over each whole pass, shuffle them, and cut the stream into steps."""
+    stream: list[Pack] = []
+    for epoch, order in enumerate(orders):
+        bins = fill_bins(lengths, order, capacity=max_length)
+        shuffled = np.random.default_rng([seed, epoch, 1]).permutation(len(bins))
+        stream += [bins[i] for i in shuffled]
+    return [stream[i : i + packs_per_step] for i in range(0, len(stream), packs_per_step)]
+
+
+def _packs_that_fit(
+    lengths: NDArray[np.int64], steps: list[list[Pack]], max_length: int, unit: int
+) -> int:
+    """Return the fewest bins per step, a multiple of `unit`, that hold every step's examples."""
+    packs = unit
+    while any(
+        sum(int(lengths[e]) for e in pack) > max_length
+        for step in steps
+        for pack in _level_bins(lengths, step, packs)
+    ):
+        packs += unit
+    return packs
+
+
+def _level_bins(lengths: NDArray[np.int64], step: list[Pack], count: int) -> list[Pack]:
+    """Spread single examples over `count` bins, longest first, each into the emptiest bin."""
+    heap: list[tuple[int, int, Pack]] = [(0, number, ()) for number in range(count)]
+    for (example,) in sorted(step, key=lambda pack: -lengths[pack[0]]):
+        size, number, members = heapq.heappop(heap)
+        heapq.heappush(heap, (size + int(lengths[example]), number, (*members, example)))
+    return [members for _, _, members in heap if members]
+
+
+def _deal(
+    members: Sequence[Pack],
+    lengths: NDArray[np.int64],
+    packs_per_step: int,
+    micro_batch_size: int,
+    world_size: int,
+) -> tuple[tuple[tuple[Pack, ...], ...], ...]:
+    """Deal one step's bins to the ranks, to and fro by length, so that all have equal work.
+
+    A last step that is not full gives some micro-batches empty bins, so that ranks stay in step.
+    """
+    ordered = sorted(members, key=lambda pack: -sum(int(lengths[e]) for e in pack))
+    ordered += [()] * (packs_per_step - len(ordered))
+    hands: list[list[Pack]] = [[] for _ in range(world_size)]
+    for number, pack in enumerate(ordered):
+        lap, place = divmod(number, world_size)
+        hands[place if lap % 2 == 0 else world_size - 1 - place].append(pack)
+    return tuple(
+        tuple(tuple(hand[i : i + micro_batch_size]) for i in range(0, len(hand), micro_batch_size))
+        for hand in hands
+    )
+
+
+class MicroBatches(Dataset[dict[str, Any]]):
+    """The micro-batches of one rank as tensors; item i is the i-th forward pass of the run."""
+
+    def __init__(
+        self,
+        index: ExampleIndex,
+        batches: Sequence[tuple[Pack, ...]],
+        pixels: PixelReader,
+        *,
+        image_token_id: int,
+        pad_token_id: int,
+        packing: bool,
+    ) -> None:
+        """Remember what to collate.
+
+        Args:
+            index: all examples.
+            batches: bins of every forward pass.
+            pixels: reads images.
+            image_token_id: repeated `index.image_tokens` times for one image.
+            pad_token_id: fills rows without packing.
+            packing: False pads rows to the longest instead of joining them.
+        """
+        self._index = index
+        self._batches = batches
+        self._pixels = pixels
+        self._image_token_id = image_token_id
+        self._pad_token_id = pad_token_id
+        self._packing = packing
+
+    def __len__(self) -> int:
+        """Return the number of forward passes."""
+        return len(self._batches)
+
+    def __getitem__(self, item: int) -> dict[str, Any]:
+        """Return the tensors of one forward pass.
+
+        Returns:
+            input_ids (B, T), where B is 1 with packing; position_ids (B, T), restarting at every
+            example; attention_mask (B, T) without packing only; pixel_values (N, 3, H, W);
+            logits_to_keep (K,), the positions that predict something; labels and shift_labels
+            (B, K), what they predict; and `NUM_REAL`.
+        """
+        examples = [example for pack in self._batches[item] for example in pack]
+        rows = [self._expand(example) for example in examples]
+        paths = [path for example in examples for path in self._index.images_of(example)]
+        if paths:
+            pixel_values = self._pixels.read(paths)
+        else:
+            # An image that nothing attends to and nothing predicts from: encoder and projector
+            # run in every forward pass on every rank, so gradient reduction never waits for one.
+            filler = np.full(self._index.image_tokens, self._image_token_id, dtype=np.int64)
+            rows.append((filler, np.full_like(filler, IGNORED)))
+            pixel_values = self._pixels.blank()
+        joined = _join(rows) if self._packing else _pad(rows, self._pad_token_id)
+        num_real = sum(int(self._index.lengths[example]) for example in examples)
+        return {**joined, "pixel_values": pixel_values, NUM_REAL: num_real}
+
+    def _expand(self, example: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return ids with images in full, and for each position what it predicts."""
+        start, end = self._index.starts[example : example + 2]
+        ids = self._index.ids[start:end].astype(np.int64)
+        targets = np.full_like(ids, IGNORED)
+        predicted = np.flatnonzero(self._index.supervised[start + 1 : end])
+        targets[predicted] = ids[predicted + 1]
+        repeats = np.where(ids == self._image_token_id, self._index.image_tokens, 1)
+        last = repeats.cumsum() - 1
+        expanded = np.full(int(repeats.sum()), IGNORED, dtype=np.int64)
+        expanded[last] = targets
+        return np.repeat(ids, repeats), expanded
+
+
+def _join(rows: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> dict[str, Tensor]:
+    """Concatenate examples into one row with restarting positions."""
+    targets = np.concatenate([target for _, target in rows])
+    kept = np.flatnonzero(targets != IGNORED)
+    labels = torch.from_numpy(targets[kept])[None]
+    return {
+        "input_ids": torch.from_numpy(np.concatenate([ids for ids, _ in rows]))[None],
+        "position_ids": torch.from_numpy(np.concatenate([np.arange(len(ids)) for ids, _ in rows]))[
+            None
+        ],
+        "logits_to_keep": torch.from_numpy(kept),
+        "labels": labels,
+        "shift_labels": labels,
+    }
+
+
+def _pad(
+    rows: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]], pad_token_id: int
+) -> dict[str, Tensor]:
+    """Pad examples on the right to the longest."""
+    longest = max(len(ids) for ids, _ in rows)
+    input_ids = np.full((len(rows), longest), pad_token_id, dtype=np.int64)
+    attention_mask = np.zeros((len(rows), longest), dtype=np.int64)
+    targets = np.full((len(rows), longest), IGNORED, dtype=np.int64)
+    for row, (ids, target) in enumerate(rows):
+        input_ids[row, : len(ids)] = ids
+        attention_mask[row, : len(ids)] = 1
+        targets[row, : len(ids)] = target
+    kept = np.flatnonzero((targets != IGNORED).any(axis=0))
+    labels = torch.from_numpy(np.ascontiguousarray(targets[:, kept]))
+    return {
+        "input_ids": torch.from_numpy(input_ids),
+        "attention_mask": torch.from_numpy(attention_mask),
+        "logits_to_keep": torch.from_numpy(kept),
+        "labels": labels,
+        "shift_labels": labels,
+    }

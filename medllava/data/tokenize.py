@@ -1,0 +1,112 @@
+"""Records to token ids and labels, without looking at any image.
+
+An `InstructionRecord` enters with its processor; ids and the mask of supervised tokens leave, with
+each image still one token. Exactly the replies and their end tokens are supervised. Packing needs
+only these; `dataset` holds them for a whole file.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medllava.data.conversation import ASSISTANT, needs_special_tokens, render_replies
+from medllava.errors import DataError, SetupError
+from medllava.records import IMAGE_TOKEN, InstructionRecord
+
+
+class DropReason(StrEnum):
+    """Why a record is not used."""
+
+    PLACEHOLDERS = "image placeholders do not match its images"
+    TOO_LONG = "too long, even with its text shortened"
+    MISSING_IMAGE = "image file missing"
+    UNREADABLE_IMAGE = "image file not readable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedText:
+    """Ids of one record; each image is one token here."""
+
+    input_ids: NDArray[np.int32]
+    supervised: NDArray[np.bool_]
+    """True for tokens the model learns to say."""
+    shortened: bool = False
+
+
+def check_placeholders(record: InstructionRecord) -> bool:
+    """Tell whether the user turns hold one `<image>` per image, and the replies none."""
+    in_replies = any(IMAGE_TOKEN in turn.content for turn in record.turns if turn.role == ASSISTANT)
+    places = sum(turn.content.count(IMAGE_TOKEN) for turn in record.turns)
+    return places == len(record.images) and not in_replies
+
+
+def encode_records(
+    records: Sequence[InstructionRecord],
+    processor: Any,  # noqa: ANN401 - any processor with a fast tokenizer
+    *,
+    image_tokens: int,
+    max_length: int,
+) -> list[EncodedText | DropReason]:
+    """Tokenize records and mark what is supervised.
+
+    Args:
+        records: with placeholders that match their images.
+        processor: its template and tokenizer are used, its image half is not.
+        image_tokens: what one image takes in the sequence.
+        max_length: longest sequence, images counted in full. Over-long text is cut at its end; a
+            cut never touches an image.
+
+    Returns:
+        One entry per record, in order: the ids, or why it cannot be used.
+
+    Raises:
+        DataError: a record supervises nothing; names its id.
+        SetupError: the tokenizer gives no offsets.
+    """
+    tokenizer = processor.tokenizer
+    if not tokenizer.is_fast:
+        raise SetupError("the tokenizer gives no offsets. Use a model with a fast tokenizer.")
+    image_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    rendered = [render_replies(processor, record.turns) for record in records]
+    texts = [text for text, _ in rendered]
+    encoding = tokenizer(
+        texts,
+        add_special_tokens=needs_special_tokens(processor, texts[0]) if texts else False,
+        return_offsets_mapping=True,
+        return_attention_mask=False,
+    )
+    results: list[EncodedText | DropReason] = []
+    for number, (record, (_, spans)) in enumerate(zip(records, rendered, strict=True)):
+        ids = np.asarray(encoding["input_ids"][number], dtype=np.int32)
+        starts, ends = np.asarray(encoding["offset_mapping"][number], dtype=np.int64).T
+        supervised = np.zeros(len(ids), dtype=np.bool_)
+        for first, last in spans:
+            supervised |= (ends > first) & (starts < last) & (ends > starts)
+        if not supervised[1:].any():
+            raise DataError(
+                f"nothing to learn: record {record.record_id!r} has no reply. "
+                "Remove it or give it an assistant turn."
+            )
+        results.append(_fit(ids, supervised, ids == image_id, image_tokens, max_length))
+    return results
+
+
+def _fit(
+    ids: NDArray[np.int32],
+    supervised: NDArray[np.bool_],
+    is_image: NDArray[np.bool_],
+    image_tokens: int,
+    max_length: int,
+) -> EncodedText | DropReason:
+    """Cut the end of an over-long text; give up where an image or every label would go."""
+    width = np.where(is_image, image_tokens, 1).cumsum()
+    if width[-1] <= max_length:
+        return EncodedText(input_ids=ids, supervised=supervised)
+    kept = int(np.searchsorted(width, max_length, side="right"))
+    if is_image[kept:].any() or not supervised[1:kept].any():
+        return DropReason.TOO_LONG
+    return EncodedText(input_ids=ids[:kept], supervised=supervised[:kept], shortened=True)

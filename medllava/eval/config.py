@@ -1,0 +1,113 @@
+"""What an evaluation is asked to do; no torch and no data here.
+
+`cli.evaluate` builds an `EvalConfig` from its options, `eval.run.evaluate_task` carries it out.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from medllava.errors import DataError
+
+
+class Protocol(StrEnum):
+    """Whose rules count a prediction as right."""
+
+    STRICT = "strict"
+    """Ours: whole words, clipped counts, both words are no answer."""
+    LLAVA_MED = "llava-med"
+    """The released LLaVA-Med scripts, every quirk included, beside ours."""
+
+
+class Backend(StrEnum):
+    """What runs the model."""
+
+    TRANSFORMERS = "transformers"
+    VLLM = "vllm"
+    OPENAI = "openai"
+    """Any OpenAI-compatible server, named by `base_url`."""
+
+
+class Condition(StrEnum):
+    """What the model was shown; `real` is the benchmark, the others are floors beside it."""
+
+    REAL = "real"
+    PERMUTED = "permuted"
+    """Another test image, by a seeded derangement: what is left needs no look at the image."""
+    BLANK = "blank"
+    """A uniform grey image of the same size."""
+    TEXT = "text"
+    """No image at all."""
+    MAJORITY = "majority"
+    """The most frequent reference answer, per answer type; no model is asked."""
+    CONSTANT = "constant"
+    """The best single answer to all closed questions of one kind; no model is asked."""
+
+
+ASKED_CONDITIONS = frozenset({Condition.REAL, Condition.PERMUTED, Condition.BLANK, Condition.TEXT})
+"""Conditions for which the model answers; the others follow from the references."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodingConfig:
+    """How answers are generated."""
+
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    """0 is greedy; above 0 each question draws from its own seeded stream."""
+    batch_size: int = 0
+    """Questions per forward pass; 0 chooses by device. Changes answers only by rounding."""
+    closed_prompt: str | None = None
+    """Put after closed questions; None takes the task's own, which a user's file has not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalConfig:
+    """One evaluation: what is asked, who answers, how it is scored."""
+
+    task: str
+    """Name of a shipped task, or path of a folder or file of questions."""
+    checkpoint: str | None = None
+    """Folder or hub id; None with `predictions`."""
+    predictions: Path | None = None
+    """Answers made elsewhere; no model is loaded and torch is not imported."""
+    output_dir: Path
+    data: Path | None = None
+    """Local copy of a shipped task; None fetches it from the hub."""
+    split: str | None = None
+    image_dir: Path | None = None
+    language: str = "en"
+    limit: int | None = None
+    """Take the first so many questions; written into the report, for it is no benchmark then."""
+    conditions: tuple[Condition, ...] = (Condition.REAL,)
+    protocol: Protocol = Protocol.STRICT
+    decoding: DecodingConfig = DecodingConfig()
+    backend: Backend = Backend.TRANSFORMERS
+    base_url: str | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    gpus: int = 1
+    seeds: tuple[int, ...] = (0,)
+    """Of sampling and of every random choice; several are averaged."""
+    draws: int = 10_000
+    """Bootstrap draws behind each interval."""
+    probes: tuple[str, ...] = ()
+    train_data: tuple[Path, ...] = ()
+    """Training data to look for these questions and images in."""
+    resume: bool = True
+
+
+def parse_conditions(text: str) -> tuple[Condition, ...]:
+    """Read the value of `--controls`: names with commas between, `all`, or nothing.
+
+    Raises:
+        DataError: a name is not known.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if names == ["all"]:
+        return tuple(Condition)
+    unknown = [name for name in names if name not in list(Condition)]
+    if unknown:
+        known = ", ".join(condition for condition in Condition if condition != Condition.REAL)
+        raise DataError(f"--controls {unknown[0]!r} is not one of {known}, all.")
+    return tuple(c for c in Condition if c is Condition.REAL or c.value in names)

@@ -1,0 +1,36 @@
+"""What `push` is asked to do; torch-free, so the command line can build it instantly."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PushConfig:
+    """One publication: a folder of ours, and the repository it goes to."""
+
+    folder: Path
+    """A checkpoint, a figures folder or an instructions folder."""
+    repo_id: str
+    """`name` or `owner/name` on the hub."""
+    reports: tuple[Path, ...] = ()
+    """Folders of `medllava eval` that lie outside the checkpoint's own `eval` folder."""
+    output_dir: Path | None = None
+    """Where the folder to upload is put together; unset: `push` inside `folder`."""
+    private: bool = False
+    revision: str | None = None
+    """Branch to commit to, made if absent; unset: main."""
+    create_pr: bool = False
+    """Open a pull request instead of committing."""
+    dry_run: bool = False
+    """Write the folder and its card, check both, open no connection."""
+    load_check: bool = True
+    """Load the staged model in a fresh process and ask it one question before uploading."""
+    accepted_risks: tuple[str, ...] = ()
+    """Names of licence risks that the user takes on."""
+    shard_bytes: int = 500_000_000
+    """Data sets: image bytes per Parquet file, about."""
+
+    @property
+    def staging_dir(self) -> Path:
+        """Folder that will hold exactly what is uploaded."""
+        return self.output_dir or self.folder / "push"

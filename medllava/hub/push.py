@@ -1,0 +1,225 @@
+"""The step: a run folder becomes a folder that can be published, and then a repository.
+
+A checkpoint, a figures folder or an instructions folder enters; its kind is seen by its files. The
+staged folder, its card and the licence ledger are made and checked first, without any connection;
+only then is the hub asked for anything.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medllava.errors import DataError
+from medllava.hub.card import render_model_card
+from medllava.hub.checks import (
+    check_config,
+    check_files,
+    check_loads,
+    check_weights,
+    weights_files,
+    weights_sha256,
+)
+from medllava.hub.config import PushConfig
+from medllava.hub.dataset import FIGURES, dataset_kind, stage_figures, stage_instructions
+from medllava.hub.dataset_card import render_dataset_card
+from medllava.hub.facts import load_facts
+from medllava.hub.ledger import Ledger, Risk, dataset_ledger, model_ledger
+from medllava.hub.staging import stage_model, staging_folder
+from medllava.hub.upload import Target, check_target, upload_folder
+from medllava.progress import Progress, SilentProgress
+from medllava.records import StepSummary
+from medllava.store import exclusive
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A staged folder that passed its checks."""
+
+    repo_type: str
+    ledger: Ledger
+    open_risks: tuple[Risk, ...]
+    counts: dict[str, int | float]
+    details: dict[str, Any]
+
+
+def push(
+    config: PushConfig,
+    *,
+    progress: Progress = SilentProgress(),  # noqa: B008 - it holds no state
+) -> StepSummary:
+    """Publish a folder, or with `dry_run` stop before the first connection.
+
+    The staged folder is exactly what the repository will hold:
+
+        push/
+          README.md                        card and hub metadata
+          config.json, model*.safetensors  and the processor's files
+          recipe.json, run.json            paths of this machine cut out
+          metrics.jsonl
+          eval/TASK/report.json
+
+    or, for data, README.md, ATTRIBUTION.md and data/SPLIT-NNNNN.parquet.
+
+    Raises:
+        DataError: the folder is none of the three kinds, a check fails, or a licence risk is open.
+        SetupError: the repository name, the token or the options are wrong.
+        RemoteError: the hub refused or failed after retries.
+    """
+    check_target(config.repo_id, revision=config.revision, create_pr=config.create_pr)
+    with exclusive(config.folder):
+        prepared = _prepare(config, progress)
+    for line in prepared.ledger.lines():
+        progress.note(line)
+    names = ", ".join(risk.name for risk in prepared.open_risks)
+    details = {
+        **prepared.details,
+        "repo_id": config.repo_id,
+        "ledger": prepared.ledger.to_json(),
+        "open_risks": [risk.name for risk in prepared.open_risks],
+    }
+    artifacts = {"folder": config.staging_dir, "card": config.staging_dir / "README.md"}
+    if config.dry_run:
+        if names:
+            progress.note(f"A real push stops here until these risks are settled: {names}.")
+        return StepSummary(
+            step="push",
+            counts=prepared.counts,
+            details={**details, "dry_run": True},
+            artifacts=artifacts,
+            hint=_hint(config, prepared.open_risks),
+        )
+    if prepared.open_risks:
+        reasons = "; ".join(f"{risk.name}: {risk.reason}" for risk in prepared.open_risks)
+        raise DataError(
+            f"licences forbid publishing {config.folder}: {reasons}. Replace that part, or take "
+            f"the risk on by name: {_overrides(prepared.open_risks)}."
+        )
+    outcome = _upload(config, prepared.repo_type, progress)
+    return StepSummary(
+        step="push",
+        counts={**prepared.counts, **outcome.pop("counts")},
+        details={**details, **outcome},
+        artifacts=artifacts,
+        hint=f"medllava chat IMAGE --ckpt {config.repo_id}"
+        if prepared.repo_type == "model"
+        else None,
+    )
+
+
+def _prepare(config: PushConfig, progress: Progress) -> Prepared:
+    if (config.folder / "config.json").is_file():
+        return _prepare_model(config, progress)
+    if dataset_kind(config.folder):
+        return _prepare_dataset(config, progress)
+    raise DataError(
+        f"no config.json, figures.parquet or instructions.jsonl: {config.folder}. Push a "
+        "folder that train, fetch-pmc or generate-instructions wrote."
+    )
+
+
+def _prepare_model(config: PushConfig, progress: Progress) -> Prepared:
+    folder = config.folder
+    check_config(folder)
+    facts = load_facts(folder, reports=config.reports)
+    progress.start("hash the weights")
+    weights = weights_files(folder)
+    sha256 = weights_sha256(folder)
+    check_weights(sha256, trained=facts.weights_sha256, evaluations=facts.evaluations)
+    if not facts.evaluations:
+        progress.note("No evaluation report: the card says that the model was not evaluated.")
+    ledger = model_ledger(facts)
+    open_risks = tuple(ledger.open_risks(config.accepted_risks))
+    accepted = [risk for risk in ledger.risks if risk not in open_risks]
+    details: dict[str, Any] = {"weights_sha256": sha256}
+    with staging_folder(config.staging_dir) as staged:
+        progress.start("write the folder")
+        reports = _report_names([evaluation.path for evaluation in facts.evaluations])
+        stage_model(folder, staged, weights=weights, reports=reports)
+        card = render_model_card(
+            facts, ledger, repo_id=config.repo_id, weights=sha256, accepted=accepted
+        )
+        (staged / "README.md").write_text(card, encoding="utf-8")
+        progress.start("check the files")
+        check_files(staged, roots=(Path.cwd(), folder.resolve().parent))
+        if config.load_check:
+            progress.start("load in a fresh process and ask one question")
+            details["answer"] = check_loads(staged)["answer"]
+    return Prepared(
+        repo_type="model",
+        ledger=ledger,
+        open_risks=open_risks,
+        counts=_counts(config.staging_dir),
+        details=details,
+    )
+
+
+def _prepare_dataset(config: PushConfig, progress: Progress) -> Prepared:
+    stage = stage_figures if dataset_kind(config.folder) == FIGURES else stage_instructions
+    with staging_folder(config.staging_dir) as staged:
+        progress.start("write the folder")
+        facts = stage(config.folder, staged, shard_bytes=config.shard_bytes, progress=progress)
+        if not facts.splits:
+            reasons = ", ".join(f"{count:,} {why}" for why, count in facts.left_out.items())
+            raise DataError(
+                f"no row may be published ({reasons or 'none at all'}): {config.folder}."
+            )
+        ledger = dataset_ledger(facts.licenses, facts.teachers, facts.sources)
+        open_risks = tuple(ledger.open_risks(config.accepted_risks))
+        card = render_dataset_card(facts, ledger, repo_id=config.repo_id)
+        (staged / "README.md").write_text(card, encoding="utf-8")
+        progress.start("check the files")
+        check_files(staged, roots=(Path.cwd(), config.folder.resolve().parent))
+    rows, left_out = sum(facts.splits.values()), sum(facts.left_out.values())
+    return Prepared(
+        repo_type="dataset",
+        ledger=ledger,
+        open_risks=open_risks,
+        counts={"rows": rows, "left_out": left_out, **_counts(config.staging_dir)},
+        details={"splits": dict(facts.splits), "left_out_by_reason": dict(facts.left_out)},
+    )
+
+
+def _report_names(paths: list[Path]) -> Mapping[str, Path]:
+    """Name each report by its folder; two of one name get a number."""
+    names: dict[str, Path] = {}
+    for path in paths:
+        name, number = path.parent.name, 2
+        while name in names:
+            name, number = f"{path.parent.name}-{number}", number + 1
+        names[name] = path
+    return names
+
+
+def _counts(folder: Path) -> dict[str, int | float]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {"files": len(files), "bytes": sum(path.stat().st_size for path in files)}
+
+
+def _upload(config: PushConfig, repo_type: str, progress: Progress) -> dict[str, Any]:
+    progress.start("upload")
+    target = Target(
+        repo_id=config.repo_id,
+        repo_type=repo_type,
+        private=config.private,
+        revision=config.revision,
+        create_pr=config.create_pr,
+    )
+    done = upload_folder(config.staging_dir, target)
+    if not done.is_changed:
+        progress.note("The hub already holds exactly this; nothing was sent.")
+    return {
+        "counts": {"files_sent": done.num_sent},
+        "url": done.url,
+        "commit": done.commit,
+        "changed": done.is_changed,
+    }
+
+
+def _overrides(risks: tuple[Risk, ...]) -> str:
+    return " ".join(f"--accept-license-risk {risk.name}" for risk in risks)
+
+
+def _hint(config: PushConfig, risks: tuple[Risk, ...]) -> str:
+    command = f"medllava push {config.folder} {config.repo_id}"
+    return f"{command} {_overrides(risks)}".strip()

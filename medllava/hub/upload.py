@@ -1,0 +1,190 @@
+"""The way to the hub: a staged folder goes up through `huggingface_hub`, errors come back clear.
+
+`huggingface_hub` does the transfer (its resumable folder upload, through Xet where hf_xet is there
+and LFS otherwise, with its own retries); here are the target, the comparison that makes a second
+push a no-op, and what each refusal means. The token stays inside `huggingface_hub`.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import HfApi, constants, get_token
+from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError: httpx's or httpx2's
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    OfflineModeIsEnabled,
+)
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils._paths import filter_repo_objects
+from huggingface_hub.utils._validators import validate_repo_id
+from huggingface_hub.utils.sha import git_hash
+from huggingface_hub.utils.tqdm import disable_progress_bars
+
+from medllava.errors import RemoteError, SetupError
+from medllava.store import sha256_of
+
+STALE = (
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "eval/*/report.json",
+    "data/*.parquet",
+)
+"""Files of an earlier push that go when this one no longer has them."""
+
+_MESSAGE = "Push with medllava"
+_OPEN = {"open", "draft"}
+_AGAIN = "What was sent is kept: run the same command again to go on."
+_ADVICE = {
+    400: "Read the hub's message; a card with metadata it does not accept is the usual cause.",
+    401: "The token is missing, expired or wrong. Run `hf auth login`, or set HF_TOKEN.",
+    403: "The token may not write there. Use one with write permission, or your own namespace.",
+    404: "There is no such repository or branch for this token. Check the name and who owns it.",
+    409: f"The repository changed meanwhile. {_AGAIN}",
+    413: "A file or the commit is larger than the hub takes. Save smaller shards and push again.",
+    429: f"Too many requests for this account. Wait. {_AGAIN}",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Where a folder goes."""
+
+    repo_id: str
+    repo_type: str
+    """`model` or `dataset`."""
+    private: bool
+    revision: str | None
+    create_pr: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upload:
+    """What an upload did."""
+
+    url: str
+    commit: str
+    is_changed: bool
+    """False: the hub already had every file."""
+    num_sent: int
+    """Files that were new or different."""
+
+
+def check_target(repo_id: str, *, revision: str | None, create_pr: bool) -> None:
+    """Check name and options before any work.
+
+    Raises:
+        SetupError: not a repository name, or a branch and a pull request at once.
+    """
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise SetupError(f"{repo_id!r} is no repository name: {_one_line(error)}") from None
+    if create_pr and revision:
+        raise SetupError("--create-pr and --revision exclude each other. Choose one.")
+
+
+def upload_folder(folder: Path, target: Target) -> Upload:
+    """Bring the repository to the state of `folder`.
+
+    Raises:
+        SetupError: there is no token, or the hub's offline mode is on.
+        RemoteError: the hub refused or failed after retries; says what to do next.
+    """
+    if constants.is_offline_mode():
+        raise SetupError("HF_HUB_OFFLINE is set: nothing can be sent. Unset it, or use --dry-run.")
+    if not get_token():
+        raise SetupError("no hub token. Run `hf auth login`, or set HF_TOKEN.")
+    disable_progress_bars()
+    api = HfApi()
+    with _explained(target.repo_id):
+        url = api.create_repo(
+            target.repo_id,
+            repo_type=target.repo_type,
+            private=target.private or None,
+            exist_ok=True,
+        )
+        repo_id = url.repo_id
+        if target.revision:
+            branch = target.revision
+            api.create_branch(repo_id, repo_type=target.repo_type, branch=branch, exist_ok=True)
+        request = _open_request(api, repo_id, target.repo_type) if target.create_pr else None
+        revision = request or target.revision
+        remote = _remote_files(api, repo_id, target.repo_type, revision)
+        changed = _changed_files(folder, remote)
+        if not changed and not _stale_files(folder, remote):
+            info = api.repo_info(repo_id, repo_type=target.repo_type, revision=revision)
+            return Upload(url=str(url), commit=info.sha or "", is_changed=False, num_sent=0)
+        done = api.upload_folder(
+            repo_id=repo_id,
+            repo_type=target.repo_type,
+            folder_path=folder,
+            revision=revision,
+            create_pr=target.create_pr and request is None,
+            commit_message=_MESSAGE,
+            delete_patterns=list(STALE),
+        )
+    address = done.pr_url or str(url)
+    return Upload(url=address, commit=done.oid, is_changed=True, num_sent=len(changed))
+
+
+def _remote_files(
+    api: HfApi, repo_id: str, repo_type: str, revision: str | None
+) -> dict[str, RepoFile]:
+    entries = api.list_repo_tree(repo_id, repo_type=repo_type, revision=revision, recursive=True)
+    return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+
+
+def _changed_files(folder: Path, remote: dict[str, RepoFile]) -> list[str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    names = [path.relative_to(folder).as_posix() for path in files]
+    return [n for n, path in zip(names, files, strict=True) if not _is_same(path, remote.get(n))]
+
+
+def _is_same(path: Path, remote: RepoFile | None) -> bool:
+    if remote is None or remote.size != path.stat().st_size:
+        return False
+    if remote.lfs:
+        return remote.lfs.sha256 == sha256_of(path)
+    return remote.blob_id == git_hash(path.read_bytes())
+
+
+def _stale_files(folder: Path, remote: dict[str, RepoFile]) -> list[str]:
+    gone = [name for name in remote if not (folder / name).is_file()]
+    return list(filter_repo_objects(gone, allow_patterns=list(STALE)))
+
+
+def _open_request(api: HfApi, repo_id: str, repo_type: str) -> str | None:
+    """Return the branch of a pull request that an earlier, interrupted push left open."""
+    for request in api.get_repo_discussions(repo_id, repo_type=repo_type):
+        if request.is_pull_request and request.title == _MESSAGE and request.status in _OPEN:
+            return f"refs/pr/{request.num}"
+    return None
+
+
+@contextmanager
+def _explained(repo_id: str) -> Iterator[None]:
+    """Turn what `huggingface_hub` raises into one sentence with the next step."""
+    where = f"hub {constants.ENDPOINT}, {repo_id}"
+    try:
+        yield
+    except OfflineModeIsEnabled as error:
+        raise SetupError(f"the hub's offline mode is on ({error}). Unset HF_HUB_OFFLINE.") from None
+    except (HTTPError, OSError, ValueError, RuntimeError) as error:
+        # A failed LFS transfer arrives wrapped in a RuntimeError that only names the file.
+        cause = error.__cause__ if isinstance(error, RuntimeError) else error
+        if isinstance(cause, HfHubHTTPError):
+            raise RemoteError(f"{where}: {_refusal(cause)}") from None
+        raise RemoteError(f"{where}: {_one_line(error)}. {_AGAIN}") from None
+
+
+def _refusal(error: HfHubHTTPError) -> str:
+    status = error.response.status_code
+    message = f" ({_one_line(error.server_message)})" if error.server_message else ""
+    return f"HTTP {status}{message}. {_ADVICE.get(status, f'The hub has trouble. {_AGAIN}')}"
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())[:300]

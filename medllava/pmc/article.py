@@ -1,0 +1,318 @@
+"""One article from metadata to outcome: decide as early as possible, read as little as possible.
+
+Metadata first (licence, retraction), then the XML (type, licence again, figures and their words),
+then only the images that a figure still in the running names. What is dropped on the way is written
+down with the stage and the reason.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from medllava.pmc.archive import ArticleFiles, Metadata, ObjectError, match_image
+from medllava.pmc.config import FetchConfig
+from medllava.pmc.images import CleanImage, ImageError, clean_image, write_image
+from medllava.pmc.jats import Article, Figure, read_article
+from medllava.pmc.modality import ImageClassifier, classify_modality, compute_panel_score
+from medllava.pmc.rights import License, find_rights_flag, is_allowed
+from medllava.pmc.state import Item, Outcome
+from medllava.pmc.xml import XmlError
+from medllava.records import FigureRecord, Modality
+
+
+class Rejection(Exception):  # noqa: N818 - a decision, not a fault
+    """An article or a figure is left out."""
+
+    def __init__(self, stage: str, reason: str, detail: str = "") -> None:
+        """Say where, under which word it is counted, and what exactly."""
+        super().__init__(f"{stage}: {reason}: {detail}")
+        self.stage, self.reason, self.detail = stage, reason, detail[:300]
+
+
+@dataclass(slots=True, kw_only=True)
+class _Draft:
+    """An article being worked on."""
+
+    files: ArticleFiles
+    key: str
+    figures: list[dict[str, Any]] = field(default_factory=list)
+    rejected: list[dict[str, str]] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def reject(self, key: str, rejection: Rejection) -> None:
+        self.rejected.append(
+            {
+                "key": key,
+                "stage": rejection.stage,
+                "reason": rejection.reason,
+                "detail": rejection.detail,
+            }
+        )
+
+    def image_path(self, number: int, part: int, extension: str) -> str:
+        """Return where an image goes: 256 folders, and a name that nobody else chose.
+
+        Two local files may hold the same article; each keeps its own images until one is left out.
+        """
+        item = self.files.item
+        name = self.key if self.key.startswith("PMC") else "article-" + _digest(self.key)[:16]
+        if item != self.key:
+            name += "-" + _digest(item)[:8]
+        return f"images/{_digest(self.key)[:2]}/{name}_f{number:03d}_{part}.{extension}"
+
+    def count(self, name: str, number: int = 1) -> None:
+        self.counts[name] = self.counts.get(name, 0) + number
+
+
+class ArticleReader:
+    """Makes outcomes of articles under one configuration."""
+
+    def __init__(
+        self, config: FetchConfig, *, snapshot: str, classifier: ImageClassifier | None = None
+    ) -> None:
+        """Remember the rules; `snapshot` is written into every record."""
+        self._config = config
+        self._snapshot = snapshot
+        self._classifier = classifier
+
+    def read(self, item: Item, articles: Iterator[ArticleFiles]) -> list[Outcome]:
+        """Return the outcomes of one work item.
+
+        Raises:
+            RemoteError: a service did not answer; the item stays open for a later run.
+        """
+        outcomes: list[Outcome] = []
+        try:
+            outcomes.extend(self._read_one(item, files) for files in articles)
+        except (ObjectError, XmlError) as error:
+            # The item broke off; what stood before the damage is kept.
+            outcomes.append(_failed(item, error))
+        return outcomes
+
+    def _read_one(self, item: Item, files: ArticleFiles) -> Outcome:
+        metadata = files.metadata
+        draft = _Draft(files=files, key=item.name if metadata is not None else "")
+        facts: dict[str, Any] = {}
+        try:
+            if metadata is not None:
+                self._check_metadata(metadata)
+            root = files.load_root()
+            article = read_article(root)
+            draft.key = draft.key or article.key or _anonymous_key(files.item)
+            license_ = self._check_article(article, metadata, draft)
+            facts = _describe(article, metadata, license_, draft.key)
+            self._read_figures(article, facts, draft)
+        except Rejection as rejection:
+            draft.key = draft.key or files.item
+            draft.reject(draft.key, rejection)
+        except (ObjectError, XmlError) as error:
+            draft.key = draft.key or files.item
+            draft.reject(draft.key, Rejection("article", error.reason, error.detail))
+        except (
+            RecursionError,
+            ValueError,
+            KeyError,
+            IndexError,
+            AttributeError,
+            TypeError,
+        ) as error:
+            # The boundary of one article: a structure nobody foresaw must not end the run.
+            draft.key = draft.key or files.item
+            draft.figures.clear()
+            draft.reject(draft.key, Rejection("article", "unreadable", repr(error)))
+        draft.count("articles")
+        draft.count("articles_with_figures", int(bool(draft.figures)))
+        return Outcome(
+            item=item.name,
+            order=Item(name=draft.key).order,
+            article=facts or {"key": draft.key},
+            figures=draft.figures,
+            rejected=draft.rejected,
+            counts=draft.counts,
+            metadata_md5=files.metadata_md5,
+        )
+
+    def _check_metadata(self, metadata: Metadata) -> None:
+        config = self._config
+        if metadata.is_retracted and not config.keep_retracted:
+            raise Rejection("article", "retracted", "the archive marks it as retracted")
+        if not is_allowed(metadata.license, config.licenses):
+            raise Rejection("article", "license", f"{metadata.license or 'no licence code'}")
+
+    def _check_article(self, article: Article, metadata: Metadata | None, draft: _Draft) -> License:
+        """Return the licence that holds, after looking at both places that state one."""
+        config = self._config
+        if article.retracts and not config.keep_retracted:
+            raise Rejection("article", "notice", f"article type {article.article_type!r}")
+        stated = metadata.license if metadata is not None else None
+        found = article.license.code
+        if metadata is not None and found is not None and stated != found:
+            draft.count("license_conflicts")
+            if not is_allowed(found, config.licenses):
+                raise Rejection(
+                    "article", "license-conflict", f"archive says {stated}, the XML {found}"
+                )
+        code = stated if metadata is not None else found
+        if not is_allowed(code, config.licenses):
+            raise Rejection("article", "license", f"{code or 'no licence stated'}")
+        return License(code=code, url=article.license.url if found == code else None)
+
+    def _read_figures(self, article: Article, facts: dict[str, Any], draft: _Draft) -> None:
+        seen: dict[str, int] = {}
+        for number, figure in enumerate(article.figures, start=1):
+            draft.count("figures")
+            draft.count("mentions", len(figure.mentions))
+            name = figure.xml_id or f"figure-{number}"
+            seen[name] = seen.get(name, 0) + 1
+            figure_id = f"{draft.key}/{name}" + (f"~{seen[name]}" if seen[name] > 1 else "")
+            try:
+                draft.figures.append(self._read_figure(figure, figure_id, number, facts, draft))
+            except Rejection as rejection:
+                draft.reject(figure_id, rejection)
+
+    def _read_figure(
+        self, figure: Figure, figure_id: str, number: int, facts: dict[str, Any], draft: _Draft
+    ) -> dict[str, Any]:
+        config = self._config
+        flag = find_rights_flag(figure.caption, figure.permissions)
+        modality = classify_modality(figure.caption, figure.mentions)
+        self._check_words(figure, flag, modality)
+        images: list[CleanImage] = []
+        paths: list[str] = []
+        md5s: list[str] = []
+        if not config.captions_only:
+            for part, (image, md5) in enumerate(self._load_images(figure, draft)):
+                images.append(image)
+                md5s.append(md5)
+                paths.append(draft.image_path(number, part, image.extension))
+            if self._classifier is not None:
+                modality = self._ask_classifier(images[0], figure.caption) or modality
+                self._check_modality(modality)
+        record = FigureRecord(
+            figure_id=figure_id,
+            pmcid=facts["pmcid"],
+            version=facts["version"],
+            pmid=facts["pmid"],
+            doi=facts["doi"],
+            label=figure.label,
+            caption=figure.caption,
+            in_text_mentions=figure.mentions,
+            images=tuple(paths),
+            modality=modality,
+            context=figure.context,
+            panel_score=compute_panel_score(
+                figure.caption,
+                num_images=len(figure.graphics),
+                has_gutters=any(image.has_gutters for image in images),
+            ),
+            license=facts["license"],
+            license_url=facts["license_url"],
+            rights_flag=flag,
+            is_retracted=facts["is_retracted"],
+            citation=facts["citation"],
+            sha256=tuple(image.sha256 for image in images),
+            source_md5=tuple(md5s),
+            snapshot=self._snapshot,
+        )
+        if config.single_panel and record.panel_score >= 0.5:
+            raise Rejection("panels", "several-panels", f"score {record.panel_score:.1f}")
+        for path, image in zip(paths, images, strict=True):
+            write_image(config.output_dir / path, image.data)
+        draft.count("images", len(images))
+        return {
+            "record": record.to_json(),
+            "looks": [image.look for image in images],
+            "inherited": figure.is_inherited,
+        }
+
+    def _check_words(self, figure: Figure, flag: str | None, modality: Modality) -> None:
+        """Apply everything that needs no image, so that none is fetched in vain."""
+        config = self._config
+        if not figure.graphics:
+            raise Rejection("figure", "no-graphic", "the figure names no image")
+        if figure.is_supplement and not config.keep_supplements:
+            raise Rejection("figure", "supplement", figure.label or figure.context)
+        if flag is not None and not config.keep_flagged:
+            raise Rejection("rights", "third-party", flag)
+        words = len(figure.caption.split())
+        if not words:
+            raise Rejection("caption", "no-caption")
+        if words < config.min_caption_words:
+            raise Rejection("caption", "caption-short", f"{words} words")
+        if words > config.max_caption_words:
+            raise Rejection("caption", "caption-long", f"{words} words")
+        if self._classifier is None:
+            self._check_modality(modality)
+
+    def _check_modality(self, modality: Modality) -> None:
+        if self._config.modalities and modality not in self._config.modalities:
+            raise Rejection("modality", "modality", modality.value)
+
+    def _load_images(self, figure: Figure, draft: _Draft) -> Iterator[tuple[CleanImage, str]]:
+        """Yield every image of a figure; one that fails fails the figure."""
+        config = self._config
+        for names in figure.graphics:
+            name = match_image(names, draft.files.image_names)
+            if name is None:
+                raise Rejection("image", "image-missing", ", ".join(names))
+            try:
+                source = draft.files.load_image(name)
+                draft.count("source_bytes", len(source.data))
+                image = clean_image(source.data, max_pixels=config.max_pixels)
+            except (ObjectError, ImageError) as error:
+                raise Rejection("image", error.reason, f"{name}: {error.detail}") from None
+            if min(image.pixels.size) < config.min_pixels:
+                width, height = image.pixels.size
+                raise Rejection("image", "image-small", f"{name}: {width} x {height} pixels")
+            yield image, source.md5
+
+    def _ask_classifier(self, image: CleanImage, caption: str) -> Modality | None:
+        ask: Callable[..., str | None] | None = self._classifier
+        answer = ask(image.pixels, caption) if ask is not None else None
+        return Modality(answer) if answer else None
+
+
+def _describe(
+    article: Article, metadata: Metadata | None, license_: License, key: str
+) -> dict[str, Any]:
+    """Return the facts that every figure of an article carries."""
+    known = metadata or Metadata(pmcid=article.pmcid or key, version=article.version or 1)
+    return {
+        "key": key,
+        "pmcid": known.pmcid,
+        "version": known.version,
+        "pmid": known.pmid or article.pmid or None,
+        "doi": known.doi or article.doi or None,
+        "title": known.title or article.title,
+        "citation": known.citation or article.citation,
+        "license": license_.code,
+        "license_url": license_.url,
+        "is_retracted": known.is_retracted,
+    }
+
+
+def _failed(item: Item, error: ObjectError | XmlError) -> Outcome:
+    return Outcome(
+        item=item.name,
+        order=item.order,
+        article={"key": item.name},
+        figures=[],
+        rejected=[
+            {
+                "key": item.name,
+                "stage": "article",
+                "reason": error.reason,
+                "detail": error.detail[:300],
+            }
+        ],
+        counts={"articles": 1},
+    )
+
+
+def _anonymous_key(item: str) -> str:
+    return f"file:{item}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -1,0 +1,216 @@
+"""An element of JATS becomes the words a reader sees.
+
+Blocks (title, paragraphs, list items) are joined by a space, inline markup by nothing, so that a
+word in two typefaces stays one word. Superscripts and subscripts become Unicode where every
+character has a form, else `^` and `_`; of a formula's alternatives one is taken.
+"""
+
+import html
+import re
+import unicodedata
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+from medllava.pmc.xml import Element, child, local_name
+
+_SUPERSCRIPTS = dict(
+    zip(
+        "0123456789+-\u2212=()abcdefghijklmnoprstuvwxyz",
+        "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207a\u207b\u207b\u207c\u207d"
+        "\u207e\u1d43\u1d47\u1d9c\u1d48\u1d49\u1da0\u1d4d\u02b0\u2071\u02b2\u1d4f\u02e1\u1d50\u207f"
+        "\u1d52\u1d56\u02b3\u02e2\u1d57\u1d58\u1d5b\u02b7\u02e3\u02b8\u1dbb",
+        strict=True,
+    )
+)
+_SUBSCRIPTS = dict(
+    zip(
+        "0123456789+-\u2212=()aehijklmnoprstuvx",
+        "\u2080\u2081\u2082\u2083\u2084\u2085\u2086\u2087\u2088\u2089\u208a\u208b\u208b\u208c\u208d"
+        "\u208e\u2090\u2091\u2095\u1d62\u2c7c\u2096\u2097\u2098\u2099\u2092\u209a\u1d63\u209b\u209c"
+        "\u1d64\u1d65\u2093",
+        strict=True,
+    )
+)
+_ORDINALS = frozenset({"st", "nd", "rd", "th"})
+_BLOCK_NAMES = """
+    p title subtitle list list-item def-list def-item def term sec disp-formula disp-quote statement
+    boxed-text verse-group verse-line speech table thead tbody tfoot tr td th caption label fn
+    fn-group attrib break array
+"""
+_BLOCKS = frozenset(_BLOCK_NAMES.split())
+_SKIPPED_NAMES = """
+    fig fig-group table-wrap table-wrap-group floats-group graphic media inline-graphic alt-text
+    long-desc object-id permissions index-term supplementary-material annotation processing-meta
+    milestone-start milestone-end
+"""
+_SKIPPED = frozenset(_SKIPPED_NAMES.split())
+_SPACES = re.compile(r"\s+")
+_INVISIBLE = re.compile("[\u00ad\u200b\u200c\u200d\u2060\ufeff]")
+_TEX_BODY = re.compile(r"\\begin\{document\}(.*?)\\end\{document\}", re.DOTALL)
+_EMPTY_CITATION = re.compile(r"\s*(?:\[[\s,;\u2013-]*\]|\([\s,;\u2013-]*\))")
+_NUMERIC = re.compile(r"[\s\d,;\u2013-]*")
+_PUNCTUATION = re.compile(r"[\s,;\u2013\u2212-]*")
+
+Marks: TypeAlias = Mapping[Element, tuple[str, str]]
+"""Text put before and after an element, by element."""
+
+
+def render_text(element: Element | None, *, marks: Marks | None = None) -> str:
+    """Return the text of an element, without the text after it.
+
+    Args:
+        element: any element; None gives an empty string.
+        marks: given for running text, in which numeric citations are left out as well; the marks
+            survive normalisation, so a caller can find where an element ended up.
+    """
+    if element is None:
+        return ""
+    pieces: list[str] = []
+    _render_content(element, pieces, marks)
+    text = normalize_text("".join(pieces))
+    return text if marks is None else _EMPTY_CITATION.sub("", text)
+
+
+def normalize_text(text: str) -> str:
+    """Return NFC text with single spaces and without invisible characters."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", _INVISIBLE.sub("", text))
+    return _SPACES.sub(" ", text).strip()
+
+
+def _render_content(element: Element, pieces: list[str], marks: Marks | None) -> None:
+    if element.text:
+        pieces.append(element.text)
+    for node in element:
+        _render_node(node, pieces, marks)
+        if node.tail:
+            pieces.append(node.tail)
+
+
+def _render_node(node: Element, pieces: list[str], marks: Marks | None) -> None:
+    if not isinstance(node.tag, str):  # an entity of a DTD that is never loaded
+        pieces.append(html.unescape(node.text or ""))
+        return
+    name = local_name(node)
+    if name in _SKIPPED:
+        return
+    if name in _BLOCKS:
+        pieces.append(" ")
+        _render_content(node, pieces, marks)
+        pieces.append(" ")
+    elif name in _SPECIAL:
+        _SPECIAL[name](node, pieces, marks)
+    else:
+        _render_content(node, pieces, marks)
+
+
+def _render_xref(node: Element, pieces: list[str], marks: Marks | None) -> None:
+    if marks is None:
+        _render_content(node, pieces, marks)
+    elif node in marks:
+        before, after = marks[node]
+        pieces.append(before)
+        _render_content(node, pieces, marks)
+        pieces.append(after)
+    elif node.get("ref-type") != "bibr" or not _NUMERIC.fullmatch("".join(node.itertext())):
+        _render_content(node, pieces, marks)
+
+
+def _script(
+    table: Mapping[str, str], sign: str
+) -> Callable[[Element, list[str], Marks | None], None]:
+    def render(node: Element, pieces: list[str], marks: Marks | None) -> None:
+        inner: list[str] = []
+        _render_content(node, inner, marks)
+        text = "".join(inner)
+        if marks is not None and _PUNCTUATION.fullmatch(text) and len(node):
+            return  # only citations stood here
+        pieces.append(render_script(text, table, sign))
+
+    return render
+
+
+def render_script(text: str, table: Mapping[str, str], sign: str) -> str:
+    """Return text in raised or lowered characters, or behind `sign` where that is not readable.
+
+    Digits, signs and single letters become Unicode; longer words, such as the max of C_{max}, are
+    marked instead, because a word in raised letters is a word to no reader or tokenizer.
+    """
+    core = text.strip()
+    if not core or core in _ORDINALS or any(character >= "\ue000" for character in core):
+        return text
+    shown = core.replace("\u2013", "\u2212") if core[0] == "\u2013" else core
+    if all(c in table for c in shown) and (len(shown) == 1 or not any(map(str.isalpha, shown))):
+        return text.replace(core, "".join(table[character] for character in shown))
+    if len(core) == 1 and not core.isalnum():
+        return text  # a trademark sign or an asterisk is raised by nature
+    return text.replace(core, f"{sign}{core}" if len(core) == 1 else f"{sign}{{{core}}}")
+
+
+def _render_formula(node: Element, pieces: list[str], marks: Marks | None) -> None:
+    """Render a formula, taking one of its alternatives: MathML, then TeX, then text."""
+    options = {
+        local_name(option): option for option in reversed(node) if isinstance(option.tag, str)
+    }
+    for name in ("math", "tex-math", "textual-form"):
+        if name in options:
+            _render_node(options[name], pieces, marks)
+            return
+    _render_content(node, pieces, marks)
+
+
+def _render_alternatives(node: Element, pieces: list[str], marks: Marks | None) -> None:
+    _render_formula(node, pieces, marks)
+
+
+def _render_tex(node: Element, pieces: list[str], _: Marks | None) -> None:
+    text = "".join(node.itertext())
+    body = _TEX_BODY.search(text)
+    pieces.append((body[1] if body else text).strip().strip("$").strip())
+
+
+def _render_math(node: Element, pieces: list[str], marks: Marks | None) -> None:
+    """Render MathML: tokens as they stand, scripts and fractions as marked text."""
+    name = local_name(node)
+    parts = [part for part in node if isinstance(part.tag, str)]
+    if name == "semantics" and parts:
+        _render_math(parts[0], pieces, marks)
+    elif name in _MATH_SCRIPTS and len(parts) == len(_MATH_SCRIPTS[name]) + 1:
+        _render_math(parts[0], pieces, marks)
+        for part, (table, sign) in zip(parts[1:], _MATH_SCRIPTS[name], strict=True):
+            pieces.append(render_script(_math_text(part), table, sign))
+    elif name == "mfrac" and len(parts) == 2:
+        pieces.append("/".join(_math_text(part) for part in parts))
+    elif name == "annotation":
+        return
+    else:
+        pieces.append((node.text or "").strip())
+        for part in parts:
+            _render_math(part, pieces, marks)
+
+
+def _math_text(node: Element) -> str:
+    inner: list[str] = []
+    _render_math(node, inner, None)
+    return "".join(inner)
+
+
+_MATH_SCRIPTS = {
+    "msup": [(_SUPERSCRIPTS, "^")],
+    "msub": [(_SUBSCRIPTS, "_")],
+    "msubsup": [(_SUBSCRIPTS, "_"), (_SUPERSCRIPTS, "^")],
+}
+_SPECIAL: dict[str, Callable[[Element, list[str], Marks | None], None]] = {
+    "xref": _render_xref,
+    "sup": _script(_SUPERSCRIPTS, "^"),
+    "sub": _script(_SUBSCRIPTS, "_"),
+    "inline-formula": _render_formula,
+    "alternatives": _render_alternatives,
+    "tex-math": _render_tex,
+    "math": _render_math,
+}
+
+
+def child_text(element: Element | None, *names: str) -> str:
+    """Return the text at a path of local names, or an empty string."""
+    return render_text(child(element, *names))

@@ -1,0 +1,89 @@
+"""A recipe's stage as transformers' TrainingArguments."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from medllava.recipe import Precision, Recipe, Schedule, StageConfig
+from medllava.records import Stage
+
+_DECAY_SHARE = 0.2
+"""Of the steps, in which warmup_stable_decay falls to zero."""
+_SCHEDULES = {
+    Schedule.COSINE: "cosine",
+    Schedule.LINEAR: "linear",
+    Schedule.CONSTANT: "constant_with_warmup",
+    Schedule.WARMUP_STABLE_DECAY: "warmup_stable_decay",
+}
+
+
+def uses_bf16(recipe: Recipe) -> bool:
+    """Tell whether the run computes in bf16: asked for, or `auto` on a GPU that has it."""
+    if recipe.train.precision is Precision.AUTO:
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return recipe.train.precision is Precision.BF16
+
+
+def training_arguments(
+    recipe: Recipe,
+    stage: Stage,
+    *,
+    output_dir: Path,
+    num_steps: int,
+    accumulation: int,
+    deepspeed: dict[str, Any] | None = None,
+) -> TrainingArguments:
+    """Translate the recipe for the Trainer.
+
+    Args:
+        recipe: machine and numerics.
+        stage: whose settings are used.
+        output_dir: of the run.
+        num_steps: optimizer steps, over which the schedule is laid out.
+        accumulation: micro-batches per rank and step.
+        deepspeed: configuration, or None for one process or plain data parallelism.
+    """
+    config = recipe.stage[stage]
+    return TrainingArguments(
+        output_dir=str(output_dir),
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=accumulation,
+        max_steps=num_steps,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=_SCHEDULES[config.schedule],
+        lr_scheduler_kwargs=_schedule_options(config, num_steps),
+        warmup_steps=_warmup_steps(config, num_steps),
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        bf16=uses_bf16(recipe),
+        use_cpu=not torch.cuda.is_available(),
+        torch_compile=recipe.train.compile,
+        use_liger_kernel=recipe.train.liger,
+        deepspeed=deepspeed,
+        ddp_find_unused_parameters=False,
+        dataloader_num_workers=recipe.data.num_workers,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        remove_unused_columns=False,
+        seed=recipe.train.seed,
+        data_seed=recipe.train.seed,
+        logging_strategy="steps",
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        report_to=list(recipe.train.trackers) or "none",
+        disable_tqdm=True,
+        log_level="error",
+    )
+
+
+def _warmup_steps(config: StageConfig, num_steps: int) -> int:
+    return math.ceil(config.warmup_ratio * num_steps)
+
+
+def _schedule_options(config: StageConfig, num_steps: int) -> dict[str, Any] | None:
+    if config.schedule is not Schedule.WARMUP_STABLE_DECAY:
+        return None
+    return {"num_decay_steps": math.ceil(_DECAY_SHARE * num_steps)}

@@ -1,0 +1,136 @@
+"""Everything a stage needs before its first step: model, index, schedule, batches."""
+
+import random
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from medllava.data.dataset import ExampleIndex, build_index
+from medllava.data.packing import MicroBatches, Schedule, build_schedule
+from medllava.data.pixels import PixelReader
+from medllava.data.sources import iter_instruction_records
+from medllava.errors import DataError
+from medllava.model.attention import choose_attention
+from medllava.model.load import load_model
+from medllava.model.loaded import LoadedModel
+from medllava.model.parts import build_model
+from medllava.model.processor import num_image_tokens
+from medllava.progress import Progress
+from medllava.train.config import FROM_PARTS, StageRunConfig
+
+_CALIBRATION_IMAGES = 64
+_CALIBRATION_POOL = 20_000
+_CACHE_BYTES = 4 * 2**30
+"""Resized images are kept up to this size when the run passes over them more than once."""
+PIXELS_FILE = ".pixels"
+
+
+def load_initial(config: StageRunConfig, *, resumed: Path | None, image_root: Path) -> LoadedModel:
+    """Load the checkpoint to go on from, the model to start from, or build it from parts.
+
+    Weights that learn are in fp32, so that small steps are not lost; bf16 is for computing.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    attention = config.recipe.train.attention
+    source = str(resumed) if resumed else config.init
+    if source != FROM_PARTS:
+        return load_model(source, device="cpu", dtype="fp32", attention=attention)
+    wants_images = config.recipe.model.projector.standardize_features
+    return build_model(
+        config.recipe.model,
+        seed=config.recipe.train.seed,
+        attention=choose_attention(attention, device=device),
+        calibration=_sample_images(config, image_root) if wants_images else (),
+    )
+
+
+def index_data(
+    config: StageRunConfig,
+    processor: Any,  # noqa: ANN401 - the model's processor
+    *,
+    image_root: Path,
+    progress: Progress,
+) -> ExampleIndex:
+    """Read and tokenize the records.
+
+    Raises:
+        DataError: more than `data.max_dropped` of the records cannot be used; counts the reasons.
+    """
+    data = config.recipe.data
+    index = build_index(
+        iter_instruction_records(Path(config.data)),
+        processor,
+        image_root=image_root,
+        image_tokens=num_image_tokens(processor),
+        max_length=data.max_length,
+        progress=progress,
+    )
+    dropped = sum(index.drop_counts.values())
+    share = dropped / (dropped + len(index))
+    if share > data.max_dropped:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in index.drop_counts.items())
+        first = index.dropped[0]
+        raise DataError(
+            f"{share:.1%} of the records cannot be used ({reasons}; the first is "
+            f"{first.record_id!r} {first.detail}): {config.data}. "
+            f"Check --image-dir, or allow it with --set data.max_dropped={share + 0.005:.2f}."
+        )
+    return index
+
+
+def lay_out(config: StageRunConfig, index: ExampleIndex, *, world_size: int = 1) -> Schedule:
+    """Lay out all steps of the stage."""
+    stage = config.recipe.stage[config.stage]
+    return build_schedule(
+        index.lengths,
+        max_length=config.recipe.data.max_length,
+        packing=config.recipe.data.packing,
+        global_batch_size=stage.global_batch_size,
+        micro_batch_size=stage.micro_batch_size,
+        world_size=world_size,
+        epochs=stage.epochs,
+        seed=config.recipe.train.seed,
+        max_steps=config.max_steps,
+    )
+
+
+def make_batches(
+    config: StageRunConfig,
+    index: ExampleIndex,
+    schedule: Schedule,
+    processor: Any,  # noqa: ANN401 - the model's processor
+    *,
+    rank: int = 0,
+) -> MicroBatches:
+    """Return the micro-batches of one rank."""
+    pixels = PixelReader(processor.image_processor)
+    if config.recipe.stage[config.stage].epochs > 1:
+        room = _CACHE_BYTES // pixels.image_bytes
+        cached = list(islice(dict.fromkeys(index.images), room))
+        (config.output_dir / PIXELS_FILE).unlink(missing_ok=True)
+        pixels.keep(config.output_dir / PIXELS_FILE, cached)
+    return MicroBatches(
+        index,
+        schedule.of_rank(rank),
+        pixels,
+        image_token_id=processor.image_token_id,
+        pad_token_id=processor.tokenizer.pad_token_id,
+        packing=config.recipe.data.packing,
+    )
+
+
+def _sample_images(config: StageRunConfig, image_root: Path) -> list[Image.Image]:
+    """Return some of the data's own images, for a projector that starts from their statistics."""
+    records = islice(iter_instruction_records(Path(config.data)), _CALIBRATION_POOL)
+    names = sorted({name for record in records for name in record.images})
+    random.Random(config.recipe.train.seed).shuffle(names)
+    images: list[Image.Image] = []
+    for name in names:
+        path = image_root / name
+        if len(images) < _CALIBRATION_IMAGES and path.is_file():
+            with Image.open(path) as image:
+                images.append(image.convert("RGB"))
+    return images

@@ -1,0 +1,63 @@
+"""One table: which part learns in which stage, and how fast.
+
+Parameters are named by the part of the native model they belong to. Everything that does not learn
+is frozen, kept in evaluation mode and left bitwise as it was.
+"""
+
+from collections.abc import Iterator
+from enum import StrEnum
+
+from torch import nn
+
+from medllava.recipe import StageConfig
+from medllava.records import Stage
+
+Part = StrEnum("Part", ["VISION_ENCODER", "PROJECTOR", "LANGUAGE_MODEL"])
+
+LEARNS: dict[Stage, frozenset[Part]] = {
+    Stage.ALIGN: frozenset({Part.PROJECTOR}),
+    Stage.INSTRUCT: frozenset({Part.PROJECTOR, Part.LANGUAGE_MODEL}),
+    Stage.FINETUNE: frozenset({Part.PROJECTOR, Part.LANGUAGE_MODEL}),
+}
+"""Who learns; a recipe may add the vision encoder."""
+
+
+def learning_parts(stage: Stage, config: StageConfig) -> frozenset[Part]:
+    """Return the parts that learn in a stage."""
+    extra = {Part.VISION_ENCODER} if config.train_vision_encoder else set()
+    return LEARNS[stage] | extra
+
+
+def part_of(name: str) -> Part:
+    """Return the part that a parameter or module name of the native model belongs to."""
+    if "vision_tower" in name:
+        return Part.VISION_ENCODER
+    return Part.PROJECTOR if "multi_modal_projector" in name else Part.LANGUAGE_MODEL
+
+
+def learning_rate_of(part: Part, config: StageConfig) -> float:
+    """Return the peak learning rate of a part."""
+    if part is Part.PROJECTOR and config.projector_learning_rate:
+        return config.projector_learning_rate
+    return config.learning_rate
+
+
+def freeze_parts(model: nn.Module, learning: frozenset[Part]) -> None:
+    """Let only the parameters of `learning` take gradients."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(part_of(name) in learning)
+
+
+def rest_frozen(model: nn.Module) -> None:
+    """Put every leaf module without a learning parameter into evaluation mode."""
+    for module in _frozen_branches(model):
+        module.eval()
+
+
+def _frozen_branches(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield the largest modules in which nothing learns."""
+    if not any(parameter.requires_grad for parameter in module.parameters()):
+        yield module
+        return
+    for child in module.children():
+        yield from _frozen_branches(child)

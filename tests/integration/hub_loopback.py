@@ -1,0 +1,335 @@
+"""A hub on loopback: the calls `huggingface_hub` makes to publish a folder, and their failures.
+
+Branches are plain folders under `root/models/owner/name/BRANCH`, so what was pushed can be read by
+anything that reads folders. Large files go through the LFS batch call and a PUT whose content must
+hash to its name; a commit that names an object which was never sent is refused.
+"""
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import huggingface_hub.constants
+import huggingface_hub.utils._http
+import yaml
+
+TOKEN = "hf_" + "LoopbackLoopbackLoopbackLoopback01"
+LARGE = (".safetensors", ".parquet", ".png", ".bin")
+
+
+@dataclass
+class Fault:
+    """Answer matching requests with `status` (0: close the connection), `times` times."""
+
+    method: str
+    path: str
+    status: int
+    times: int = 10**9
+    after: int = 0
+    """Matching requests to let through first."""
+
+
+@dataclass
+class Hub:
+    root: Path
+    endpoint: str = ""
+    faults: list[Fault] = field(default_factory=list)
+    requests: list[tuple[str, str, int]] = field(default_factory=list)
+    """(method, path, status), in the order they ended."""
+    put_started: threading.Event = field(default_factory=threading.Event)
+    hold_put: threading.Event | None = None
+    """All PUTs but the first wait for this event, where there is one."""
+    num_puts: int = 0
+    commits: dict[str, list[str]] = field(default_factory=dict)
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def branch(self, repo: str, branch: str = "main", kind: str = "models") -> Path:
+        return self.root / kind / repo / branch.replace("/", "__")
+
+    def count(self, method: str, path: str, status: int = 200) -> int:
+        pattern = re.compile(path)
+        return sum(
+            m == method and s == status and bool(pattern.search(p)) for m, p, s in self.requests
+        )
+
+    def fault_for(self, method: str, path: str) -> int | None:
+        with self.lock:
+            for fault in self.faults:
+                if fault.method == method and re.search(fault.path, path):
+                    if fault.after > 0:
+                        fault.after -= 1
+                    elif fault.times > 0:
+                        fault.times -= 1
+                        return fault.status
+        return None
+
+
+@contextmanager
+def running_hub(root: Path) -> Iterator[Hub]:
+    hub = Hub(root=root)
+    (root / "lfs").mkdir(parents=True)
+
+    class Handler(_Handler):
+        state = hub
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    hub.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        if hub.hold_put:
+            hub.hold_put.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@contextmanager
+def connected_hub(root: Path, monkeypatch) -> Iterator[Hub]:
+    """Run a hub and make this process's `huggingface_hub` talk to it, without waits or Xet."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(huggingface_hub.utils._http.time, "sleep", lambda seconds: None)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with running_hub(root) as hub:
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.endpoint)
+        yield hub
+
+
+class _Handler(BaseHTTPRequestHandler):
+    state: Hub
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args):
+        pass
+
+    def do_GET(self):
+        self._serve("GET")
+
+    def do_POST(self):
+        self._serve("POST")
+
+    def do_PUT(self):
+        self._serve("PUT")
+
+    def _serve(self, method):
+        url = urlsplit(self.path)
+        path, query = url.path, parse_qs(url.query)
+        body = self._read()
+        status = self.state.fault_for(method, path)
+        if status == 0:
+            self.state.requests.append((method, path, 0))
+            self.close_connection = True
+            return
+        if status is not None:
+            self._answer(method, status, {"error": f"injected {status}"})
+            return
+        if method != "PUT" and self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            self._answer(method, 401, {"error": "Invalid credentials in Authorization header"})
+            return
+        for route_method, pattern, action in _ROUTES:
+            match = re.fullmatch(pattern, path)
+            if route_method == method and match:
+                with self.state.lock if method != "PUT" else _no_lock():
+                    status, answer = action(self.state, body, query, **match.groupdict())
+                self._answer(method, status, answer)
+                return
+        self._answer(method, 404, {"error": f"no route for {method} {path}"})
+
+    def _read(self):
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            body = b""
+            while size := int(self.rfile.readline(), 16):
+                body += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+            return body
+        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+
+    def _answer(self, method, status, value):
+        self.state.requests.append((method, urlsplit(self.path).path, status))
+        body = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@contextmanager
+def _no_lock():
+    yield
+
+
+def create(hub, body, query):
+    values = json.loads(body)
+    repo = f"{values['organization'] or 'tester'}/{values['name']}"
+    kind = "datasets" if values.get("type") == "dataset" else "models"
+    prefix = "datasets/" if kind == "datasets" else ""
+    folder = hub.root / kind / repo
+    answer = {"url": f"{hub.endpoint}/{prefix}{repo}"}
+    if folder.exists():
+        return 409, answer | {"error": "You already created this repo"}
+    hub.branch(repo, kind=kind).mkdir(parents=True)
+    (folder / "visibility").write_text(values.get("visibility", "public"))
+    hub.commits[f"{kind}/{repo}/main"] = ["0" * 40]
+    return 200, answer
+
+
+def tree(hub, body, query, kind, repo, revision):
+    folder = hub.branch(repo, unquote(revision), kind)
+    if not folder.is_dir():
+        return 404, {"error": "no such revision"}
+    entries = []
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        name = path.relative_to(folder).as_posix()
+        entry = {"type": "file", "path": name, "size": path.stat().st_size, "oid": _git_oid(path)}
+        if name.endswith(LARGE):
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            entry["lfs"] = {"oid": digest, "size": entry["size"], "pointerSize": 134}
+        entries.append(entry)
+    return 200, entries
+
+
+def info(hub, body, query, kind, repo, revision="main"):
+    folder = hub.branch(repo, unquote(revision), kind)
+    if not folder.is_dir():
+        return 404, {"error": "no such repository"}
+    sha = hub.commits[f"{kind}/{repo}/{unquote(revision)}"][-1]
+    return 200, {"id": repo, "sha": sha, "private": False, "tags": [], "downloads": 0, "likes": 0}
+
+
+def validate(hub, body, query):
+    content = json.loads(body)["content"]
+    try:
+        metadata = yaml.safe_load(content.split("---")[1])
+        errors = [] if metadata.get("license") else [{"message": "license is required"}]
+    except (yaml.YAMLError, IndexError) as error:
+        errors = [{"message": str(error)}]
+    return (400 if errors else 200), {"errors": errors, "warnings": []}
+
+
+def branch(hub, body, query, kind, repo, revision):
+    folder = hub.branch(repo, unquote(revision), kind)
+    if folder.exists():
+        return 409, {"error": "branch exists"}
+    shutil.copytree(hub.branch(repo, kind=kind), folder)
+    hub.commits[f"{kind}/{repo}/{unquote(revision)}"] = list(hub.commits[f"{kind}/{repo}/main"])
+    return 200, {}
+
+
+def preupload(hub, body, query, kind, repo, revision):
+    folder = hub.branch(repo, unquote(revision), kind)
+    files = []
+    for file in json.loads(body)["files"]:
+        path = folder / file["path"]
+        is_large = file["path"].endswith(LARGE)
+        oid = None
+        if path.is_file():
+            oid = hashlib.sha256(path.read_bytes()).hexdigest() if is_large else _git_oid(path)
+        mode = "lfs" if is_large else "regular"
+        files.append({"path": file["path"], "uploadMode": mode, "shouldIgnore": False, "oid": oid})
+    return 200, {"files": files}
+
+
+def batch(hub, body, query, kind=None, repo=None):
+    objects = []
+    for wanted in json.loads(body)["objects"]:
+        answer = {"oid": wanted["oid"], "size": wanted["size"], "authenticated": True}
+        if not (hub.root / "lfs" / wanted["oid"]).is_file():
+            answer["actions"] = {"upload": {"href": f"{hub.endpoint}/lfs-store/{wanted['oid']}"}}
+        objects.append(answer)
+    return 200, {"transfer": "basic", "objects": objects}
+
+
+def put(hub, body, query, oid):
+    with hub.lock:
+        hub.num_puts += 1
+        is_first = hub.num_puts == 1
+    if hub.hold_put is not None and not is_first:
+        hub.hold_put.wait(30)
+    if hashlib.sha256(body).hexdigest() != oid:
+        return 400, {"error": "content does not match its name"}
+    (hub.root / "lfs" / oid).write_bytes(body)
+    hub.put_started.set()
+    return 200, {}
+
+
+def commit(hub, body, query, kind, repo, revision):
+    lines = [json.loads(line) for line in body.splitlines()]
+    target = unquote(revision)
+    request = None
+    if query.get("create_pr"):
+        request = sum(key.startswith(f"{kind}/{repo}/refs/pr/") for key in hub.commits) + 1
+        target = f"refs/pr/{request}"
+        branch(hub, b"", {}, kind, repo, target)
+    folder = hub.branch(repo, target, kind)
+    for line in lines[1:]:
+        path, value = folder / line["value"]["path"], line["value"]
+        if line["key"] == "deletedFile":
+            path.unlink()
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if line["key"] == "file":
+            path.write_bytes(base64.b64decode(value["content"]))
+        elif not (hub.root / "lfs" / value["oid"]).is_file():
+            return 400, {"error": f"object {value['oid']} was never uploaded"}
+        else:
+            shutil.copyfile(hub.root / "lfs" / value["oid"], path)
+    oid = hashlib.sha1(body).hexdigest()
+    hub.commits[f"{kind}/{repo}/{target}"].append(oid)
+    answer = {"success": True, "commitOid": oid, "commitUrl": f"{hub.endpoint}/{repo}/commit/{oid}"}
+    if request:
+        answer["pullRequestUrl"] = f"{hub.endpoint}/{repo}/discussions/{request}"
+    return 200, answer
+
+
+def discussions(hub, body, query, kind, repo):
+    numbers = [k.rsplit("/", 1)[1] for k in hub.commits if k.startswith(f"{kind}/{repo}/refs/pr/")]
+    found = [
+        {
+            "num": int(number),
+            "title": "Push with medllava",
+            "status": "open",
+            "author": {"name": "tester"},
+            "isPullRequest": True,
+            "createdAt": "2026-01-01T00:00:00.000Z",
+            "repo": {"name": repo, "type": kind.rstrip("s")},
+        }
+        for number in numbers
+    ]
+    return 200, {"discussions": found, "count": len(found), "start": 0}
+
+
+def _git_oid(path):
+    data = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+_REPO = r"/api/(?P<kind>models|datasets)/(?P<repo>[^/]+/[^/]+)"
+_REVISION = r"(?P<revision>[^/]+)"
+_ROUTES = (
+    ("POST", "/api/repos/create", create),
+    ("POST", "/api/validate-yaml", validate),
+    ("GET", f"{_REPO}/tree/{_REVISION}", tree),
+    ("GET", f"{_REPO}/revision/{_REVISION}", info),
+    ("GET", f"{_REPO}/discussions", discussions),
+    ("GET", _REPO, info),
+    ("POST", f"{_REPO}/branch/{_REVISION}", branch),
+    ("POST", f"{_REPO}/preupload/{_REVISION}", preupload),
+    ("POST", f"{_REPO}/commit/{_REVISION}", commit),
+    ("POST", r"/(?:datasets/)?(?P<repo>[^/]+/[^/]+)\.git/info/lfs/objects/batch", batch),
+    ("PUT", "/lfs-store/(?P<oid>[0-9a-f]+)", put),
+)

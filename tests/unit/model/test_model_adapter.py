@@ -1,0 +1,102 @@
+"""Adapters change nothing until they learn, and are merged exactly."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from model_factory import noise_image
+from torch import Tensor
+
+from medllava.errors import SetupError
+from medllava.model.adapter import (
+    adapter_state,
+    attach_adapter,
+    has_adapter,
+    is_adapter_parameter,
+    load_adapter_state,
+    merge_adapter,
+)
+from medllava.model.load import load_model, save_model
+from medllava.model.loaded import LoadedModel
+from medllava.model.parts import build_model
+from medllava.recipe import load_recipe
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("peft") is None, reason="peft is an extra: medllava[lora]"
+)
+# Worst case measured: 1e-7. A wrong scale (alpha for alpha / rank) moves logits by 1e-2.
+TOLERANCE = 2e-6
+
+
+def build() -> LoadedModel:
+    return build_model(load_recipe("debug").model, seed=0)
+
+
+def adapted() -> LoadedModel:
+    loaded = build()
+    attach_adapter(loaded.model, rank=4, alpha=8, seed=1)
+    with torch.no_grad():
+        for name, parameter in loaded.model.named_parameters():
+            if is_adapter_parameter(name):
+                parameter.add_(torch.randn_like(parameter) * 0.05)
+    return loaded
+
+
+@torch.no_grad()
+def logits(loaded: LoadedModel) -> Tensor:
+    inputs = loaded.processor(
+        text=["<image>What is it?"], images=[noise_image()], return_tensors="pt"
+    )
+    return loaded.model(**inputs).logits
+
+
+def test_fresh_adapter_changes_nothing_and_only_it_belongs_to_the_language_model() -> None:
+    loaded = build()
+    before = logits(loaded)
+    attach_adapter(loaded.model, rank=4, alpha=8)
+    assert torch.equal(logits(loaded), before)
+    names = list(adapter_state(loaded.model))
+    assert names
+    assert all(".language_model." in name for name in names)
+    per_layer = {name.split(".layers.0.")[1] for name in names if ".layers.0." in name}
+    assert {n.split(".lora_")[0] for n in per_layer} == {
+        "self_attn.q_proj",
+        "self_attn.k_proj",
+        "self_attn.v_proj",
+        "self_attn.o_proj",
+        "mlp.gate_proj",
+        "mlp.up_proj",
+        "mlp.down_proj",
+    }
+
+
+def test_merged_model_computes_what_the_adapted_one_does() -> None:
+    loaded = adapted()
+    before = logits(loaded)
+    merge_adapter(loaded.model)
+    assert not has_adapter(loaded.model)
+    assert loaded.model.state_dict().keys() == build().model.state_dict().keys()
+    assert torch.allclose(logits(loaded), before, atol=TOLERANCE)
+    assert not torch.allclose(logits(build()), before, atol=1e-3)
+
+
+def test_saved_checkpoint_is_whole_and_native(tmp_path: Path) -> None:
+    loaded = adapted()
+    before = logits(loaded)
+    save_model(loaded, tmp_path)
+    assert has_adapter(loaded.model)
+    assert not (tmp_path / "adapter_config.json").exists()
+    again = load_model(str(tmp_path), device="cpu")
+    assert torch.allclose(logits(again), before, atol=TOLERANCE)
+
+
+def test_adapter_tensors_come_back_bit_by_bit() -> None:
+    loaded = adapted()
+    saved = {name: tensor.clone() for name, tensor in adapter_state(loaded.model).items()}
+    fresh = build()
+    attach_adapter(fresh.model, rank=4, alpha=8, seed=9)
+    load_adapter_state(fresh.model, saved)
+    assert torch.equal(logits(fresh), logits(loaded))
+    with pytest.raises(SetupError, match="other layers"):
+        load_adapter_state(fresh.model, {})

@@ -1,0 +1,136 @@
+"""The step on a generated mirror: what is kept, what is left out and why, and that it goes on."""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from pmc_bucket import BucketArticle, write_mirror
+
+from medllava.errors import DataError
+from medllava.pmc.config import FetchConfig
+from medllava.pmc.fetch import fetch_figures
+from medllava.records import FigureRecord, Modality
+
+
+def figures_of(folder: Path) -> list[dict]:
+    return pq.read_table(folder / "figures.parquet").to_pylist()
+
+
+def reasons_of(folder: Path) -> dict[str, str]:
+    rows = pq.read_table(folder / "rejected.parquet").to_pylist()
+    return {row["key"]: row["reason"] for row in rows}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> FetchConfig:
+    mirror = write_mirror(tmp_path / "mirror", [BucketArticle(n) for n in range(1, 7)])
+    return FetchConfig(output_dir=tmp_path / "out", inputs=(mirror,), workers=2)
+
+
+def test_mirror_gives_figures_with_words_modality_and_provenance(config: FetchConfig) -> None:
+    summary = fetch_figures(config)
+    rows = figures_of(config.output_dir)
+    assert summary.complete
+    assert [row["figure_id"] for row in rows] == [
+        f"PMC{a}.1/f{f}" for a in range(1, 7) for f in (1, 2)
+    ]
+    first = FigureRecord.from_json(rows[0], where="row 1")
+    assert first.modality is Modality.CHEST_XRAY
+    assert first.in_text_mentions == ("We saw it (Figure 1).",)
+    assert (first.pmid, first.doi, first.license) == ("2", "10.1/1", "CC BY")
+    image = config.output_dir / first.images[0]
+    assert hashlib.sha256(image.read_bytes()).hexdigest() == first.sha256[0]
+    with Image.open(image) as opened:
+        assert opened.size == (160, 120)
+    assert {row["modality"] for row in rows} == set(Modality)
+
+
+def test_funnel_adds_up(config: FetchConfig) -> None:
+    fetch_figures(config)
+    summary = json.loads((config.output_dir / "summary.json").read_text())
+    funnel = summary["funnel"]
+    assert funnel[0] == {"stage": "article", "in": 6, "rejected": 0, "out": 6}
+    assert funnel[-1]["out"] == summary["counts"]["kept"] == 12
+    assert "CC BY" in (config.output_dir / "ATTRIBUTION.md").read_text()
+    assert "National Library of Medicine" in (config.output_dir / "ATTRIBUTION.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("article", "key", "reason"),
+    [
+        (BucketArticle(9, is_retracted=True), "PMC9.1", "retracted"),
+        (BucketArticle(9, license="CC BY-NC"), "PMC9.1", "license"),
+        (BucketArticle(9, license=None), "PMC9.1", "license"),
+        (BucketArticle(9, xml_license="by-nc-nd"), "PMC9.1", "license-conflict"),
+        (BucketArticle(9, article_type="correction"), "PMC9.1", "notice"),
+        (BucketArticle(9, caption="Too short."), "PMC9.1/f1", "caption-short"),
+        (BucketArticle(9, image_size=(160, 40)), "PMC9.1/f1", "image-small"),
+        (
+            BucketArticle(9, caption="A CT, reproduced with permission from Smith et al."),
+            "PMC9.1/f1",
+            "third-party",
+        ),
+        (BucketArticle(9, extra={"media_urls": []}), "PMC9.1/f1", "image-missing"),
+        (BucketArticle(9, extra={"pmcid": "PMC8"}), "PMC9.1", "metadata-malformed"),
+    ],
+)
+def test_what_must_not_be_kept_is_named(
+    tmp_path: Path, article: BucketArticle, key: str, reason: str
+) -> None:
+    mirror = write_mirror(tmp_path / "mirror", [article])
+    fetch_figures(FetchConfig(output_dir=tmp_path / "out", inputs=(mirror,)))
+    assert reasons_of(tmp_path / "out")[key] == reason
+    assert figures_of(tmp_path / "out") == []
+
+
+def test_split_file_goes_before_the_fractions(config: FetchConfig, tmp_path: Path) -> None:
+    named = tmp_path / "split.csv"
+    named.write_text("pmcid,split\nPMC1,test\nPMC2,exclude\nPMC3,validation\n")
+    config = dataclasses.replace(
+        config, split_file=named, test_fraction=0.0, validation_fraction=0.0
+    )
+    fetch_figures(config)
+    splits = {row["pmcid"]: row["split"] for row in figures_of(config.output_dir)}
+    assert splits == {
+        "PMC1": "test",
+        "PMC3": "validation",
+        "PMC4": "train",
+        "PMC5": "train",
+        "PMC6": "train",
+    }
+    assert reasons_of(config.output_dir)["PMC2.1/f1"] == "excluded"
+
+
+def test_a_wrong_line_of_a_split_file_is_named(config: FetchConfig, tmp_path: Path) -> None:
+    named = tmp_path / "split.csv"
+    named.write_text("pmcid,split\nPMC1,test\nPMC2,tset\n")
+    with pytest.raises(DataError, match="line 3"):
+        fetch_figures(dataclasses.replace(config, split_file=named))
+
+
+def test_latest_version_only_unless_asked(tmp_path: Path) -> None:
+    articles = [BucketArticle(5, version=1), BucketArticle(5, version=2)]
+    mirror = write_mirror(tmp_path / "mirror", articles)
+    fetch_figures(FetchConfig(output_dir=tmp_path / "latest", inputs=(mirror,)))
+    assert {row["version"] for row in figures_of(tmp_path / "latest")} == {2}
+
+
+def test_other_settings_in_the_same_folder_are_refused(config: FetchConfig) -> None:
+    fetch_figures(config)
+    with pytest.raises(DataError, match="min_pixels"):
+        fetch_figures(dataclasses.replace(config, min_pixels=300))
+
+
+def test_shards_give_the_same_folder_as_one_run(config: FetchConfig, tmp_path: Path) -> None:
+    fetch_figures(config)
+    sharded = dataclasses.replace(config, output_dir=tmp_path / "sharded", num_shards=3)
+    for index in (2, 0):
+        summary = fetch_figures(dataclasses.replace(sharded, shard_index=index))
+        assert summary.counts["shards_left"] > 0
+    fetch_figures(dataclasses.replace(sharded, shard_index=1))
+    for name in ("figures.parquet", "rejected.parquet", "ATTRIBUTION.md"):
+        assert (tmp_path / "sharded" / name).read_bytes() == (config.output_dir / name).read_bytes()
