@@ -11,10 +11,11 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from medllava.hub.facts import ROLES, Data, ModelFacts, Source, StageRun
+from medllava.hub.facts import ROLES, Data, ModelFacts, StageRun
 from medllava.hub.ledger import Ledger, Risk
 from medllava.hub.licenses import parse_license
-from medllava.hub.scores import Evaluation, Score
+from medllava.hub.provenance import Source
+from medllava.hub.scores import REAL, Evaluation, Score
 
 CARD_MARK = "<!-- Written by medllava push; edits are replaced by the next push. -->"
 """Tells a folder that push made from one that it must not touch."""
@@ -61,7 +62,7 @@ def render_model_card(
         ("Parts", f"{_parts_section(facts)}\n\nSHA-256 of the weights: `{weights}`."),
         ("Training", _training_section(facts)),
         ("Data", _data_section(facts.stages)),
-        ("Evaluation", _evaluation_section(facts.evaluations)),
+        ("Evaluation", _evaluation_section(facts.evaluations, repo_id)),
         ("Cost", _cost_section(facts.stages)),
         ("Licence", render_ledger(ledger, accepted)),
         ("Limits", _limits_section(facts)),
@@ -121,7 +122,7 @@ def _metadata(facts: ModelFacts, ledger: Ledger, repo_id: str) -> str:
 
 def _results(evaluation: Evaluation) -> Iterator[EvalResult]:
     for score in evaluation.scores:
-        if score.condition != "real":
+        if score.condition != REAL:
             continue
         protocol = {"protocol": evaluation.protocol} if evaluation.protocol else {}
         interval = {} if score.low is None else {"interval_95": [score.low, score.high]}
@@ -205,40 +206,40 @@ def _breakdowns(data: Data) -> Iterator[tuple[str, Mapping[str, int]]]:
     yield "teacher", data.teachers
 
 
-def _evaluation_section(evaluations: Sequence[Evaluation]) -> str:
+def _evaluation_section(evaluations: Sequence[Evaluation], repo_id: str) -> str:
     if not evaluations:
-        return "Not evaluated: the checkpoint folder holds no report."
-    parts = []
+        return "Not evaluated: no report was at hand."
+    parts = ["Scores with 95 % intervals over images; the floors stand beside them."]
     for evaluation in evaluations:
         told = [
-            f"protocol {evaluation.protocol or 'unknown'}",
+            f"{_known(evaluation.num_questions)} questions about "
+            f"{_known(evaluation.num_images)} images",
             f"split {evaluation.split or 'unknown'}",
-            f"{_known(evaluation.num_questions)} questions",
+            f"protocol {evaluation.protocol or 'unknown'}",
         ]
-        if evaluation.data_sha256:
-            told.append(f"data sha256 `{evaluation.data_sha256}`")
+        if evaluation.data_file:
+            told.append(f"`{evaluation.data_file}`, sha256 `{evaluation.data_sha256}`")
         is_verified = evaluation.weights_sha256 is not None
         told.append("made with these weights" if is_verified else "weights not recorded")
-        parts.append(f"**{evaluation.task}** ({', '.join(told)}).")
-        headers = ("metric", "score", "95 % interval", "floors")
-        parts.append(render_table(headers, _score_rows(evaluation.scores)))
-        if evaluation.command:
-            parts.append(f"```sh\n{evaluation.command}\n```")
+        parts.append(f"**{evaluation.task}**: {'; '.join(told)}.")
+        floors = tuple(dict.fromkeys(s.condition for s in evaluation.scores if s.condition != REAL))
+        headers = ("metric", "score", *floors)
+        parts.append(render_table(headers, _score_rows(evaluation.scores, floors)))
+        parts.append(f"```sh\n{evaluation.command(repo_id)}\n```")
     return "\n\n".join(parts)
 
 
-def _score_rows(scores: Sequence[Score]) -> Iterator[tuple[str, ...]]:
+def _score_rows(scores: Sequence[Score], floors: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    found = {(score.metric, score.condition): _estimate(score) for score in scores}
     for score in scores:
-        if score.condition != "real":
-            continue
-        floors = [
-            f"{floor.condition} {floor.value:.3f}"
-            for floor in scores
-            if floor.metric == score.metric and floor.condition != "real"
-        ]
-        interval = "unknown" if score.low is None else f"{score.low:.3f} to {score.high:.3f}"
-        name = score.metric.replace("_", " ")
-        yield name, f"{score.value:.3f}", interval, ", ".join(floors) or "none"
+        if score.condition == REAL:
+            beside = (found.get((score.metric, floor), "") for floor in floors)
+            yield score.metric.replace("_", " "), _estimate(score), *beside
+
+
+def _estimate(score: Score) -> str:
+    interval = "" if score.low is None else f" ({score.low:.3f} to {score.high:.3f})"
+    return f"{score.value:.3f}{interval}"
 
 
 def _cost_section(stages: Sequence[StageRun]) -> str:

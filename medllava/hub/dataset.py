@@ -6,6 +6,7 @@ let us pass it on is left out and counted by reason. Memory holds one row group.
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,13 +20,14 @@ from datasets import Features, Image, List, Value
 
 from medllava.data.sources import image_root, iter_instruction_records
 from medllava.errors import DataError
-from medllava.hub.facts import Source, parse_sources
 from medllava.hub.licenses import parse_license
 from medllava.hub.privacy import find_secret, hide_paths
+from medllava.hub.provenance import Source, trace_sources
 from medllava.progress import Progress
 from medllava.records import FigureRecord, InstructionRecord, Stage
-from medllava.store import contained_path, read_json
+from medllava.store import contained_path
 
+ATTRIBUTION = "ATTRIBUTION.md"
 FIGURES, INSTRUCTIONS = "figures", "instructions"
 _GROUP_ROWS = 100
 _GROUP_BYTES = 32_000_000
@@ -110,8 +112,16 @@ def stage_figures(
     Raises:
         DataError: a figure's image is absent, or a row holds a secret; names the figure.
     """
-    facts = DatasetFacts(kind=FIGURES, sources=_sources(folder), columns=tuple(_FIGURE_FEATURES))
-    with _Writer(staged, _FIGURE_FEATURES, shard_bytes=shard_bytes) as writer:
+    facts = DatasetFacts(
+        kind=FIGURES, sources=trace_sources(folder), columns=tuple(_FIGURE_FEATURES)
+    )
+    writer = _Writer(
+        staged,
+        _FIGURE_FEATURES,
+        shard_bytes=shard_bytes,
+        acknowledgement=_acknowledgement(folder),
+    )
+    with writer:
         for record in _iter_figures(folder):
             progress.advance()
             rights = _rights_of(record)
@@ -138,10 +148,16 @@ def stage_instructions(
     rights_by_figure = _FigureRights(images)
     facts = DatasetFacts(
         kind=INSTRUCTIONS,
-        sources=_sources(folder) or _sources(images),
+        sources=trace_sources(folder),
         columns=tuple(_INSTRUCTION_FEATURES),
     )
-    with _Writer(staged, _INSTRUCTION_FEATURES, shard_bytes=shard_bytes) as writer:
+    writer = _Writer(
+        staged,
+        _INSTRUCTION_FEATURES,
+        shard_bytes=shard_bytes,
+        acknowledgement=_acknowledgement(images),
+    )
+    with writer:
         for record in iter_instruction_records(folder):
             progress.advance()
             rights = rights_by_figure.of(record)
@@ -196,7 +212,9 @@ class _FigureRights:
 class _Writer:
     """Parquet files by split, closed when they hold `shard_bytes` of images; attribution beside."""
 
-    def __init__(self, staged: Path, features: Features, *, shard_bytes: int) -> None:
+    def __init__(
+        self, staged: Path, features: Features, *, shard_bytes: int, acknowledgement: str
+    ) -> None:
         self._data = staged / "data"
         self._data.mkdir(parents=True)
         self._schema = features.arrow_schema
@@ -206,8 +224,8 @@ class _Writer:
         self._files: dict[str, pq.ParquetWriter] = {}
         self._file_bytes: Counter[str] = Counter()
         self._num_files: Counter[str] = Counter()
-        self._attribution = (staged / "ATTRIBUTION.md").open("w", encoding="utf-8")
-        self._attribution.write("# Attribution\n\nOne line for each figure that is shown.\n\n")
+        self._attribution = (staged / ATTRIBUTION).open("w", encoding="utf-8")
+        self._attribution.write(acknowledgement)
         self._credited: set[str] = set()
 
     def write(self, row: Mapping[str, Any], *, split: str, owner: str, rights: _Rights) -> None:
@@ -218,7 +236,7 @@ class _Writer:
         if owner not in self._credited:
             self._credited.add(owner)
             named = [rights.citation, rights.license or "", rights.license_url or ""]
-            self._attribution.write(f"- {owner}: {'; '.join(filter(None, named))}\n")
+            self._attribution.write(f"- {owner}: {_escape('; '.join(filter(None, named)))}\n")
         group = self._groups.setdefault(split, [])
         group.append(dict(row))
         self._group_bytes[split] += sum(len(image["bytes"]) for image in row["images"])
@@ -249,6 +267,18 @@ class _Writer:
         for file in self._files.values():
             file.close()
         self._attribution.close()
+
+
+def _acknowledgement(figures: Path) -> str:
+    """Return what stands above the entries of the figures folder's own attribution."""
+    path = figures / ATTRIBUTION
+    head = path.read_text(encoding="utf-8").split("\n- ", 1)[0].strip() if path.is_file() else ""
+    return f"{head or '# Attribution'}\n\n"
+
+
+def _escape(text: str) -> str:
+    """Keep a citation from acting as Markdown."""
+    return re.sub(r"([\\`*_\[\]<>#|])", r"\\\1", text)
 
 
 def _iter_figures(folder: Path) -> Iterator[FigureRecord]:
@@ -315,11 +345,6 @@ def _images(folder: Path, names: Iterable[str], *, where: str) -> list[dict[str,
                 f"{where} has no image ({error.strerror}): {path}. Make the folder again."
             ) from None
     return images
-
-
-def _sources(folder: Path) -> tuple[Source, ...]:
-    path = folder / "summary.json"
-    return parse_sources(read_json(path).get("sources")) if path.is_file() else ()
 
 
 def _count(facts: DatasetFacts, split: str, license_name: str | None, modality: str | None) -> None:

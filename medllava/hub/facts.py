@@ -12,26 +12,13 @@ from typing import Any
 
 from medllava.errors import DataError
 from medllava.hub.privacy import hide_paths
+from medllava.hub.provenance import Source, parse_sources, trace_sources
 from medllava.hub.scores import Evaluation, load_evaluations
 from medllava.store import read_json
 
+_FROM_PARTS = "parts"
+"""What run.json calls a start from the recipe's own parts."""
 ROLES = {"language_model": "language model", "vision_encoder": "vision encoder"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """A package or collection that something came from."""
-
-    name: str
-    version: str = ""
-    license: str | None = None
-    sha256: str = ""
-    note: str = ""
-
-    @property
-    def title(self) -> str:
-        """Name and version, as a requirement is written."""
-        return f"{self.name} {self.version}".strip()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +101,7 @@ def load_facts(folder: Path, *, reports: Iterable[Path] = ()) -> ModelFacts:
                 f"no {name}: {folder}. Push a folder that `medllava train` wrote, or a figures "
                 "or instructions folder."
             )
-    run, recipe = (hide_paths(read_json(folder / f"{name}.json")) for name in ("run", "recipe"))
+    run, recipe = read_json(folder / "run.json"), read_json(folder / "recipe.json")
     runs = list(_iter_runs(run))
     return ModelFacts(
         parts=tuple(_parts(recipe, runs)),
@@ -123,27 +110,8 @@ def load_facts(folder: Path, *, reports: Iterable[Path] = ()) -> ModelFacts:
         evaluations=load_evaluations(
             [*(path.parent for path in sorted(folder.glob("eval/*/report.json"))), *reports]
         ),
-        recipe=recipe,
+        recipe=hide_paths(recipe),
         weights_sha256=run.get("weights_sha256"),
-    )
-
-
-def parse_sources(values: object) -> tuple[Source, ...]:
-    """Read a `sources` list; entries without a name are skipped, unknown keys ignored."""
-    if isinstance(values, Mapping):
-        values = values.get("sources", [values])
-    if not isinstance(values, list):
-        return ()
-    return tuple(
-        Source(
-            name=str(entry["name"]),
-            version=str(entry.get("version") or ""),
-            license=entry.get("license"),
-            sha256=str(entry.get("sha256") or ""),
-            note=str(entry.get("note") or entry.get("notes") or ""),
-        )
-        for entry in values
-        if isinstance(entry, Mapping) and entry.get("name")
     )
 
 
@@ -159,22 +127,23 @@ def _iter_runs(run: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 def _start(first_run: Mapping[str, Any]) -> str | None:
     init = first_run.get("init")
     source = init.get("source") if isinstance(init, Mapping) else init
-    return _public_name(str(source)) if source else None
+    return None if source in (None, "", _FROM_PARTS) else _public_name(str(source))
 
 
 def _parts(recipe: Mapping[str, Any], runs: list[Mapping[str, Any]]) -> Iterator[Part]:
     for role in ROLES:
         values = dict(recipe.get("model", {}).get(role, {}))
         sources: tuple[Source, ...] = ()
-        for run in reversed(runs):
+        for run in runs[::-1]:
             entry = (run.get("parts") or {}).get(role) or {}
             values.update({k: v for k, v in entry.items() if v not in (None, "", "unknown")})
             sources = parse_sources(entry.get("sources")) or sources
+        origin = str(values.get("source") or "unknown")
         yield Part(
             role=role,
-            source=_public_name(str(values.get("source") or "unknown")),
+            source=_public_name(origin),
             license=values.get("license"),
-            sources=sources,
+            sources=sources or trace_sources(Path(origin)),
         )
 
 
@@ -187,19 +156,20 @@ def _public_name(source: str) -> str:
 def _stage(run: Mapping[str, Any]) -> StageRun:
     data = run.get("data")
     values = data if isinstance(data, Mapping) else {}
+    origin = str(values.get("source") or "")
     machine = run.get("machine")
     machine = machine if isinstance(machine, Mapping) else {}
     return StageRun(
         stage=str(run.get("stage") or "unknown"),
         recipe=run.get("recipe"),
         data=Data(
-            name=_public_name(str(values.get("source") or "")),
+            name=_public_name(origin),
             used=values.get("used"),
             dropped=values.get("dropped"),
             licenses=_counts(values.get("by_license")),
             modalities=_counts(values.get("by_modality")),
             teachers=_counts(values.get("by_teacher")),
-            sources=parse_sources(values.get("sources")),
+            sources=parse_sources(values.get("sources")) or trace_sources(Path(origin)),
         ),
         steps=run.get("steps"),
         tokens=run.get("tokens"),

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from medllava.errors import DataError
-from medllava.hub.facts import ROLES, Data, ModelFacts, Part, Source
+from medllava.hub.facts import ROLES, Data, ModelFacts, Part
 from medllava.hub.licenses import OWN_WORK, UNKNOWN, Terms, parse_license, teacher_terms
+from medllava.hub.provenance import Source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ Each `eval/*/report.json` enters; an `Evaluation` leaves with its scores, their 
 floors measured with them. A report without a weights hash is kept but never called verified.
 """
 
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,16 @@ from typing import Any
 
 from medllava.store import read_json
 
+REAL = "real"
+GAIN = "real minus permuted"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
     """One number of a report."""
 
     condition: str
-    """`real`, or the floor it was measured under: `permuted`, `blank`, `majority` and the like."""
+    """`real`, the floor it was measured under (`permuted`, `blank`, ...), or the visual gain."""
     metric: str
     value: float
     low: float | None = None
@@ -37,10 +41,28 @@ class Evaluation:
     protocol: str | None
     split: str | None
     num_questions: int | None
+    num_images: int | None
     data_file: str | None
     data_sha256: str | None
-    command: str | None
+    limit: int | None
+    max_new_tokens: int | None
+    conditions: tuple[str, ...]
     scores: tuple[Score, ...]
+
+    def command(self, repo_id: str) -> str:
+        """Return the command that repeats this evaluation, from the settings it recorded."""
+        words = ["medllava", "eval", self.task, "--ckpt", repo_id]
+        controls = ",".join(name for name in self.conditions if name != REAL)
+        for option, value in (
+            ("--split", self.split),
+            ("--protocol", self.protocol),
+            ("--controls", controls),
+            ("--limit", self.limit),
+            ("--max-new-tokens", self.max_new_tokens),
+        ):
+            if value:
+                words += [option, str(value)]
+        return shlex.join(words)
 
 
 def load_evaluations(paths: Iterable[Path]) -> tuple[Evaluation, ...]:
@@ -55,19 +77,25 @@ def load_evaluations(paths: Iterable[Path]) -> tuple[Evaluation, ...]:
 
 def _evaluation(path: Path) -> Evaluation:
     report = read_json(path)
-    model, data = _table(report, "model"), _table(report, "data")
-    command = report.get("command")
+    task, model = _table(report, "task"), _table(report, "model")
+    conditions = _table(report, "conditions")
     return Evaluation(
-        task=str(report.get("task") or path.parent.name),
+        task=str(task.get("name") or path.parent.name),
         path=path,
-        weights_sha256=model.get("weights_sha256") or report.get("weights_sha256"),
+        weights_sha256=model.get("weights_sha256"),
         protocol=report.get("protocol"),
-        split=data.get("split") or report.get("split"),
-        num_questions=_table(report, "counts").get("questions"),
-        data_file=Path(str(data["file"])).name if data.get("file") else None,
-        data_sha256=data.get("sha256") or data.get("file_sha256"),
-        command=" ".join(map(str, command)) if isinstance(command, list) else command,
-        scores=tuple(_iter_scores(report.get("scores"))),
+        split=task.get("split"),
+        num_questions=report.get("num_questions"),
+        num_images=report.get("num_images"),
+        data_file=Path(str(task["file"])).name if task.get("file") else None,
+        data_sha256=task.get("file_sha256"),
+        limit=task.get("limit"),
+        max_new_tokens=_table(report, "decoding").get("max_new_tokens"),
+        conditions=tuple(conditions),
+        scores=(
+            *(score for name, table in conditions.items() for score in _iter_scores(name, table)),
+            *_iter_scores(GAIN, report.get("visual_gain")),
+        ),
     )
 
 
@@ -76,15 +104,15 @@ def _table(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _iter_scores(rows: object) -> Iterator[Score]:
-    for row in rows if isinstance(rows, list) else []:
-        if not isinstance(row, Mapping) or not isinstance(row.get("value"), int | float):
-            continue
-        yield Score(
-            condition=str(row.get("condition") or "real"),
-            metric=str(row.get("metric") or "unknown"),
-            value=float(row["value"]),
-            low=row.get("low"),
-            high=row.get("high"),
-            count=row.get("count"),
-        )
+def _iter_scores(condition: str, estimates: object) -> Iterator[Score]:
+    """Yield the numbers of one table of metric to {value, low, high, num_questions}."""
+    for metric, estimate in estimates.items() if isinstance(estimates, Mapping) else ():
+        if isinstance(estimate, Mapping) and isinstance(estimate.get("value"), int | float):
+            yield Score(
+                condition=condition,
+                metric=str(metric),
+                value=float(estimate["value"]),
+                low=estimate.get("low"),
+                high=estimate.get("high"),
+                count=estimate.get("num_questions"),
+            )

@@ -77,7 +77,30 @@ def run_values(stage: str, licenses: dict[str, int]) -> dict[str, Any]:
 def write_report(folder: Path, *, weights: str | None) -> Path:
     """Write an evaluation report in the form of `medllava eval`."""
     folder.mkdir(parents=True)
-    write_json(folder / "report.json", {"task": "pathvqa", "model": {"weights_sha256": weights}})
+
+    def estimate(value: float) -> dict[str, float]:
+        return {"value": value, "low": value - 0.1, "high": value + 0.1, "num_questions": 150}
+
+    report = {
+        "task": {
+            "name": "pathvqa",
+            "split": "test",
+            "file": "/home/alice/data/test.parquet",
+            "file_sha256": "cd" * 32,
+            "limit": None,
+        },
+        "protocol": "strict",
+        "num_questions": 150,
+        "num_images": 40,
+        "conditions": {
+            "real": {"exact_match": estimate(0.5), "num_words": estimate(2.0)},
+            "permuted": {"exact_match": estimate(0.2)},
+        },
+        "visual_gain": {"exact_match": estimate(0.3)},
+        "model": {"source": "/home/alice/ckpt", "weights_sha256": weights},
+        "decoding": {"max_new_tokens": 16},
+    }
+    write_json(folder / "report.json", report)
     return folder
 
 

@@ -92,3 +92,57 @@ def test_folder_that_is_no_checkpoint_is_named(tmp_path):
 
 def test_cell_text_cannot_break_a_table():
     assert render_table(("a",), [("x | y\nz",)]) == "| a |\n| --- |\n| x \\| y z |"
+
+
+def test_scores_stand_beside_their_floors_and_the_command_that_repeats_them(tmp_path):
+    def estimate(value: float) -> dict[str, float]:
+        return {"value": value, "low": value - 0.1, "high": value + 0.1, "num_questions": 150}
+
+    report = {
+        "task": {"name": "my set", "split": "test", "file": "/home/a/q.jsonl", "file_sha256": "cd"},
+        "protocol": "strict",
+        "num_questions": 150,
+        "num_images": 40,
+        "conditions": {
+            "real": {"exact_match": estimate(0.5)},
+            "permuted": {"exact_match": estimate(0.2)},
+        },
+        "visual_gain": {"exact_match": estimate(0.3)},
+        "model": {"weights_sha256": "ee"},
+        "decoding": {"max_new_tokens": 16},
+    }
+    (tmp_path / "eval/q").mkdir(parents=True)
+    (tmp_path / "eval/q/report.json").write_text(json.dumps(report))
+    text = card(write(tmp_path, {"stage": "align"}))
+    row = (
+        "| exact match | 0.500 (0.400 to 0.600) | 0.200 (0.100 to 0.300) | 0.300 (0.200 to 0.400) |"
+    )
+    assert row in text
+    assert "150 questions about 40 images; split test; protocol strict; `q.jsonl`" in text
+    assert (
+        "medllava eval 'my set' --ckpt me/small --split test --protocol strict "
+        "--controls permuted --max-new-tokens 16" in text
+    )
+    result = metadata(text)["model-index"][0]["results"][0]
+    assert result["dataset"]["type"] == "my set"
+    assert result["metrics"][0]["value"] == 0.5
+    assert result["metrics"][0]["args"]["interval_95"] == [0.4, 0.6]
+
+
+def test_packages_are_found_through_the_folders_that_name_them(tmp_path):
+    archive, figures, instructions = (tmp_path / name for name in ("a", "f", "i"))
+    for folder, name, values in (
+        (
+            archive,
+            "SOURCES.json",
+            [{"name": "slides", "version": "1.2", "license": "BSD-3-Clause"}],
+        ),
+        (figures, "summary.json", {"settings": {"inputs": [str(archive)]}}),
+        (instructions, "summary.json", {"image_dir": "../f"}),
+    ):
+        folder.mkdir()
+        (folder / name).write_text(json.dumps(values))
+    run = {"stage": "align", "data": {"source": str(instructions), "used": 3}}
+    facts = write(tmp_path, run)
+    assert [source.title for source in facts.stages[0].data.sources] == ["slides 1.2"]
+    assert "| slides 1.2 | BSD-3-Clause |  |" in card(facts)
