@@ -74,12 +74,12 @@ def brain_slices(folder: Path, rng: random.Random) -> Iterator[Region]:
                 image = _grey(np.rot90(np.take(volume, index, axis)), (0, 255))
                 caption = rng.choice(
                     (
-                        f"{plane.capitalize()} T1-weighted MRI of the brain.",
-                        f"T1-weighted magnetic resonance image of the brain in the {plane} plane.",
-                        f"MRI of the brain, {plane} slice, T1-weighted.",
+                        f"{plane.capitalize()} MRI of the brain.",
+                        f"Magnetic resonance image (MRI) of the brain in the {plane} plane.",
+                        f"MRI of the brain, {plane} slice.",
                     )
                 )
-                mention = f"shows the brain in the {plane} plane on a T1-weighted MRI"
+                mention = f"shows the brain in the {plane} plane on an MRI"
                 figures.append(Figure(image=image, caption=caption, mention=mention))
             split = ("train", "train", "test", "train", "validation")[block % 5]
             title = f"A standard brain on MRI: {plane} slices, block {block + 1}"
@@ -197,11 +197,11 @@ def dicom_images(folder: Path, rng: random.Random) -> Iterator[Region]:
         package="pydicom-data",
         title="MRI of a shoulder",
         captions=(
-            "MRI of the shoulder, T1-weighted, detail.",
-            "T1-weighted magnetic resonance image of the shoulder.",
-            "Shoulder MRI, detail, T1-weighted.",
+            "MRI of the shoulder, detail.",
+            "Magnetic resonance image (MRI) of the shoulder.",
+            "Shoulder MRI, detail view.",
         ),
-        mention="is a T1-weighted MRI of the shoulder",
+        mention="is an MRI of the shoulder",
         size=170,
         along="x",
     )
