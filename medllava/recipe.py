@@ -44,7 +44,8 @@ class VisionEncoderConfig:
     geometry: Geometry = Geometry.PAD
     """`pad` to square with the mean colour, centre `crop`, or `stretch`."""
     config: dict[str, Any] = field(default_factory=dict)
-    """Of a `random` encoder: transformers' configuration values, with `model_type`."""
+    """Transformers' configuration values with `model_type`: what a `random` encoder is
+    made from, and the sizes of another one for the plan, so that it needs no download."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +71,8 @@ class LanguageModelConfig:
     tokenizer: str = ""
     """Hub id or folder of the tokenizer; empty takes it from `source`."""
     config: dict[str, Any] = field(default_factory=dict)
-    """Of a `random` language model: transformers' configuration values, with `model_type`."""
+    """Transformers' configuration values with `model_type`: what a `random` model is made
+    from, and the sizes of another one for the plan, so that it needs no download."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,7 +257,8 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
 
 def _build(config: Any, values: Any, *, prefix: str, file: str) -> Any:  # noqa: ANN401 - any dataclass
     if not isinstance(values, Mapping):
-        raise RecipeError(f"{file}: {prefix or 'recipe'} must be a table, got {values!r}.")
+        table = prefix.rstrip(".") or "recipe"
+        raise RecipeError(f"{file}: {table} must be a table, got {values!r}.")
     fields = {f.name: f for f in dataclasses.fields(config)}
     hints = typing.get_type_hints(config)
     for key in values:

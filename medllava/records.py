@@ -11,6 +11,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Self
@@ -75,7 +76,7 @@ class Record:
         Raises:
             RecordError: a required field is absent or a value has the wrong type.
         """
-        hints = typing.get_type_hints(cls)
+        hints = _hints(cls)  # type: ignore[arg-type]
         given: dict[str, Any] = {}
         for f in dataclasses.fields(cls):  # type: ignore[arg-type]
             if f.name in values:
@@ -189,6 +190,12 @@ class StepSummary:
     artifacts: dict[str, Path] = field(default_factory=dict)
     hint: str | None = None
     """The command to type next."""
+
+
+@cache
+def _hints(record: type[Record]) -> dict[str, Any]:
+    # Resolving annotations costs more than checking a record; a manifest has millions of them.
+    return typing.get_type_hints(record)
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - JSON is any

@@ -45,6 +45,10 @@ class Conversation(Protocol):
         """Forget turns and images."""
         ...
 
+    def forget(self) -> None:
+        """Free what only saves time; the conversation stays."""
+        ...
+
 
 def user_turn(text: str, *, num_images: int) -> Turn:
     """Return the question with one placeholder line per image, as in the training data.

@@ -23,7 +23,8 @@ from medllava.chat.config import Answer, Sampling
 from medllava.chat.conversation import user_turn
 from medllava.data.conversation import needs_special_tokens, render_prompt
 from medllava.errors import DataError
-from medllava.model.load import LoadedModel
+from medllava.model.loaded import LoadedModel
+from medllava.model.processor import num_image_tokens
 from medllava.records import IMAGE_TOKEN, Turn
 
 _CROPPABLE = {"full_attention", "sliding_attention", "chunked_attention"}
@@ -40,14 +41,14 @@ class ChatSession:
         self._processor: Any = loaded.processor
         self._tokenizer: Any = loaded.processor.tokenizer
         self._sampling = sampling
-        weight: Tensor = self._model.get_input_embeddings().weight
-        self._device = weight.device
+        weight: Any = self._model.get_input_embeddings().weight
+        self._device: torch.device = weight.device
         self._cache_name = _cache_name(self._model)
         self._limit = _context_length(self._model)
         self._can_crop = _can_crop(self._model)
         self._end_ids = _end_ids(self._model, self._tokenizer)
         self._turns: list[Turn] = []
-        self._shown: list[Image.Image] = []
+        self._pixels: list[Tensor] = []
         self._num_pending = 0
         self._last: Answer | None = None
         self.forget()
@@ -63,13 +64,14 @@ class ChatSession:
         return self._last
 
     def show(self, image: Image.Image) -> None:
-        """Show an RGB image with the next question."""
-        self._shown.append(image)
+        """Show an RGB image with the next question; only its (1, C, H, W) pixel values are kept."""
+        processed = self._processor.image_processor(image, return_tensors="pt")
+        self._pixels.append(processed["pixel_values"])
         self._num_pending += 1
 
     def clear(self) -> None:
         """Forget turns and images."""
-        self._turns, self._shown, self._num_pending, self._last = [], [], 0, None
+        self._turns, self._pixels, self._num_pending, self._last = [], [], 0, None
         self.forget()
 
     def forget(self) -> None:
@@ -81,8 +83,7 @@ class ChatSession:
         """Answer a question, yielding text as it comes; see `Conversation.ask`."""
         started = time.perf_counter()
         asked = [*self._turns, user_turn(text, num_images=self._num_pending)]
-        inputs = self._encode(asked)
-        input_ids: list[int] = inputs["input_ids"][0].tolist()
+        input_ids = self._encode(asked)
         room = min(self._sampling.max_new_tokens, self._limit - len(input_ids))
         if room < 1:
             raise DataError(
@@ -93,7 +94,7 @@ class ChatSession:
         reply: list[int] = []
         said, reason, first = "", "interrupted", 0.0
         try:
-            for token in self._tokens(input_ids, inputs.get("pixel_values"), num_new=room):
+            for token in self._tokens(input_ids, num_new=room):
                 first = first or time.perf_counter() - started
                 if token in self._end_ids:
                     reason = "stop"
@@ -122,15 +123,14 @@ class ChatSession:
                 seconds=time.perf_counter() - started,
             )
 
-    def _encode(self, turns: Sequence[Turn]) -> Any:  # noqa: ANN401 - a BatchFeature
-        """Return input_ids (1, T), every image spread over its tokens, and pixel_values."""
+    def _encode(self, turns: Sequence[Turn]) -> list[int]:
+        """Return the ids of the whole conversation, every image spread over its tokens."""
         prompt = render_prompt(self._processor, turns, open_reply=True)
-        return self._processor(
-            text=prompt,
-            images=self._shown or None,
-            return_tensors="pt",
-            add_special_tokens=needs_special_tokens(self._processor, prompt),
-        )
+        token = self._processor.image_token
+        spread = prompt.replace(token, token * num_image_tokens(self._processor))
+        add_start = needs_special_tokens(self._processor, prompt)
+        ids: list[int] = self._tokenizer(spread, add_special_tokens=add_start)["input_ids"]
+        return ids
 
     def _keep_common(self, input_ids: list[int]) -> int:
         """Cut the cache back to what it shares with `input_ids`; return how much that is.
@@ -166,12 +166,10 @@ class ChatSession:
         return length
 
     @torch.inference_mode()
-    def _tokens(
-        self, input_ids: list[int], pixel_values: Tensor | None, *, num_new: int
-    ) -> Iterator[int]:
+    def _tokens(self, input_ids: list[int], *, num_new: int) -> Iterator[int]:
         """Yield up to `num_new` token ids that follow `input_ids`, filling the cache on the way."""
         step = input_ids[len(self._cached) :]
-        pixels = self._new_pixels(step, pixel_values)
+        pixels = self._new_pixels(step)
         generator = torch.Generator(self._device).manual_seed(
             self._sampling.seed + len(self._turns)  # another draw each turn, the same each run
         )
@@ -181,13 +179,13 @@ class ChatSession:
             yield token
             step, pixels = [token], None
 
-    def _new_pixels(self, step: list[int], pixel_values: Tensor | None) -> Tensor | None:
+    def _new_pixels(self, step: list[int]) -> Tensor | None:
         """Return the pixels of the images whose tokens are still to be computed, (N, C, H, W)."""
-        per_image = self._model.config.image_seq_length
-        num_new = step.count(self._processor.image_token_id) // per_image
-        if pixel_values is None or num_new == 0:
+        num_tokens = step.count(self._processor.image_token_id)
+        num_new = num_tokens // num_image_tokens(self._processor)
+        if num_new == 0:
             return None
-        return pixel_values[-num_new:].to(self._device, self._model.dtype)
+        return torch.cat(self._pixels[-num_new:]).to(self._device, self._model.dtype)
 
     def _forward(self, step: list[int], pixels: Tensor | None) -> Tensor:
         """Run `step` through the model and return the next token's logits, (V,).

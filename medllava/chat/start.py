@@ -22,8 +22,12 @@ def open_model(config: ChatConfig, *, progress: Progress) -> ConversationMaker:
     """
     if config.base_url is not None:
         from medllava.chat.remote import RemoteConversation  # noqa: PLC0415 - no torch needed
+        from medllava.llm.client import OpenAIModel  # noqa: PLC0415 - no torch needed
 
-        return lambda: RemoteConversation(config)
+        server = OpenAIModel(config.checkpoint, base_url=config.base_url)
+        if config.sampling.top_p < 1:
+            progress.note("--top-p is not sent to a server; its own setting holds.")
+        return lambda: RemoteConversation(server, config.sampling)
     from medllava.chat.memory import place_model  # noqa: PLC0415 - torch
     from medllava.chat.session import ChatSession  # noqa: PLC0415 - torch
     from medllava.model.load import load_model  # noqa: PLC0415 - torch

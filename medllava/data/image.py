@@ -201,7 +201,7 @@ def _check_raster(head: bytes, name: str) -> None:
         return
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     kind = next(
-        (text for magic, text in _OTHER_MAGIC.items() if start[:9] == magic.lower()[:9]), ""
+        (text for magic, text in _OTHER_MAGIC.items() if start.startswith(magic.lower())), ""
     )
     raise DataError(
         f"not an image: {name}. "

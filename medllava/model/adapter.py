@@ -123,6 +123,6 @@ def _merged_weight(layer: Any) -> Tensor:  # noqa: ANN401 - peft's own class
         import bitsandbytes  # noqa: PLC0415 - only where 4-bit weights are
 
         weight = bitsandbytes.functional.dequantize_4bit(weight.data, weight.quant_state)
-        return (weight.to(delta.dtype) + delta).to(delta.dtype)
+        weight = weight.to(delta.dtype)
     merged: Tensor = weight.detach() + delta.to(weight.dtype)
     return merged

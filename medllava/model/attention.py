@@ -26,7 +26,9 @@ SEGMENTED = "medllava_segmented"
 VARLEN = "medllava_varlen"
 
 _HALF = (torch.float16, torch.bfloat16)
+# Every layer of a forward pass asks the same; looking at positions on a GPU would wait for it.
 _last_bounds: tuple[weakref.ref[Tensor], list[list[int]]] | None = None
+_last_cumulative: tuple[list[list[int]], Tensor, int] | None = None
 
 
 def choose_attention(requested: Attention, *, device: str) -> str:
@@ -133,17 +135,14 @@ def varlen_attention(
 ) -> tuple[Tensor, None]:
     """Attend causally inside each segment with torch's varlen kernel; shapes as above."""
     bounds = _pack_bounds(module, query, key, attention_mask, kwargs)
-    if bounds is None or query.dtype not in _HALF or kwargs.get("dropout", 0.0):
+    fits_kernel = query.dtype in _HALF and query.shape[-1] % 8 == 0 and query.shape[-1] <= 256
+    if bounds is None or not fits_kernel or kwargs.get("dropout", 0.0):
         return segmented_attention(module, query, key, value, attention_mask, **kwargs)
     kernel: Any = importlib.import_module("torch.nn.attention.varlen").varlen_attn
 
     batch, heads, length, width = query.shape
     groups = heads // key.shape[1]
-    offsets = [0]
-    for row, row_bounds in enumerate(bounds):
-        offsets += [row * length + bound for bound in row_bounds[1:]]
-    longest = max(b - a for a, b in itertools.pairwise(offsets))
-    cumulative = torch.tensor(offsets, dtype=torch.int32).to(query.device, non_blocking=True)
+    cumulative, longest = _cumulative_lengths(bounds, query.device)
     flat = [
         t.transpose(1, 2).reshape(batch * length, heads, width)
         for t in (query, repeat_kv(key, groups), repeat_kv(value, groups))
@@ -203,7 +202,22 @@ def _pack_bounds(
     ):
         return None
     bounds = segment_bounds(position_ids)
-    return bounds * query.shape[0] if len(bounds) == 1 else bounds
+    return bounds if len(bounds) == query.shape[0] else bounds * query.shape[0]
+
+
+def _cumulative_lengths(bounds: list[list[int]], device: torch.device) -> tuple[Tensor, int]:
+    """Return where every segment of all rows ends, and the longest; the last answer is kept."""
+    global _last_cumulative
+    if _last_cumulative is not None and _last_cumulative[0] is bounds:
+        return _last_cumulative[1], _last_cumulative[2]
+    offsets = [0]
+    for row in bounds:
+        base = offsets[-1]
+        offsets += [base + bound for bound in row[1:]]
+    longest = max(b - a for a, b in itertools.pairwise(offsets))
+    cumulative = torch.tensor(offsets, dtype=torch.int32).to(device, non_blocking=True)
+    _last_cumulative = (bounds, cumulative, longest)
+    return cumulative, longest
 
 
 def _sdpa(

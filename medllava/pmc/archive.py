@@ -49,6 +49,15 @@ class ObjectStore(Protocol):
         """
         ...
 
+    def size(self, key: str) -> int:
+        """Return the size of an object in bytes without reading it.
+
+        Raises:
+            ObjectError: it is not there.
+            RemoteError: no answer after retries.
+        """
+        ...
+
     def release(self, prefix: str) -> None:
         """Forget what is kept of an article that is done."""
 
@@ -85,6 +94,8 @@ class ArticleFiles:
     image_names: tuple[str, ...]
     """Of the image files that are there, whether a figure or not."""
     load_image: Callable[[str], SourceImage]
+    size_of: Callable[[str], int]
+    """Bytes of an image file, or of the XML under the empty name, without reading it."""
     metadata: Metadata | None = None
     """None where only the XML speaks for itself, as in legacy packages."""
     metadata_md5: str = ""
@@ -129,6 +140,7 @@ class BucketSource:
             load_root=load_root,
             image_names=tuple(name for name in objects if _IMAGE_NAME.fullmatch(name)),
             load_image=load_image,
+            size_of=lambda name: self._store.size(f"{key}/{name or xml_name}"),
             metadata_md5=md5,
         )
 
@@ -165,6 +177,11 @@ class MirrorStore:
         if md5 is not None and hashlib.md5(data, usedforsecurity=False).hexdigest() != md5:
             raise ObjectError("checksum", f"md5 differs from the archive's: {path}")
         return data
+
+    def size(self, key: str) -> int:
+        """Return a file's size."""
+        path = contained_path(self._root, key)
+        return path.stat().st_size if path.is_file() else 0
 
     def release(self, prefix: str) -> None:
         """Do nothing: the mirror is not ours."""

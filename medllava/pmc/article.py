@@ -6,7 +6,7 @@ down with the stage and the reason.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from medllava.pmc.archive import ArticleFiles, Metadata, ObjectError, match_imag
 from medllava.pmc.config import FetchConfig
 from medllava.pmc.images import CleanImage, ImageError, clean_image, write_image
 from medllava.pmc.jats import Article, Figure, read_article
+from medllava.pmc.llava_urls import image_stem
 from medllava.pmc.modality import ImageClassifier, classify_modality, compute_panel_score
 from medllava.pmc.rights import License, find_rights_flag, is_allowed
 from medllava.pmc.state import Item, Outcome
@@ -38,6 +39,7 @@ class _Draft:
     key: str
     figures: list[dict[str, Any]] = field(default_factory=list)
     rejected: list[dict[str, str]] = field(default_factory=list)
+    sources: dict[str, str] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
 
     def reject(self, key: str, rejection: Rejection) -> None:
@@ -69,9 +71,22 @@ class ArticleReader:
     """Makes outcomes of articles under one configuration."""
 
     def __init__(
-        self, config: FetchConfig, *, snapshot: str, classifier: ImageClassifier | None = None
+        self,
+        config: FetchConfig,
+        *,
+        snapshot: str,
+        classifier: ImageClassifier | None = None,
+        wanted: Mapping[str, set[str]] | None = None,
     ) -> None:
-        """Remember the rules; `snapshot` is written into every record."""
+        """Remember the rules.
+
+        Args:
+            config: filters and the output folder.
+            snapshot: date of the listing, written into every record.
+            classifier: names the modality of an image.
+            wanted: image stems by PMCID; other figures are not looked at. None takes all.
+        """
+        self._wanted = wanted
         self._config = config
         self._snapshot = snapshot
         self._classifier = classifier
@@ -130,6 +145,7 @@ class ArticleReader:
             figures=draft.figures,
             rejected=draft.rejected,
             counts=draft.counts,
+            sources=draft.sources,
             metadata_md5=files.metadata_md5,
         )
 
@@ -166,6 +182,11 @@ class ArticleReader:
             name = figure.xml_id or f"figure-{number}"
             seen[name] = seen.get(name, 0) + 1
             figure_id = f"{draft.key}/{name}" + (f"~{seen[name]}" if seen[name] > 1 else "")
+            stems = {image_stem(name) for names in figure.graphics for name in names}
+            if self._wanted is not None and not stems & self._wanted.get(facts["pmcid"], set()):
+                draft.count("figures", -1)
+                continue
+            draft.sources.update(dict.fromkeys(sorted(stems), figure_id))
             try:
                 draft.figures.append(self._read_figure(figure, figure_id, number, facts, draft))
             except Rejection as rejection:

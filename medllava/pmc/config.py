@@ -78,6 +78,10 @@ class FetchConfig:
     """`local`, `slurm` or `ray` hand the shards to datatrove."""
     executor_options: tuple[str, ...] = ()
     """`key=value` for the executor, such as `partition=cpu`."""
+    retry_seconds: float = 0.5
+    """First pause before a request is repeated; doubles each time."""
+    timeout_seconds: float = 30.0
+    """Without a byte from a server."""
     workers: int = 16
     """Connections of one process; also its threads."""
     max_bytes: int | None = None

@@ -6,59 +6,44 @@
     OUT/summary.json        counts, funnel, snapshot, settings
     OUT/ATTRIBUTION.md      who made what, under which licence
     OUT/report.html         the contact sheet
+    OUT/webdataset/*.tar    the same for training that streams, if asked for
     OUT/.fetch/             listing, outcomes and kept objects: what a later run continues from
 
-A shard is a function of the listing, the settings, `num_shards` and its index; it ends in a marker.
-Whoever finishes the last one writes the files.
+Whoever finishes the last shard writes the files.
 """
 
 import errno
-import fcntl
-import logging
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
-from dataclasses import fields
-from importlib import import_module
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from medllava.errors import DataError, RemoteError, SetupError
-from medllava.pmc.archive import Source
-from medllava.pmc.article import ArticleReader
+from medllava.errors import SetupError
 from medllava.pmc.config import FetchConfig
+from medllava.pmc.executors import run_executor
+from medllava.pmc.hits import write_hit_report
 from medllava.pmc.manifest import STAGES, Totals, write_manifest
 from medllava.pmc.modality import ImageClassifier
+from medllava.pmc.plan import plan_fetch
 from medllava.pmc.report import write_report
-from medllava.pmc.sources import open_source, select_articles
-from medllava.pmc.state import Item, Listing, Outcome, Outcomes, write_listing
+from medllava.pmc.selection import (
+    count_refreshed,
+    describe_settings,
+    freeze_listing,
+    listing_path,
+    shard_dir,
+    shard_marker,
+    work_dir,
+)
+from medllava.pmc.shards import run_shard
+from medllava.pmc.state import Listing, Outcomes
+from medllava.pmc.transport import ByteBudget
+from medllava.pmc.webdataset import write_webdataset
 from medllava.progress import Progress, SilentProgress
 from medllava.records import StepSummary
-from medllava.store import exclusive, read_json, write_json
+from medllava.store import exclusive, write_json
 
-_LOGGER = logging.getLogger(__name__)
-_FREE_SETTINGS = frozenset(
-    [
-        "output_dir",
-        "workers",
-        "max_bytes",
-        "refresh",
-        "dry_run",
-        "executor",
-        "executor_options",
-        "shard_index",
-        "email",
-        "webdataset",
-        "deduplicate",
-        "validation_fraction",
-        "test_fraction",
-        "split_file",
-    ]
-)
-"""May differ between runs into one folder: limits, and what the final passes decide anew."""
 _DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT})
-_MAX_FAILURES = 20
-"""Items in a row that a service did not answer, after which the run stops asking."""
 
 
 def fetch_figures(
@@ -75,7 +60,7 @@ def fetch_figures(
         classifier: names the modality of an image; goes before `config.classifier`.
 
     Returns:
-        Counts and the funnel; incomplete if articles are left for another run or other shards.
+        Counts and the funnel; incomplete if articles are left for another run.
 
     Raises:
         DataError: the input or the folder does not fit the settings.
@@ -83,221 +68,64 @@ def fetch_figures(
         SetupError: the disk is full, or an extra is missing.
     """
     progress = progress or SilentProgress()
+    if config.dry_run:
+        return plan_fetch(config, progress=progress)
     with _disk_full_is_an_error(config.output_dir):
-        listing_path = freeze_listing(config, progress=progress)
-        left = 0
+        freeze_listing(config, progress=progress)
+        if config.executor is not None:
+            submitted = run_executor(config)
+            return submitted or finish_fetch(config, progress=progress)
+        budget = ByteBudget(config.max_bytes)
         indices = range(config.num_shards) if config.shard_index is None else [config.shard_index]
-        for index in indices:
-            left += run_shard(config, listing_path, index, progress=progress, classifier=classifier)
-        return finish_fetch(config, left=left, progress=progress)
-
-
-def work_dir(config: FetchConfig) -> Path:
-    """Return the folder of what later runs continue from."""
-    return config.output_dir / ".fetch"
-
-
-def freeze_listing(config: FetchConfig, *, progress: Progress) -> Path:
-    """Select the articles once and for all shards; return the listing's path.
-
-    Raises:
-        DataError: the folder holds a selection made with other settings.
-    """
-    folder = work_dir(config)
-    folder.mkdir(parents=True, exist_ok=True)
-    settings = _settings(config)
-    with (folder / "listing.lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)  # shards start together; one lists, the others wait
-        path = folder / "listing.sqlite"
-        known = folder / "settings.json"
-        if known.exists():
-            _check_settings(read_json(known), settings, config.output_dir)
-        else:
-            write_json(known, settings)
-        if not path.exists():
-            progress.start("select articles")
-            selection = select_articles(config, progress=progress)
-            write_listing(
-                path,
-                selection.items,
-                facts=selection.facts,
-                latest=config.versions == "latest",
-                limit=config.limit,
-            )
-    return path
-
-
-def run_shard(
-    config: FetchConfig,
-    listing_path: Path,
-    index: int,
-    *,
-    progress: Progress,
-    classifier: ImageClassifier | None = None,
-) -> int:
-    """Do what is left of one shard; return how many items stay open."""
-    folder = shard_dir(config, index)
-    marker = folder / "complete.json"
-    if marker.exists():
-        return 0
-    with exclusive(folder), Outcomes(folder / "outcomes.sqlite") as outcomes:
-        listing = Listing(listing_path)
-        source = open_source(config, shard_dir=folder)
-        reader = ArticleReader(
-            config,
-            snapshot=str(listing.facts["snapshot"]),
-            classifier=classifier or _load_classifier(config.classifier),
+        left = sum(
+            run_shard(config, index, progress=progress, classifier=classifier, budget=budget)
+            for index in indices
         )
-        items = listing.iter_items(num_shards=config.num_shards, shard_index=index)
-        runner = _ShardRunner(reader=reader, source=source, outcomes=outcomes, progress=progress)
-        progress.start(
-            "read articles" if config.num_shards == 1 else f"read articles of shard {index}",
-            total=len(listing) if config.num_shards == 1 else None,
-        )
-        left = runner.run(items, workers=config.workers)
-        listing.close()
-        if not left:
-            write_json(marker, {"items": len(outcomes)})
-    return left
+        if left:
+            return StepSummary(step="fetch-pmc", complete=False, counts={"articles_left": left})
+        return finish_fetch(config, progress=progress)
 
 
-def finish_fetch(config: FetchConfig, *, left: int, progress: Progress) -> StepSummary:
+def finish_fetch(config: FetchConfig, *, progress: Progress) -> StepSummary:
     """Write the figures folder if every shard is complete; return the summary."""
     folder = config.output_dir
-    missing = [
-        i for i in range(config.num_shards) if not (shard_dir(config, i) / "complete.json").exists()
-    ]
-    if missing and (left or config.shard_index is None):
+    open_shards = [i for i in range(config.num_shards) if not shard_marker(config, i).exists()]
+    if open_shards:
         return StepSummary(
             step="fetch-pmc",
-            complete=False,
-            counts={"left": left},
-            details={"shards_left": missing},
+            complete=config.shard_index is not None and config.shard_index not in open_shards,
+            counts={"shards": config.num_shards, "shards_left": len(open_shards)},
+            artifacts={"figures": folder},
+            hint=f"the same with --shard-index {open_shards[0]}; the last shard writes the files.",
         )
-    if missing:
-        return StepSummary(
-            step="fetch-pmc",
-            counts={"shards": config.num_shards, "shards_left": len(missing)},
-            artifacts={"shard": shard_dir(config, config.shard_index or 0)},
-            hint="the other shards; the last one writes the figures.",
-        )
-    progress.start("write the manifest")
-    listing = Listing(work_dir(config) / "listing.sqlite")
-    with exclusive(work_dir(config)), ExitStack() as stack:
+    progress.start("write the figures folder")
+    with (
+        exclusive(work_dir(config)),
+        closing(Listing(listing_path(config))) as listing,
+        ExitStack() as stack,
+    ):
         shards = [
             stack.enter_context(Outcomes(shard_dir(config, i) / "outcomes.sqlite"))
             for i in range(config.num_shards)
         ]
-        totals = write_manifest(config, shards)
+        totals = write_manifest(config, shards, listing.iter_misses())
         summary = _summarize(config, totals, listing.facts)
+        artifacts = {"figures": folder / "figures.parquet", "report": folder / "report.html"}
+        if config.image_urls is not None:
+            artifacts["image_list"] = folder / "image-list.jsonl"
+            summary["image_list"] = write_hit_report(config, shards, artifacts["image_list"])
         write_json(folder / "summary.json", summary)
-        report = write_report(folder, summary)
-    listing.close()
+        write_report(folder, summary)
+        if config.webdataset:
+            artifacts["webdataset"] = write_webdataset(folder)
+    shown = ("snapshot", "funnel", "modalities", "licenses", "splits", "reasons", "refresh")
     return StepSummary(
         step="fetch-pmc",
-        counts={k: v for k, v in summary["counts"].items() if v},
-        details={
-            k: summary[k] for k in ("snapshot", "modalities", "licenses", "splits", "reasons")
-        },
-        artifacts={"figures": folder / "figures.parquet", "report": report},
+        counts={name: count for name, count in summary["counts"].items() if count},
+        details={name: summary[name] for name in (*shown, "image_list") if name in summary},
+        artifacts=artifacts,
         hint=f"medllava generate-instructions {folder} --stage align -o {folder.parent / 'align'}",
     )
-
-
-def shard_dir(config: FetchConfig, index: int) -> Path:
-    """Return the folder of one shard."""
-    return work_dir(config) / "shards" / f"{index:05d}-of-{config.num_shards:05d}"
-
-
-class _ShardRunner:
-    """Keeps the workers busy and commits what they return."""
-
-    def __init__(
-        self,
-        *,
-        reader: ArticleReader,
-        source: Source,
-        outcomes: Outcomes,
-        progress: Progress,
-    ) -> None:
-        self._reader, self._source = reader, source
-        self._outcomes, self._progress = outcomes, progress
-        self._left = 0
-        self._failures = 0
-
-    def run(self, items: Iterator[Item], *, workers: int) -> int:
-        """Do every item that is not done; return how many failed for now."""
-        running: dict[Future[list[Outcome]], Item] = {}
-        with ThreadPoolExecutor(workers, thread_name_prefix="fetch") as pool:
-            try:
-                for item in items:
-                    if item.name in self._outcomes:
-                        self._progress.advance()
-                        continue
-                    running[pool.submit(self._read, item)] = item
-                    if len(running) >= 2 * workers:
-                        self._collect(running)
-                while running:
-                    self._collect(running)
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
-        return self._left
-
-    def _read(self, item: Item) -> list[Outcome]:
-        return self._reader.read(item, self._source.iter_articles(item))
-
-    def _collect(self, running: dict[Future[list[Outcome]], Item]) -> None:
-        done, _ = wait(running, return_when=FIRST_COMPLETED)
-        for future in done:
-            item = running.pop(future)
-            self._progress.advance()
-            try:
-                outcomes = future.result()
-            except RemoteError as error:
-                self._left += 1
-                self._failures += 1
-                _LOGGER.warning("%s is left for another run: %s", item.name, error)
-                if self._failures >= _MAX_FAILURES:
-                    raise
-                continue
-            self._failures = 0
-            self._outcomes.add(item, outcomes)
-            self._source.release(item)
-
-
-def _settings(config: FetchConfig) -> dict[str, Any]:
-    """Return the settings that decide what is read, as JSON values."""
-    values: dict[str, Any] = {}
-    for field in fields(config):
-        if field.name not in _FREE_SETTINGS:
-            value = getattr(config, field.name)
-            if isinstance(value, tuple):
-                value = [str(v.resolve()) if isinstance(v, Path) else str(v) for v in value]
-            values[field.name] = str(value) if isinstance(value, Path) else value
-    return values
-
-
-def _check_settings(known: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
-    for name, value in wanted.items():
-        if known.get(name) != value:
-            raise DataError(
-                f"this folder was begun with {name} = {known.get(name)!r}, not {value!r}: {folder}."
-                " Name another folder with -o, or repeat the first settings."
-            )
-
-
-def _load_classifier(name: str) -> ImageClassifier | None:
-    if not name:
-        return None
-    module, _, function = name.partition(":")
-    try:
-        loaded: ImageClassifier = getattr(import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise SetupError(
-            f"image classifier cannot be loaded ({error}): {name!r}. Give MODULE:FUNCTION."
-        ) from None
-    return loaded
 
 
 def _summarize(config: FetchConfig, totals: Totals, facts: dict[str, Any]) -> dict[str, Any]:
@@ -305,15 +133,17 @@ def _summarize(config: FetchConfig, totals: Totals, facts: dict[str, Any]) -> di
     return {
         "snapshot": facts["snapshot"],
         "source": facts,
-        "settings": _settings(config),
+        "settings": describe_settings(config),
         "splitting": {
             "by": "article",
             "validation_fraction": config.validation_fraction,
             "test_fraction": config.test_fraction,
             "seed": config.seed,
             "split_file": config.split_file,
+            "named_articles": totals.counts.pop("named_articles", 0),
         },
         "counts": dict(totals.counts),
+        "refresh": count_refreshed(config),
         "funnel": _funnel(totals),
         "reasons": dict(totals.reasons.most_common()),
         "modalities": dict(totals.modalities.most_common()),

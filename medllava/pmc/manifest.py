@@ -8,7 +8,7 @@ import dataclasses
 import sqlite3
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from medllava.pmc.config import FetchConfig
 from medllava.pmc.duplicates import DuplicateFinder
 from medllava.pmc.splits import SplitRule
-from medllava.pmc.state import Outcome, Outcomes, merge_outcomes
+from medllava.pmc.state import Miss, Outcome, Outcomes, merge_outcomes
 from medllava.records import FigureRecord
 from medllava.store import atomic_path
 
@@ -71,7 +71,9 @@ class Totals:
     contexts: Counter[str] = field(default_factory=Counter)
 
 
-def write_manifest(config: FetchConfig, shards: Sequence[Outcomes]) -> Totals:
+def write_manifest(
+    config: FetchConfig, shards: Sequence[Outcomes], misses: Iterable[Miss] = ()
+) -> Totals:
     """Write `figures.parquet`, `rejected.parquet` and `ATTRIBUTION.md`; return the totals."""
     totals = Totals()
     folder = config.output_dir
@@ -83,6 +85,10 @@ def write_manifest(config: FetchConfig, shards: Sequence[Outcomes]) -> Totals:
         scratch = stack.enter_context(_scratch(folder))
         seen = _SeenArticles(scratch)
         finder = DuplicateFinder(scratch) if config.deduplicate else None
+        for miss in misses:
+            _count_rejected(
+                totals, rejected, _reason(miss.key, "selection", miss.reason, miss.detail)
+            )
         for outcome in merge_outcomes(shards):
             kept = 0
             totals.counts["articles"] += 1
@@ -102,6 +108,7 @@ def write_manifest(config: FetchConfig, shards: Sequence[Outcomes]) -> Totals:
                 attribution.add(outcome.article, kept)
         totals.counts["kept"] = figures.count
         totals.counts["rejected"] = rejected.count
+        totals.counts["named_articles"] = len(rule.named)
     return totals
 
 

@@ -110,6 +110,10 @@ class FolderImages:
         self._files = _list_images(folder) if files is None else files
         self.names = tuple(self._files)
 
+    def size(self, name: str) -> int:
+        """Return the size of an image file; the empty name, the XML's, is not known here."""
+        return self._files[name].stat().st_size if name else 0
+
     def load(self, name: str) -> SourceImage:
         """Return an image file's bytes."""
         path = self._files[name]
@@ -181,6 +185,7 @@ def _iter_stream(item: Item, stream: IO[bytes], images: FolderImages) -> Iterato
             load_root=lambda root=root: _same(root),  # type: ignore[misc]  # bound at once, used at once
             image_names=images.names,
             load_image=images.load,
+            size_of=images.size,
         )
 
 

@@ -11,7 +11,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -46,6 +46,15 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Miss:
+    """Something that was asked for and is not in the archive."""
+
+    key: str
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What became of one article."""
 
@@ -58,55 +67,75 @@ class Outcome:
     rejected: list[dict[str, str]]
     """Key, stage, reason, detail."""
     counts: dict[str, int]
+    sources: dict[str, str] = field(default_factory=dict)
+    """Figure id by image stem, of every figure of the article, kept or not."""
     metadata_md5: str = ""
     """Of the metadata object, to see at a refresh whether it changed."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListingRule:
+    """Which of the listed items are taken."""
+
+    latest: bool = True
+    """The highest version of each article only."""
+    limit: int | None = None
+    """The first so many, in order."""
+    sample: int | None = None
+    """So many, drawn by a seeded hash of the name."""
+    seed: int = 0
+
+
 def write_listing(
-    path: Path, items: Iterable[Item], *, facts: dict[str, Any], latest: bool, limit: int | None
+    path: Path, entries: Iterable[Item | Miss], *, facts: dict[str, Any], rule: ListingRule
 ) -> None:
     """Freeze a selection.
 
     Args:
-        path: file to make.
-        items: in any order; repeats are merged.
+        path: file to make; it appears when it is complete.
+        entries: items in any order, repeats merged, and what was not found.
         facts: source, snapshot date and the like, kept with it.
-        latest: keep the highest version of each article only.
-        limit: keep the first so many, in order.
+        rule: which of the items are taken.
     """
     with atomic_path(path) as temporary, closing(sqlite3.connect(temporary)) as base:
-        base.execute(
-            "CREATE TABLE items (name TEXT PRIMARY KEY, ord TEXT, article TEXT, version INT,"
-            " etag TEXT)"
-        )
-        base.executemany(
-            "INSERT OR IGNORE INTO items VALUES (?, ?, ?, ?, ?)",
-            (
-                (
-                    i.name,
-                    i.order,
-                    i.name.partition(".")[0] if i.version else i.name,
-                    i.version,
-                    i.etag,
+        base.executescript(_LISTING_TABLES)
+        for entry in entries:
+            if isinstance(entry, Miss):
+                values = (entry.key, entry.reason, entry.detail)
+                base.execute("INSERT OR IGNORE INTO misses VALUES (?, ?, ?)", values)
+            else:
+                article = entry.name.partition(".")[0] if entry.version else entry.name
+                draw = _draw(rule.seed, article) if rule.sample is not None else ""
+                base.execute(
+                    "INSERT OR IGNORE INTO items VALUES (?, ?, ?, ?, ?, ?)",
+                    (entry.name, entry.order, article, entry.version, entry.etag, draw),
                 )
-                for i in items
-            ),
-        )
-        base.execute("CREATE INDEX by_order ON items (ord)")
-        if latest:
-            base.execute("CREATE INDEX by_article ON items (article, version)")
+        base.execute("CREATE INDEX by_article ON items (article, version)")
+        if rule.latest:
             base.execute(
                 "DELETE FROM items WHERE EXISTS (SELECT 1 FROM items newer"
                 " WHERE newer.article = items.article AND newer.version > items.version)"
             )
-        if limit is not None:
-            base.execute(
-                "DELETE FROM items WHERE name NOT IN (SELECT name FROM items ORDER BY ord LIMIT ?)",
-                (limit,),
-            )
-        base.execute("CREATE TABLE facts (value TEXT)")
+        if rule.sample is not None:
+            base.execute(f"{_KEEP_FIRST} draw, ord LIMIT ?)", (rule.sample,))
+        base.execute("CREATE INDEX by_order ON items (ord)")
+        if rule.limit is not None:
+            base.execute(f"{_KEEP_FIRST} ord LIMIT ?)", (rule.limit,))
         base.execute("INSERT INTO facts VALUES (?)", (json.dumps(facts),))
         base.commit()
+
+
+_KEEP_FIRST = "DELETE FROM items WHERE name NOT IN (SELECT name FROM items ORDER BY"
+_LISTING_TABLES = """
+    CREATE TABLE items (name TEXT PRIMARY KEY, ord TEXT, article TEXT, version INT, etag TEXT,
+        draw TEXT);
+    CREATE TABLE misses (key TEXT PRIMARY KEY, reason TEXT, detail TEXT);
+    CREATE TABLE facts (value TEXT);
+"""
+
+
+def _draw(seed: int, article: str) -> str:
+    return hashlib.blake2b(f"{seed}:{article}".encode(), digest_size=8).hexdigest()
 
 
 class Listing:
@@ -131,6 +160,25 @@ class Listing:
             item = Item(name=name, version=version, etag=etag)
             if item.shard(num_shards) == shard_index:
                 yield item
+
+    def iter_sample(self, number: int) -> Iterator[Item]:
+        """Yield so many items, spread evenly over the order."""
+        step = max(len(self) // max(number, 1), 1)
+        rows = self._base.execute("SELECT name, version, etag FROM items ORDER BY ord")
+        for position, (name, version, etag) in enumerate(rows):
+            if position % step == 0 and position // step < number:
+                yield Item(name=name, version=version, etag=etag)
+
+    def iter_misses(self) -> Iterator[Miss]:
+        """Yield what was asked for and not found."""
+        for key, reason, detail in self._base.execute("SELECT * FROM misses ORDER BY key"):
+            yield Miss(key=key, reason=reason, detail=detail)
+
+    def has_article(self, name: str) -> bool:
+        """Tell whether another version of the article of `name` is in the selection."""
+        article = name.partition(".")[0]
+        found = self._base.execute("SELECT 1 FROM items WHERE article = ?", (article,))
+        return found.fetchone() is not None
 
     def find(self, name: str) -> Item | None:
         """Return the item of a name, None if it is not in the selection."""
@@ -172,15 +220,7 @@ class Outcomes:
         """Commit an item with all its articles at once."""
         with self._base:
             for part, outcome in enumerate(outcomes):
-                body = {
-                    "item": outcome.item,
-                    "order": outcome.order,
-                    "article": outcome.article,
-                    "figures": outcome.figures,
-                    "rejected": outcome.rejected,
-                    "counts": outcome.counts,
-                    "metadata_md5": outcome.metadata_md5,
-                }
+                body = asdict(outcome)
                 self._base.execute(
                     "INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?)",
                     (item.name, part, outcome.order, json.dumps(body, ensure_ascii=False)),
@@ -205,6 +245,15 @@ class Outcomes:
             else self._base.execute(
                 "SELECT body FROM outcomes WHERE item = ? ORDER BY part", (item,)
             )
+        )
+        for (body,) in rows:
+            yield Outcome(**json.loads(body))
+
+    def iter_article(self, pmcid: str) -> Iterator[Outcome]:
+        """Yield the outcomes of all versions of an article, oldest first."""
+        first, last = (f"{int(pmcid.removeprefix('PMC')):012d}{sign}" for sign in "./")
+        rows = self._base.execute(
+            "SELECT body FROM outcomes WHERE ord > ? AND ord < ? ORDER BY ord", (first, last)
         )
         for (body,) in rows:
             yield Outcome(**json.loads(body))

@@ -65,16 +65,11 @@ def compute_memory(
 def _activation_bytes(shape: ModelShape, learning: Learning, settings: Settings) -> int:
     """Bytes that one token keeps in the language model from forward to backward."""
     width = settings.bytes_per_weight
-    hidden, query, key, wide = (
-        shape.hidden_size,
-        shape.query_width,
-        shape.key_width,
-        shape.intermediate_size,
-    )
-    # Norms keep fp32 inputs; attention keeps q, k, v and its output; the gate keeps its operands.
-    layer = 2 * (4 * hidden + width * hidden) + width * (3 * query + 3 * key + 4 * wide)
+    hidden, query, wide = shape.hidden_size, shape.query_width, shape.intermediate_size
+    # Norms keep fp32 inputs; attention q, k, v and output at full width; the gate three operands.
+    layer = 2 * 4 * hidden + width * (4 * query + 3 * wide)
     if learning.language_model or learning.adapter is not Adapter.NONE:
-        layer += width * (2 * hidden + query + wide)  # inputs of the matrices that learn
+        layer += width * (4 * hidden + query + wide)  # inputs of the weights that learn
     if settings.gradient_checkpointing:
         return shape.num_layers * width * hidden + layer
     return shape.num_layers * layer

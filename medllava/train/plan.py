@@ -7,8 +7,7 @@ is said beside them; memory is an estimate by cause. `plan_text` turns a plan in
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from medllava.model.shapes import ModelShape
@@ -16,6 +15,7 @@ from medllava.recipe import Precision, Recipe, StageConfig
 from medllava.records import Stage
 from medllava.train.flops import GIB, GPUS, Gpu, Learning, Workload, compute_flops
 from medllava.train.memory import Settings, compute_memory
+from medllava.train.plan_data import DataStatistics, assumed_data, dropped_text
 
 CPU = "cpu"
 ASSUMED_MFU = 0.40
@@ -26,52 +26,6 @@ _USABLE = 0.92
 """Share of a GPU's memory that may be planned; the rest is fragmentation."""
 _SMALL = 0.1
 """Below this share of learning parameters sharding their state saves little."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DataStatistics:
-    """Counts of the records a stage trains on, taken without decoding images."""
-
-    source: str
-    """Path or name of the data; says so when the counts are assumed."""
-    num_records: int
-    """Records used, dropped ones excluded."""
-    num_tokens: int
-    """Over all records, image tokens included."""
-    num_supervised: int
-    num_images: int
-    sum_squared_lengths: float
-    max_length: int
-    """Tokens of the longest record."""
-    num_dropped: Mapping[str, int] = field(default_factory=dict)
-    """Records left out, by reason."""
-    num_packs: int = 0
-    """As made by the packer; 0 estimates it."""
-    is_assumed: bool = False
-
-    @classmethod
-    def of_lengths(
-        cls,
-        lengths: Sequence[int],
-        *,
-        source: str,
-        num_supervised: int,
-        num_images: int,
-        num_dropped: Mapping[str, int] | None = None,
-        num_packs: int = 0,
-    ) -> "DataStatistics":
-        """Count from the lengths in tokens of all records that are used."""
-        return cls(
-            source=source,
-            num_records=len(lengths),
-            num_tokens=sum(lengths),
-            num_supervised=num_supervised,
-            num_images=num_images,
-            sum_squared_lengths=float(sum(length * length for length in lengths)),
-            max_length=max(lengths, default=0),
-            num_dropped=num_dropped or {},
-            num_packs=num_packs,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +105,7 @@ class Plan:
         return values
 
 
-def build_plan(
+def build_plan(  # noqa: PLR0913 - each is a thing a user asks about
     recipe: Recipe,
     stage: Stage,
     shape: ModelShape,
@@ -160,6 +114,7 @@ def build_plan(
     world_size: int = 1,
     gpu: Gpu | str = "H100",
     max_steps: int | None = None,
+    batches: Batches | None = None,
 ) -> Plan:
     """Plan a stage.
 
@@ -171,11 +126,14 @@ def build_plan(
         world_size: devices over all machines.
         gpu: a name in `flops.GPUS`, what `flops.find_gpu` recognised, or `cpu`.
         max_steps: stop after this many steps.
+        batches: the trainer's own layout of the run; None estimates it.
     """
     config = recipe.stage[stage]
     learning = Learning.of(stage, config)
     data = data or assumed_data(stage, shape)
-    batches = plan_batches(recipe, config, data, world_size=world_size, max_steps=max_steps)
+    batches = batches or plan_batches(
+        recipe, config, data, world_size=world_size, max_steps=max_steps
+    )
     share = batches.num_steps / max(batches.steps_per_epoch, 1e-9)
     work = Workload(
         num_tokens=round(data.num_tokens * share),
@@ -215,30 +173,6 @@ def build_plan(
     )
 
 
-def assumed_data(stage: Stage, shape: ModelShape) -> DataStatistics:
-    """Return counts like those of the data LLaVA-Med published, for a plan without data.
-
-    Source: LLaVA-Med's released files (500,000 alignment pairs, 60,017 conversations) and SLAKE's
-    4,919 English training questions; tokens per record are rough averages.
-    """
-    records, text, supervised = {
-        Stage.ALIGN: (500_000, 140, 84),
-        Stage.INSTRUCT: (60_017, 330, 190),
-        Stage.FINETUNE: (4_919, 40, 6),
-    }[stage]
-    length = text + shape.num_image_tokens
-    return DataStatistics(
-        source="LLaVA-Med's published data",
-        num_records=records,
-        num_tokens=records * length,
-        num_supervised=records * supervised,
-        num_images=records,
-        sum_squared_lengths=float(records * length * length),
-        max_length=length,
-        is_assumed=True,
-    )
-
-
 def plan_batches(
     recipe: Recipe,
     config: StageConfig,
@@ -273,7 +207,7 @@ def plan_batches(
 
 def _positions_per_unit(recipe: Recipe, data: DataStatistics) -> int:
     """Positions computed per pack, or per record padded to its batch's longest."""
-    return recipe.data.max_length if recipe.data.packing else data.max_length
+    return recipe.data.max_length if recipe.data.packing else data.longest
 
 
 def _plan_gpu(  # noqa: PLR0913 - one value per quantity that was computed above
@@ -308,7 +242,7 @@ def _plan_gpu(  # noqa: PLR0913 - one value per quantity that was computed above
     hours = None
     if device is not None:
         recomputed = 4 / 3 if settings.gradient_checkpointing else 1.0
-        speed = ASSUMED_MFU * min(1.0, fill / ASSUMED_FILL) / recomputed
+        speed = ASSUMED_MFU * min(1.0, max(fill, 0.01) / ASSUMED_FILL) / recomputed
         hours = flops / (speed * device.peak_flops * world_size) / 3600
     return GpuPlan(
         gpu=device.name if device else CPU,
@@ -405,7 +339,7 @@ def _refusal(recipe: Recipe, data: DataStatistics) -> str | None:
 def _notes(data: DataStatistics, chosen: GpuPlan) -> tuple[str, ...]:
     notes = []
     if data.is_assumed:
-        notes.append("No --data was given: counts are those of LLaVA-Med's published data.")
+        notes.append("Tokens are estimated, not counted with the model's tokenizer.")
     if chosen.hours is not None:
         notes.append(f"Hours assume {ASSUMED_MFU:.0%} of the GPU's dense bf16 peak, unmeasured.")
     if not chosen.fits:
@@ -414,9 +348,3 @@ def _notes(data: DataStatistics, chosen: GpuPlan) -> tuple[str, ...]:
             "more GPUs, a shorter data.max_length or an adapter would help."
         )
     return tuple(notes)
-
-
-def dropped_text(data: DataStatistics) -> str:
-    """Say how many records were left out and why."""
-    reasons = ", ".join(f"{count:,} {reason}" for reason, count in data.num_dropped.items())
-    return f"{sum(data.num_dropped.values()):,} dropped{f': {reasons}' if reasons else ''}"

@@ -1,0 +1,85 @@
+"""A conversation with a server: vLLM, SGLang, `transformers serve`, all that speak OpenAI's API.
+
+The whole conversation is sent each time; keeping a cache is the server's business. Images travel
+inside the request as PNG, whatever they were, so the server needs no DICOM reader and no file.
+"""
+
+import base64
+import time
+from collections.abc import Generator, Sequence
+
+from PIL import Image
+
+from medllava.chat.config import Answer, Sampling
+from medllava.chat.conversation import user_turn
+from medllava.chat.examples import encode_image
+from medllava.llm.protocol import ChatModel, ChatRequest, Message
+from medllava.records import IMAGE_TOKEN, Turn
+
+
+class RemoteConversation:
+    """A `Conversation` whose answers come from a `ChatModel`."""
+
+    def __init__(self, model: ChatModel, sampling: Sampling) -> None:
+        """Begin an empty conversation."""
+        self._model = model
+        self._sampling = sampling
+        self._messages: list[Message] = []
+        self._turns: list[Turn] = []
+        self._pending: list[str] = []
+        self._last: Answer | None = None
+
+    @property
+    def turns(self) -> Sequence[Turn]:
+        """Everything said, in order."""
+        return tuple(self._turns)
+
+    @property
+    def last_answer(self) -> Answer | None:
+        """Facts about the newest answer; None before the first. Servers tell no token counts."""
+        return self._last
+
+    def show(self, image: Image.Image) -> None:
+        """Show an RGB image with the next question."""
+        data = base64.b64encode(encode_image(image, "PNG")).decode()
+        self._pending.append(f"data:image/png;base64,{data}")
+
+    def clear(self) -> None:
+        """Forget turns and images."""
+        self._messages, self._turns, self._pending, self._last = [], [], [], None
+
+    def forget(self) -> None:
+        """Do nothing: there is no cache here."""
+
+    def ask(self, text: str) -> Generator[str]:
+        """Answer a question, yielding text as it comes; see `Conversation.ask`."""
+        started = time.perf_counter()
+        turn = user_turn(text, num_images=len(self._pending))
+        question = turn.content.replace(IMAGE_TOKEN, "").strip()
+        asked = Message(role="user", content=question, images=tuple(self._pending))
+        request = ChatRequest(
+            request_id=f"chat-{len(self._messages)}",
+            messages=(*self._messages, asked),
+            max_new_tokens=self._sampling.max_new_tokens,
+            temperature=self._sampling.temperature,
+            seed=self._sampling.seed,
+        )
+        said, first, reason = "", 0.0, "interrupted"
+        try:
+            for piece in self._model.stream(request):
+                first = first or time.perf_counter() - started
+                said += piece
+                yield piece
+            reason = "stop"
+        finally:
+            said = said.strip()
+            if said or reason == "stop":
+                self._messages += [asked, Message(role="assistant", content=said)]
+                self._turns += [turn, Turn(role="assistant", content=said)]
+                self._pending = []
+            self._last = Answer(
+                text=said,
+                finish_reason=reason,
+                first_token_seconds=first,
+                seconds=time.perf_counter() - started,
+            )

@@ -1,0 +1,38 @@
+"""What `generate_instructions` can be told; torch-free and cheap to import."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from medllava.records import Split, Stage
+
+TEMPLATE_TEACHER = "template"
+
+ImagePosition = StrEnum("ImagePosition", ["BEFORE", "AFTER", "RANDOM"])
+"""Place of the image token: before or after the first instruction, or drawn for each record."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateConfig:
+    """Figures to conversations: what to read, who writes, how much."""
+
+    figures: Path
+    """Figures folder, or its `figures.parquet`."""
+    output_dir: Path
+    stage: Stage
+    """`align` or `instruct`."""
+    teacher: str = TEMPLATE_TEACHER
+    """Of stage `instruct`: `template`, `local:FOLDER`, `recorded:FILE` or a server's model name."""
+    split: Split | None = Split.TRAIN
+    """Part of the figures to use; None takes all."""
+    limit: int | None = None
+    """Most figures to use; in stage `instruct` in turn from each modality."""
+    seed: int = 0
+    image_position: ImagePosition | None = None
+    """Unset: `random` in stage `align`, `before` in stage `instruct`."""
+    questions_per_figure: int = 1
+    """Of the template teacher: most questions about one figure."""
+    closed_share: float = 0.5
+    """Of the template teacher: share of yes/no questions."""
+    multi_turn: bool = False
+    """Of the template teacher: all questions about a figure in one conversation."""

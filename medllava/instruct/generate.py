@@ -1,0 +1,193 @@
+"""The step from figures to instructions.
+
+`figures.parquet` goes in, an instructions folder comes out for `train` (and, from the template
+teacher, questions for `eval`):
+
+    DIR/
+      instructions.jsonl   one InstructionRecord a line
+      questions.jsonl      template teacher only: the same questions in eval's form
+      rejected.jsonl       what was left out, with the rule that said so
+      summary.json         counts, settings, and where the images are
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+from medllava.instruct.alignment import align_figure, draw, place_image
+from medllava.instruct.config import TEMPLATE_TEACHER, GenerateConfig, ImagePosition
+from medllava.instruct.figures import count_figures, iter_figures, iter_round_robin, manifest_path
+from medllava.instruct.output import (
+    INSTRUCTIONS,
+    QUESTIONS,
+    REJECTED,
+    SUMMARY,
+    InstructionsWriter,
+    write_summary,
+)
+from medllava.instruct.template import (
+    TEMPLATE_VERSION,
+    Exchange,
+    TemplateTeacher,
+    count_answers,
+)
+from medllava.progress import Progress, SilentProgress
+from medllava.records import (
+    FigureRecord,
+    InstructionRecord,
+    Question,
+    Stage,
+    StepSummary,
+    Turn,
+)
+from medllava.store import exclusive
+
+
+def generate_instructions(
+    config: GenerateConfig, *, progress: Progress | None = None
+) -> StepSummary:
+    """Write the instructions folder of a config.
+
+    Raises:
+        DataError: the figures cannot be read, or another run writes here.
+    """
+    progress = progress or SilentProgress()
+    if config.stage is Stage.FINETUNE:
+        raise ValueError("stage finetune takes a benchmark's data; nothing is generated for it")
+    with exclusive(config.output_dir):
+        return _generate(config, progress)
+
+
+def _generate(config: GenerateConfig, progress: Progress) -> StepSummary:
+    is_template = config.stage is Stage.INSTRUCT
+    with InstructionsWriter(config.output_dir, with_questions=is_template) as writer:
+        if is_template:
+            _write_template(config, writer, progress)
+        else:
+            _write_aligned(config, writer, progress)
+    return _finish(config, writer)
+
+
+def _write_aligned(config: GenerateConfig, writer: InstructionsWriter, progress: Progress) -> None:
+    manifest = manifest_path(config.figures)
+    total = count_figures(manifest, split=config.split).total()
+    progress.start("aligning", total=min(total, config.limit or total))
+    position = config.image_position or ImagePosition.RANDOM
+    for figure in _limited(iter_figures(manifest, split=config.split), config.limit):
+        progress.advance()
+        reason = reject_reason(figure)
+        if reason is not None:
+            writer.reject(figure.figure_id, reason)
+            continue
+        writer.write(align_figure(figure, seed=config.seed, image_position=position.value))
+
+
+def _write_template(config: GenerateConfig, writer: InstructionsWriter, progress: Progress) -> None:
+    manifest = manifest_path(config.figures)
+
+    def figures() -> Iterator[FigureRecord]:
+        return iter_round_robin(manifest, split=config.split, limit=config.limit)
+
+    progress.start("reading facts")
+    frequencies = count_answers(f for f in figures() if reject_reason(f) is None)
+    teacher = TemplateTeacher(frequencies, closed_share=config.closed_share, seed=config.seed)
+    progress.start("asking")
+    for figure in figures():
+        progress.advance()
+        reason = reject_reason(figure)
+        exchanges: list[Exchange] = []
+        if reason is None:
+            exchanges = teacher.ask(figure, num_questions=config.questions_per_figure)
+        if not exchanges:
+            writer.reject(figure.figure_id, reason or "no_fact", caption=figure.caption)
+            continue
+        groups = [exchanges] if config.multi_turn else [[exchange] for exchange in exchanges]
+        for number, group in enumerate(groups, start=1):
+            _write_exchanges(config, writer, figure, group, number=number)
+
+
+def _write_exchanges(
+    config: GenerateConfig,
+    writer: InstructionsWriter,
+    figure: FigureRecord,
+    exchanges: list[Exchange],
+    *,
+    number: int,
+) -> None:
+    record_id = f"{figure.figure_id}#{number}"
+    position = (config.image_position or ImagePosition.BEFORE).value
+    turns: list[Turn] = []
+    for i, exchange in enumerate(exchanges, start=1):
+        text = exchange.question
+        if i == 1:
+            text = place_image(text, position, draw=draw(config.seed, record_id))
+        turns.append(Turn(role="user", content=text))
+        turns.append(
+            Turn(role="assistant", content=exchange.answer, answer_type=exchange.answer_type)
+        )
+        writer.write_question(
+            Question(
+                id=record_id if len(exchanges) == 1 else f"{record_id}.{i}",
+                image=figure.images[0],
+                question=exchange.question,
+                answer=exchange.answer,
+                answer_type=exchange.answer_type,
+                category=exchange.category,
+            )
+        )
+        writer.counts[f"{exchange.answer_type.value}_questions"] += 1
+    writer.write(
+        InstructionRecord(
+            record_id=record_id,
+            images=figure.images,
+            turns=tuple(turns),
+            stage=Stage.INSTRUCT,
+            teacher=TEMPLATE_TEACHER,
+            figure_id=figure.figure_id,
+            modality=figure.modality,
+            license=figure.license,
+            split=figure.split,
+            provenance={
+                "version": TEMPLATE_VERSION,
+                "categories": [exchange.category for exchange in exchanges],
+            },
+        )
+    )
+
+
+def reject_reason(figure: FigureRecord) -> str | None:
+    """Name the rule that leaves a figure out before anybody is asked about it, or None."""
+    if not figure.images:
+        return "no_image"
+    if len(figure.images) > 1:
+        # One conversation shows one image; which of several the words mean is not known.
+        return "several_images"
+    if not figure.caption.strip():
+        return "no_caption"
+    return "retracted" if figure.is_retracted else None
+
+
+def _limited(figures: Iterator[FigureRecord], limit: int | None) -> Iterator[FigureRecord]:
+    for number, figure in enumerate(figures):
+        if limit is not None and number >= limit:
+            return
+        yield figure
+
+
+def _finish(config: GenerateConfig, writer: InstructionsWriter) -> StepSummary:
+    folder = config.output_dir
+    settings = {k: str(v) for k, v in dataclasses.asdict(config).items() if v is not None}
+    facts = {"stage": config.stage.value, "counts": dict(writer.counts), "settings": settings}
+    facts["rejected_by_reason"] = dict(writer.reasons.most_common())
+    write_summary(folder, image_dir=manifest_path(config.figures).parent, facts=facts)
+    artifacts = {"instructions": folder / INSTRUCTIONS}
+    if config.stage is Stage.INSTRUCT:
+        artifacts["questions"] = folder / QUESTIONS
+    artifacts |= {"rejected": folder / REJECTED, "summary": folder / SUMMARY}
+    stage_number = 1 if config.stage is Stage.ALIGN else 2
+    return StepSummary(
+        step="generate-instructions",
+        counts=dict(writer.counts),
+        details={"rejected_by_reason": dict(writer.reasons.most_common())},
+        artifacts=artifacts,
+        hint=f"medllava train --stage {stage_number} --data {folder}",
+    )

@@ -1,0 +1,88 @@
+"""The instructions folder: records, questions and rejections, written whole or not at all.
+
+Records go in one by one; the files appear under their names when all are written, so a run that is
+killed leaves the last complete output and a run that is repeated replaces it by the same bytes.
+"""
+
+import json
+import os
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+from medllava.records import InstructionRecord, Question
+from medllava.store import atomic_path, write_json
+
+INSTRUCTIONS, QUESTIONS, REJECTED = "instructions.jsonl", "questions.jsonl", "rejected.jsonl"
+SUMMARY, REPORT = "summary.json", "report.html"
+
+
+class InstructionsWriter:
+    """Writes the line files of an instructions folder and counts what it writes."""
+
+    def __init__(self, folder: Path, *, with_questions: bool = False) -> None:
+        """Prepare to write into `folder`, made if absent."""
+        self.folder = folder
+        self.counts: Counter[str] = Counter()
+        self.reasons: Counter[str] = Counter()
+        """Rejections by reason."""
+        self._with_questions = with_questions
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        """Open temporary files."""
+        self._records = self._open(INSTRUCTIONS)
+        self._rejected = self._open(REJECTED)
+        self._questions = self._open(QUESTIONS) if self._with_questions else None
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Put the files in place, unless something failed."""
+        self._stack.__exit__(kind, error, trace)
+
+    def write(self, record: InstructionRecord) -> None:
+        """Append one record."""
+        _write_line(self._records, record.to_json())
+        self.counts["records"] += 1
+        self.counts["pairs"] += sum(turn.role == "assistant" for turn in record.turns)
+
+    def write_question(self, question: Question) -> None:
+        """Append the twin of a record in the form of a benchmark question."""
+        if self._questions is None:
+            raise ValueError("opened without questions")
+        _write_line(self._questions, question.to_json())
+        self.counts["questions"] += 1
+
+    def reject(self, figure_id: str, reason: str, **facts: Any) -> None:  # noqa: ANN401 - JSON is any
+        """Append one rejection: the named rule, and what explains it."""
+        _write_line(self._rejected, {"figure_id": figure_id, "reason": reason, **facts})
+        self.counts["rejected"] += 1
+        self.reasons[reason] += 1
+
+    def _open(self, name: str) -> IO[str]:
+        temporary = self._stack.enter_context(atomic_path(self.folder / name))
+        return self._stack.enter_context(temporary.open("w", encoding="utf-8"))
+
+
+def write_summary(folder: Path, *, image_dir: Path, facts: dict[str, Any]) -> None:
+    """Write `summary.json`, whose `image_dir` the records' images are relative to.
+
+    Args:
+        folder: the instructions folder.
+        image_dir: the figures folder, stored relative to `folder`.
+        facts: everything else worth keeping.
+    """
+    relative = os.path.relpath(image_dir.resolve(), folder.resolve())
+    write_json(folder / SUMMARY, {"image_dir": relative, **facts})
+
+
+def _write_line(handle: IO[str], value: dict[str, Any]) -> None:
+    handle.write(json.dumps(value, ensure_ascii=False))
+    handle.write("\n")

@@ -1,0 +1,144 @@
+"""The teacher that needs no model: questions whose answer the record itself holds.
+
+Facts go in, question-and-answer records come out, open and closed, reproducible from the seed. The
+two hazards of templates are handled here: yes and no are asked equally often *of each value*, so
+that the question alone does not give the answer away, and a "no" names only values that occur in
+the same data.
+"""
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from medllava.instruct.facts import Fact, read_facts
+from medllava.instruct.vocabulary import Value
+from medllava.records import AnswerType, FigureRecord
+
+TEMPLATE_VERSION = "template-1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """One question with its answer."""
+
+    category: str
+    """Name of the fact's topic."""
+    question: str
+    answer: str
+    answer_type: AnswerType
+
+
+class TemplateTeacher:
+    """Asks about the facts of one figure after the other; order matters for the balance."""
+
+    def __init__(
+        self, frequencies: dict[str, Counter[str]], *, closed_share: float, seed: int
+    ) -> None:
+        """Prepare the wordings.
+
+        Args:
+            frequencies: topic name to how often each answer occurs in the data to be asked about,
+                as `count_answers` gives it.
+            closed_share: share of yes/no questions, 0 to 1.
+            seed: of every choice.
+        """
+        self._frequencies = frequencies
+        self._closed_share = closed_share
+        self._seed = seed
+        self._given: defaultdict[str, Counter[bool]] = defaultdict(Counter)
+        self._surplus: defaultdict[str, Counter[str]] = defaultdict(Counter)
+
+    def ask(self, figure: FigureRecord, *, num_questions: int) -> list[Exchange]:
+        """Return up to `num_questions` exchanges about a figure, none if it states no fact.
+
+        Facts are drawn without repetition; once all are used, the other form (open or closed) of
+        each is asked, and then no more.
+        """
+        rng = random.Random(f"{self._seed}:{figure.figure_id}")
+        facts = list(read_facts(figure))
+        rng.shuffle(facts)
+        wanted = [(f, rng.random() < self._closed_share and self._has_choice(f)) for f in facts]
+        if 0 < self._closed_share < 1:
+            wanted += [
+                (fact, not is_closed)
+                for fact, is_closed in wanted
+                if is_closed or self._has_choice(fact)
+            ]
+        return [
+            self._ask_closed(fact, rng) if is_closed else _ask_open(fact, rng)
+            for fact, is_closed in wanted[:num_questions]
+        ]
+
+    def _ask_closed(self, fact: Fact, rng: random.Random) -> Exchange:
+        given = self._given[fact.topic.name]
+        answer = given[True] <= given[False]
+        if fact.count is not None:
+            blanks = {"count": str(_threshold(fact.count, rng, is_more=answer))}
+        else:
+            value = _value_of(fact) if answer else self._other_value(fact, rng)
+            self._surplus[fact.topic.name][value.answer] += 1 if answer else -1
+            blanks = {"phrase": value.phrase.format(noun=fact.noun)}
+        given[answer] += 1
+        wording = rng.choice(fact.topic.closed_wordings)
+        return Exchange(
+            category=fact.topic.name,
+            question=wording.format(noun=fact.noun, **blanks),
+            answer="yes" if answer else "no",
+            answer_type=AnswerType.CLOSED,
+        )
+
+    def _has_choice(self, fact: Fact) -> bool:
+        """Tell whether a yes/no question has two possible answers in this data.
+
+        Where all figures are MRI, "Is it CT?" would always be "no", whatever the picture shows.
+        """
+        return fact.count is not None or bool(self._other_values(fact))
+
+    def _other_values(self, fact: Fact) -> list[Value]:
+        """Return the values of the topic that occur in the data and are wrong for this figure."""
+        seen = self._frequencies[fact.topic.name]
+        within = _value_of(fact).within
+        return [
+            value
+            for value in fact.topic.values
+            if seen[value.answer]
+            and value.answer != fact.answer
+            and value.answer not in within
+            and fact.answer not in value.within
+        ]
+
+    def _other_value(self, fact: Fact, rng: random.Random) -> Value:
+        """Return the wrong value that was most often right so far, and so needs a "no" most."""
+        candidates = self._other_values(fact)
+        surplus = self._surplus[fact.topic.name]
+        most = max(surplus[value.answer] for value in candidates)
+        return rng.choice([v for v in candidates if surplus[v.answer] == most])
+
+
+def count_answers(figures: Iterable[FigureRecord]) -> dict[str, Counter[str]]:
+    """Count how often each answer of each topic occurs."""
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for figure in figures:
+        for fact in read_facts(figure):
+            counts[fact.topic.name][fact.answer] += 1
+    return dict(counts)
+
+
+def _ask_open(fact: Fact, rng: random.Random) -> Exchange:
+    return Exchange(
+        category=fact.topic.name,
+        question=rng.choice(fact.topic.open_wordings).format(noun=fact.noun),
+        answer=fact.answer,
+        answer_type=AnswerType.OPEN,
+    )
+
+
+def _threshold(count: int, rng: random.Random, *, is_more: bool) -> int:
+    """Return a number below the count (yes, more than it) or not below (no)."""
+    distance = rng.randint(1, max(1, count // 2))
+    return max(0, count - distance) if is_more else count + distance
+
+
+def _value_of(fact: Fact) -> Value:
+    return next(value for value in fact.topic.values if value.answer == fact.answer)

@@ -1,0 +1,108 @@
+"""Counts of a stage's records, which are all the plan needs to know of the data.
+
+The trainer counts them with the model's tokenizer. Where there is no tokenizer at hand they are
+estimated from characters, and where there is no data at all, LLaVA-Med's published sizes stand in.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from medllava.model.shapes import ModelShape
+from medllava.records import InstructionRecord, Stage
+
+_CHARACTERS_PER_TOKEN = 4
+_TOKENS_PER_TURN = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataStatistics:
+    """Counts of the records a stage trains on, taken without decoding images."""
+
+    source: str
+    """Path or name of the data; says so when the counts are assumed."""
+    num_records: int
+    """Records used, dropped ones excluded."""
+    num_tokens: int
+    """Over all records, image tokens included."""
+    num_supervised: int
+    num_images: int
+    sum_squared_lengths: float
+    longest: int
+    """Tokens of the longest record."""
+    num_dropped: Mapping[str, int] = field(default_factory=dict)
+    """Records left out, by reason."""
+    num_packs: int = 0
+    """As made by the packer; 0 estimates it."""
+    is_assumed: bool = False
+
+    @classmethod
+    def of_lengths(
+        cls,
+        lengths: Sequence[int],
+        *,
+        source: str,
+        num_supervised: int,
+        num_images: int,
+        num_dropped: Mapping[str, int] | None = None,
+        num_packs: int = 0,
+    ) -> "DataStatistics":
+        """Count from the lengths in tokens of all records that are used."""
+        return cls(
+            source=source,
+            num_records=len(lengths),
+            num_tokens=sum(lengths),
+            num_supervised=num_supervised,
+            num_images=num_images,
+            sum_squared_lengths=float(sum(length * length for length in lengths)),
+            longest=max(lengths, default=0),
+            num_dropped=num_dropped or {},
+            num_packs=num_packs,
+        )
+
+
+def assumed_data(stage: Stage, shape: ModelShape) -> DataStatistics:
+    """Return counts like those of the data LLaVA-Med published, for a plan without data.
+
+    Source: LLaVA-Med's released files (500,000 alignment pairs, 60,017 conversations) and SLAKE's
+    4,919 English training questions; tokens per record are rough averages.
+    """
+    records, text, supervised = {
+        Stage.ALIGN: (500_000, 140, 84),
+        Stage.INSTRUCT: (60_017, 330, 190),
+        Stage.FINETUNE: (4_919, 40, 6),
+    }[stage]
+    length = text + shape.num_image_tokens
+    return DataStatistics(
+        source="LLaVA-Med's published data",
+        num_records=records,
+        num_tokens=records * length,
+        num_supervised=records * supervised,
+        num_images=records,
+        sum_squared_lengths=float(records * length * length),
+        longest=length,
+        is_assumed=True,
+    )
+
+
+def estimate_data(
+    records: Iterable[InstructionRecord], shape: ModelShape, *, source: str
+) -> DataStatistics:
+    """Count records without a tokenizer, at four characters per token; images are not opened."""
+    lengths, supervised, images = [], 0, 0
+    for record in records:
+        characters = sum(len(turn.content) for turn in record.turns)
+        replies = sum(len(turn.content) for turn in record.turns if turn.role == "assistant")
+        length = characters // _CHARACTERS_PER_TOKEN + _TOKENS_PER_TURN * len(record.turns)
+        lengths.append(length + len(record.images) * shape.num_image_tokens)
+        supervised += replies // _CHARACTERS_PER_TOKEN + 1
+        images += len(record.images)
+    counted = DataStatistics.of_lengths(
+        lengths, source=source, num_supervised=supervised, num_images=images
+    )
+    return replace(counted, is_assumed=True)
+
+
+def dropped_text(data: DataStatistics) -> str:
+    """Say how many records were left out and why."""
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in data.num_dropped.items())
+    return f"{sum(data.num_dropped.values()):,} dropped{f': {reasons}' if reasons else ''}"

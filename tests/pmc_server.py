@@ -1,0 +1,153 @@
+"""The bucket, the search and the converter on loopback, with faults on demand."""
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+FAULTS = ("429", "503", "truncated", "wrong-bytes", "hang", "reset", "html")
+
+
+class LoopbackArchive:
+    """Serves `objects`; each key in `faults` goes wrong once per fault listed, then works."""
+
+    def __init__(self, objects: dict[str, bytes]) -> None:
+        self.objects = dict(objects)
+        self.faults: dict[str, list[str]] = {}
+        self.served: Counter[str] = Counter()
+        self.searches: list[str] = []
+        self.search_dates: dict[str, list[int]] = {}
+        self.converter: dict[str, str] = {}
+        self.latency = 0.0
+        self.hang_seconds = 1.5
+        self.lock = threading.Lock()
+        self.url = ""
+
+    def add_faults(self) -> None:
+        """Let every fault happen to some object, and a few objects suffer twice."""
+        for position, key in enumerate(sorted(self.objects)):
+            self.faults[key] = [FAULTS[position % len(FAULTS)]]
+            if position % 5 == 0:
+                self.faults[key].append("503")
+
+    @contextmanager
+    def running(self) -> Iterator["LoopbackArchive"]:
+        handler = type("Handler", (_Handler,), {"archive": self})
+        server = _QuietServer(("127.0.0.1", 0), handler)
+        self.url = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield self
+        finally:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+    def list_prefixes(self, prefix: str) -> str:
+        found = sorted(
+            {
+                key[: key.index("/", len(prefix)) + 1]
+                for key in self.objects
+                if key.startswith(prefix) and "/" in key[len(prefix) :]
+            }
+        )
+        common = "".join(f"<CommonPrefixes><Prefix>{p}</Prefix></CommonPrefixes>" for p in found)
+        return (
+            '<?xml version="1.0"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+            f"<KeyCount>{len(found)}</KeyCount>{common}</ListBucketResult>"
+        )
+
+    def search(self, term: str) -> dict[str, Any]:
+        """ESearch: every article whose day lies in the term's date range."""
+        self.searches.append(term)
+        first, _, last = term.rpartition("AND ")[2].removesuffix("[pmcrdat]").partition(":")
+        numbers = [n for day, ns in self.search_dates.items() if first <= day <= last for n in ns]
+        return {"esearchresult": {"count": str(len(numbers)), "idlist": list(map(str, numbers))}}
+
+    def convert(self, ids: list[str]) -> dict[str, Any]:
+        return {
+            "records": [
+                {"requested-id": i, "pmcid": self.converter[i]}
+                if i in self.converter
+                else {"requested-id": i, "status": "error"}
+                for i in ids
+            ]
+        }
+
+
+class _QuietServer(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def handle_error(self, *_: object) -> None:
+        """A client that was killed is no news."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    archive: LoopbackArchive
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        body = self.archive.objects.get(unquote(urlsplit(self.path).path)[1:])
+        self.send_response(404 if body is None else 200)
+        self.send_header("Content-Length", str(len(body or b"")))
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        parts = urlsplit(self.path)
+        key, query = unquote(parts.path)[1:], parse_qs(parts.query)
+        if "list-type" in query:
+            self.reply(200, self.archive.list_prefixes(query["prefix"][0]).encode())
+        elif key == "esearch.fcgi":
+            self.reply(200, json.dumps(self.archive.search(query["term"][0])).encode())
+        elif key == "idconv/":
+            ids = query["ids"][0].split(",")
+            self.reply(200, json.dumps(self.archive.convert(ids)).encode())
+        elif key in self.archive.objects:
+            self.reply_object(key, self.archive.objects[key])
+        else:
+            self.reply(404, b"<Error><Code>NoSuchKey</Code></Error>")
+
+    def reply_object(self, key: str, body: bytes) -> None:
+        if self.archive.latency:
+            time.sleep(self.archive.latency)
+        with self.archive.lock:
+            waiting = self.archive.faults.get(key)
+            fault = waiting.pop(0) if waiting else None
+            if fault is None:
+                self.archive.served[key] += 1
+        if fault in {"429", "503"}:
+            self.reply(int(fault), b"slow down")
+        elif fault == "truncated":
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body[: len(body) // 2])
+            self.close_connection = True
+        elif fault == "wrong-bytes":
+            self.reply(200, body[:-1] + bytes([body[-1] ^ 1]) if len(body) > 1 else b"x")
+        elif fault == "html":
+            self.reply(200, b"<html>[Error] : try later</html>")
+        elif fault == "hang":
+            time.sleep(self.archive.hang_seconds)
+            self.close_connection = True
+        elif fault == "reset":
+            self.close_connection = True
+            self.connection.close()
+        else:
+            self.reply(200, body)
+
+    def reply(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)

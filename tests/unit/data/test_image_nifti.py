@@ -1,0 +1,133 @@
+import gzip
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medllava.data import nifti as nifti_module
+from medllava.data.image import load_image
+from medllava.errors import DataError, SetupError
+
+nibabel = pytest.importorskip("nibabel")
+from nibabel.orientations import (  # noqa: E402
+    apply_orientation,
+    axcodes2ornt,
+    inv_ornt_aff,
+    ornt_transform,
+)
+
+SHAPE = (5, 7, 9)  # right-left, back-front, foot-head
+
+
+def canonical() -> np.ndarray:
+    """A volume that is bright at its right front top corner, dark elsewhere."""
+    volume = np.zeros(SHAPE, dtype=np.int16)
+    volume[:, :, :] = np.arange(SHAPE[2])[None, None, :]
+    volume[-1, -1, :] += 50
+    return volume
+
+
+def saved(volume: np.ndarray, codes: str = "RAS", affine: np.ndarray | None = None) -> bytes:
+    affine = np.eye(4) if affine is None else affine
+    turn = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(codes))
+    stored = apply_orientation(volume, turn)
+    return nibabel.Nifti1Image(stored, affine @ inv_ornt_aff(turn, volume.shape)).to_bytes()
+
+
+def grey(data: bytes, **options) -> np.ndarray:
+    return np.asarray(load_image(data, window=(30, 60), **options))[..., 0]
+
+
+def test_each_plane_is_turned_as_radiologists_look_at_it():
+    data = saved(canonical())
+    axial = grey(data, plane="axial")
+    assert axial.shape == (7, 5)
+    assert axial.argmax() == 0  # front on top, the patient's right on the left
+    coronal = grey(data, plane="coronal", slice_index=6)
+    assert coronal.shape == (9, 5)
+    assert coronal.argmax() == 0  # head on top
+    sagittal = grey(data, plane="sagittal", slice_index=4)
+    assert sagittal.shape == (9, 7)
+    assert sagittal.argmax() == 0  # front on the left
+
+
+@pytest.mark.parametrize("codes", ["LPS", "LAS", "PSR", "SAL", "IPR", "AIL"])
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+def test_the_order_a_scanner_wrote_makes_no_difference(codes: str, plane: str):
+    for index in (0, 2):
+        expected = grey(saved(canonical()), plane=plane, slice_index=index)
+        assert np.array_equal(
+            grey(saved(canonical(), codes), plane=plane, slice_index=index), expected
+        )
+
+
+def test_gzip_and_plain_agree_and_the_middle_is_the_default():
+    data = saved(canonical())
+    assert np.array_equal(grey(gzip.compress(data)), grey(data))
+    assert np.array_equal(grey(data), grey(data, slice_index=SHAPE[2] // 2))
+
+
+def test_a_time_point_is_chosen():
+    series = np.stack([canonical(), canonical() + 5], axis=-1)
+    data = nibabel.Nifti1Image(series, np.eye(4)).to_bytes()
+    assert (grey(data, frame=1).astype(int) >= grey(data, frame=0)).all()
+    assert not np.array_equal(grey(data, frame=1), grey(data, frame=0))
+    with pytest.raises(DataError, match="no frame 2; there are 2"):
+        load_image(data, frame=2)
+
+
+def test_long_voxels_are_stretched_to_squares():
+    data = saved(canonical(), affine=np.diag([1.0, 1.0, 3.0, 1.0]))
+    assert load_image(data, plane="coronal").size == (5, 27)
+    assert load_image(data, plane="axial").size == (5, 7)
+
+
+def test_nifti2_is_read():
+    data = nibabel.Nifti2Image(canonical(), np.eye(4)).to_bytes()
+    assert np.array_equal(grey(data), grey(saved(canonical())))
+
+
+def test_a_real_volume_is_read():
+    path = Path(nibabel.__file__).parent / "tests" / "data" / "anatomical.nii"
+    if not path.exists():
+        pytest.skip("this nibabel does not bring the file")
+    image = load_image(path)
+    assert image.size[0] > 20
+    assert image.getextrema()[0] == (0, 255)
+
+
+def test_wrong_slices_planes_and_volumes_are_named():
+    data = saved(canonical())
+    with pytest.raises(DataError, match="no axial slice 9; there are 9"):
+        load_image(data, slice_index=9)
+    with pytest.raises(DataError, match="no plane 'oblique'"):
+        load_image(data, plane="oblique")
+    with pytest.raises(DataError, match="no frame 1"):
+        load_image(data, frame=1)
+    with pytest.raises(DataError, match=r"shape \(4, 4\)"):
+        load_image(nibabel.Nifti1Image(np.zeros((4, 4), np.int16), np.eye(4)).to_bytes())
+    with pytest.raises(DataError, match="must hold a NIfTI"):
+        load_image(gzip.compress(b"not a volume" * 50))
+
+
+def test_cut_volumes_are_data_errors():
+    data = saved(canonical())
+    for length in (349, 352, 400):
+        with pytest.raises(DataError):
+            load_image(data[:length])
+    with pytest.raises(DataError, match="damaged"):
+        load_image(gzip.compress(data)[:60])
+
+
+def test_a_gzip_bomb_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(nifti_module, "MAX_BYTES", 500)
+    with pytest.raises(DataError, match="unpacks to more"):
+        load_image(gzip.compress(saved(canonical())))
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch):
+    data = saved(canonical())
+    monkeypatch.setitem(sys.modules, "nibabel", None)
+    with pytest.raises(SetupError, match=r"medllava\[nifti\]"):
+        load_image(data)

@@ -1,0 +1,98 @@
+"""Batched, prefix-sharing decoding says what one-at-a-time generation says."""
+
+import pytest
+import torch
+
+from medllava.data.conversation import render_prompt
+from medllava.data.image import load_image
+from medllava.errors import DataError
+from medllava.eval.config import DecodingConfig
+from medllava.eval.engine import Engine
+from medllava.eval.predict import BLANK, Ask
+from medllava.records import Turn
+
+TEXTS = ("Where?", "Is there a lesion in this image, or is it normal?", "What organ is this?")
+
+
+def make_asks(images, *, with_text_only=True):
+    asks = [
+        Ask(id=f"{i}-{j}", condition="real", seed=0, image=str(image), text=text)
+        for i, image in enumerate(images)
+        for j, text in enumerate(TEXTS)
+    ]
+    if with_text_only:
+        asks += [Ask(id=f"t{j}", condition="text", seed=0, image=None, text=t) for j, t in enumerate(TEXTS)]
+        asks.append(Ask(id="b", condition="blank", seed=0, image=BLANK, text=TEXTS[0]))
+    return asks
+
+
+def answers(model, asks, **decoding):
+    engine = Engine(model, DecodingConfig(max_new_tokens=10, **decoding))
+    batches = list(engine.answer(asks, is_done=lambda ask: False))
+    return {ask.id: text for batch in batches for ask, text in batch}
+
+
+def generate_alone(model, ask):
+    content = ask.text if ask.image is None else f"<image>\n{ask.text}"
+    prompt = render_prompt(model.processor, [Turn(role="user", content=content)], open_reply=True)
+    images = None if ask.image is None else [load_image(ask.image)]
+    inputs = model.processor(images=images, text=prompt, return_tensors="pt")
+    with torch.inference_mode():
+        out = model.model.generate(**inputs, max_new_tokens=10, do_sample=False)
+    new = out[0, inputs["input_ids"].shape[1] :].tolist()
+    ends = model.model.generation_config.eos_token_id
+    if new and new[-1] in (ends if isinstance(ends, list) else [ends]):
+        new.pop()
+    return model.processor.tokenizer.decode(new, skip_special_tokens=True).strip()
+
+
+@pytest.mark.parametrize("ends", [None, list(range(7, 500, 9))])
+def test_replies_equal_generation_one_at_a_time(tiny_model, images, monkeypatch, ends):
+    if ends is not None:  # random weights never stop by themselves; now rows stop at their own time
+        monkeypatch.setattr(tiny_model.model.generation_config, "eos_token_id", ends)
+    asks = make_asks(images)
+    found = answers(tiny_model, asks, batch_size=5)
+    for ask in asks:
+        if ask.image != BLANK:
+            assert found[ask.id] == generate_alone(tiny_model, ask)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_batch_size_changes_no_reply(tiny_model, images, batch_size):
+    asks = make_asks(images)
+    assert answers(tiny_model, asks, batch_size=batch_size) == answers(tiny_model, asks)
+
+
+def test_sampled_replies_do_not_depend_on_the_batch(tiny_model, images):
+    asks = make_asks(images)
+    alone = answers(tiny_model, asks, batch_size=1, temperature=1.0)
+    assert alone == answers(tiny_model, asks, batch_size=7, temperature=1.0)
+    assert alone != answers(tiny_model, asks, batch_size=7)
+
+
+def test_an_image_is_encoded_once(tiny_model, images, monkeypatch):
+    encoded = []
+    forward = tiny_model.model.get_image_features
+
+    def count(pixel_values, **kwargs):
+        encoded.append(len(pixel_values))
+        return forward(pixel_values=pixel_values, **kwargs)
+
+    monkeypatch.setattr(tiny_model.model, "get_image_features", count)
+    answers(tiny_model, make_asks(images), batch_size=2)
+    assert sum(encoded) == len(images) + 1  # and the blank one
+
+
+def test_done_batches_are_left_out_and_others_keep_their_shape(tiny_model, images):
+    asks = make_asks(images, with_text_only=False)
+    engine = Engine(tiny_model, DecodingConfig(max_new_tokens=4, batch_size=4))
+    whole = list(engine.answer(asks, is_done=lambda ask: False))
+    done = {ask.key for ask, _ in whole[0]} | {whole[1][0][0].key}
+    rest = list(engine.answer(asks, is_done=lambda ask: ask.key in done))
+    assert rest == whole[1:]
+
+
+def test_a_question_longer_than_the_model_reads_is_named(tiny_model, images):
+    ask = Ask(id="long", condition="real", seed=0, image=str(images[0]), text="why " * 2000)
+    with pytest.raises(DataError, match="'long'"):
+        answers(tiny_model, [ask])

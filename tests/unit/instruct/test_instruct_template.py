@@ -1,0 +1,80 @@
+from collections import Counter
+
+import pytest
+
+from medllava.instruct.template import TemplateTeacher, count_answers
+from medllava.records import AnswerType
+
+
+@pytest.fixture
+def corpus(make_figure):
+    planes = ["axial"] * 40 + ["sagittal"] * 20 + ["coronal"] * 20
+    return [
+        make_figure(i, caption=f"{plane} T1-weighted MRI of the brain, {i % 9 + 1} lesions")
+        for i, plane in enumerate(planes)
+    ]
+
+
+def ask_all(corpus, *, closed_share, num_questions=1, seed=0):
+    teacher = TemplateTeacher(count_answers(corpus), closed_share=closed_share, seed=seed)
+    return [e for f in corpus for e in teacher.ask(f, num_questions=num_questions)]
+
+
+def test_yes_and_no_are_balanced_for_each_value(corpus):
+    exchanges = [
+        e for e in ask_all(corpus, closed_share=1, num_questions=9) if e.category == "plane"
+    ]
+    counts = Counter()
+    for exchange in exchanges:
+        value = next(v for v in ("axial", "sagittal", "coronal") if v in exchange.question)
+        counts[value, exchange.answer] += 1
+    for value in ("axial", "sagittal", "coronal"):
+        assert abs(counts[value, "yes"] - counts[value, "no"]) <= 2
+    assert len(exchanges) == 80
+
+
+def test_topic_with_one_value_in_the_data_is_never_asked_as_yes_or_no(corpus):
+    exchanges = ask_all(corpus, closed_share=1, num_questions=9)
+    closed = {e.category for e in exchanges if e.answer_type is AnswerType.CLOSED}
+    assert closed == {"plane", "count"}
+
+
+def test_closed_answers_are_true(corpus):
+    teacher = TemplateTeacher(count_answers(corpus), closed_share=1, seed=3)
+    checked = 0
+    for figure in corpus:
+        for exchange in teacher.ask(figure, num_questions=9):
+            if exchange.category == "plane":
+                value = next(v for v in ("axial", "sagittal", "coronal") if v in exchange.question)
+                assert (value in figure.caption) == (exchange.answer == "yes")
+                checked += 1
+            elif exchange.category == "count":
+                threshold = int(next(w for w in exchange.question.split() if w.isdigit()))
+                count = int(figure.caption.split(", ")[1].split()[0])
+                assert (count > threshold) == (exchange.answer == "yes")
+                checked += 1
+    assert checked == 160
+
+
+def test_share_of_closed_questions_follows_the_setting(corpus):
+    assert all(e.answer_type is AnswerType.OPEN for e in ask_all(corpus, closed_share=0))
+    both = ask_all(corpus, closed_share=0.5, num_questions=20)
+    per_figure = Counter(e.answer_type for e in both)
+    # Five facts, each asked openly; two of them have a choice of values and are asked twice.
+    assert per_figure == {AnswerType.OPEN: 5 * 80, AnswerType.CLOSED: 2 * 80}
+
+
+def test_same_seed_asks_the_same_and_another_seed_does_not(corpus):
+    assert ask_all(corpus, closed_share=0.5) == ask_all(corpus, closed_share=0.5)
+    assert ask_all(corpus, closed_share=0.5) != ask_all(corpus, closed_share=0.5, seed=1)
+
+
+def test_part_and_whole_are_not_set_against_each_other(make_figure):
+    corpus = [make_figure(1, caption="X-ray of the tibia"), make_figure(2, caption="CT of the leg")]
+    exchanges = ask_all(corpus, closed_share=1, num_questions=9)
+    assert all(e.answer_type is AnswerType.OPEN for e in exchanges if e.category == "body_part")
+
+
+def test_figure_without_facts_is_not_asked_about(make_figure):
+    teacher = TemplateTeacher({}, closed_share=0.5, seed=0)
+    assert teacher.ask(make_figure(caption="A curve."), num_questions=3) == []
