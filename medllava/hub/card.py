@@ -42,7 +42,7 @@ print(ask(text=messages, max_new_tokens=64, do_sample=False, return_full_text=Fa
 ```
 
 It is a plain `LlavaForConditionalGeneration`: no remote code, safetensors only. `medllava chat
-image.png --ckpt {repo_id}`, `transformers serve` and vLLM load the same folder."""
+image.png --ckpt {repo_id}` and `transformers serve` load the same folder."""
 
 
 def render_model_card(

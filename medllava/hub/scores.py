@@ -51,7 +51,9 @@ class Evaluation:
 
     def command(self, repo_id: str) -> str:
         """Return the command that repeats this evaluation, from the settings it recorded."""
-        words = ["medllava", "eval", self.task, "--ckpt", repo_id]
+        is_own_file = self.data_file is not None and Path(self.data_file).stem == self.task
+        words = ["medllava", "eval", self.data_file or "" if is_own_file else self.task]
+        words += ["--ckpt", repo_id]
         controls = ",".join(name for name in self.conditions if name != REAL)
         for option, value in (
             ("--split", self.split),
