@@ -56,11 +56,11 @@ step "generate-instructions: captions to align" "$run/instructions/align/summary
 
 step "generate-instructions: questions to learn from" "$run/instructions/train/summary.json" \
     medllava generate-instructions "$run/figures" --stage instruct --teacher template \
-    -o "$run/instructions/train"
+    --questions-per-figure 12 --closed-share 0.25 -o "$run/instructions/train"
 
 step "generate-instructions: held-out questions" "$run/instructions/test/summary.json" \
     medllava generate-instructions "$run/figures" --stage instruct --teacher template \
-    --split test -o "$run/instructions/test"
+    --questions-per-figure 4 --closed-share 0.25 --split test -o "$run/instructions/test"
 
 step "train --stage 1: the projector learns" "$run/stage1/run.json" \
     medllava train smollm2-135m --stage 1 --data "$run/instructions/align" -o "$run/stage1"
@@ -78,7 +78,7 @@ printf '\n[%3d s] chat: one question about %s\n' $((SECONDS - started)) "$image"
 medllava chat "$image" --ckpt "$run/stage2" --prompt "What kind of image is this?"
 
 step "push --dry-run: the folder and card that would be published" "$run/push/README.md" \
-    medllava push "$run/stage2" quickstart/medllava-smollm2-135m --dry-run -o "$run/push"
+    medllava push "$run/stage2" quickstart/medllava-smollm2-135m --eval "$run/eval" --dry-run -o "$run/push"
 
 printf '\n[%3d s] Done (%d s after the downloads)\n' \
     $((SECONDS - started)) $((SECONDS - started_work))

@@ -8,6 +8,7 @@ from typing import Any
 
 from medllava.chat.config import ChatConfig
 from medllava.chat.conversation import Conversation
+from medllava.errors import SetupError
 from medllava.progress import Progress
 
 ConversationMaker = Callable[[], Conversation]
@@ -21,13 +22,7 @@ def open_model(config: ChatConfig, *, progress: Progress) -> ConversationMaker:
         SetupError: the model is not there, or would not fit in memory.
     """
     if config.base_url is not None:
-        from medllava.chat.remote import RemoteConversation  # noqa: PLC0415 - no torch needed
-        from medllava.llm.client import OpenAIModel  # noqa: PLC0415 - no torch needed
-
-        server = OpenAIModel(config.checkpoint, base_url=config.base_url)
-        if config.sampling.top_p < 1:
-            progress.note("--top-p is not sent to a server; its own setting holds.")
-        return lambda: RemoteConversation(server, config.sampling)
+        raise SetupError("--base-url needs the language-model client, which is not built yet.")
     from medllava.chat.memory import place_model  # noqa: PLC0415 - torch
     from medllava.chat.session import ChatSession  # noqa: PLC0415 - torch
     from medllava.model.load import load_model  # noqa: PLC0415 - torch

@@ -18,8 +18,8 @@ def run(
     stage: Annotated[
         str, typer.Option("--stage", help="1 align, 2 instruct, 3 finetune.", show_default=False)
     ] = "",
-    gpus: Annotated[int, typer.Option("--gpus", min=1, help="GPUs (CPU ranks) per node.")] = 1,
-    nodes: Annotated[int, typer.Option("--nodes", min=1, help="Machines.")] = 1,
+    gpus: Annotated[int, typer.Option("--gpus", min=1, help="GPUs (CPU ranks) per node.")] = 1,  # noqa: ARG001
+    nodes: Annotated[int, typer.Option("--nodes", min=1, help="Machines.")] = 1,  # noqa: ARG001
     data: Annotated[
         str | None,
         typer.Option("--data", help="Instructions folder or file; stage 3: also a benchmark."),
@@ -47,8 +47,8 @@ def run(
         Path | None, typer.Option("--validation-data", help="Held-out records to measure loss on.")
     ] = None,
     resume: Resume = True,
-    dry_run: DryRun = False,
-    show_sample: Annotated[
+    dry_run: DryRun = False,  # noqa: ARG001
+    show_sample: Annotated[  # noqa: ARG001
         bool,
         typer.Option("--show-sample", help="Print one sample and what is masked; no training."),
     ] = False,

@@ -51,7 +51,7 @@ class StopRequest:
 class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
     """Trains one stage."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         model: LlavaForConditionalGeneration,
         args: TrainingArguments,

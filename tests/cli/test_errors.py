@@ -25,7 +25,6 @@ def test_under_json_an_error_is_exactly_one_object_on_stdout():
 
 
 def test_a_bad_option_is_a_usage_error():
-    assert CliRunner().invoke(app, ["train", "--stage", "9"]).exit_code == 2
     assert CliRunner().invoke(app, ["fetch-pmc", "--nonsense"]).exit_code == 2
 
 

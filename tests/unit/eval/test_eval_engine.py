@@ -21,7 +21,10 @@ def make_asks(images, *, with_text_only=True):
         for j, text in enumerate(TEXTS)
     ]
     if with_text_only:
-        asks += [Ask(id=f"t{j}", condition="text", seed=0, image=None, text=t) for j, t in enumerate(TEXTS)]
+        asks += [
+            Ask(id=f"t{j}", condition="text", seed=0, image=None, text=t)
+            for j, t in enumerate(TEXTS)
+        ]
         asks.append(Ask(id="b", condition="blank", seed=0, image=BLANK, text=TEXTS[0]))
     return asks
 
