@@ -18,8 +18,8 @@ def run(
     stage: Annotated[
         str, typer.Option("--stage", help="1 align, 2 instruct, 3 finetune.", show_default=False)
     ] = "",
-    gpus: Annotated[int, typer.Option("--gpus", min=1, help="GPUs (CPU ranks) per node.")] = 1,  # noqa: ARG001
-    nodes: Annotated[int, typer.Option("--nodes", min=1, help="Machines.")] = 1,  # noqa: ARG001
+    gpus: Annotated[int, typer.Option("--gpus", min=1, help="GPUs (CPU ranks) per node.")] = 1,
+    nodes: Annotated[int, typer.Option("--nodes", min=1, help="Machines.")] = 1,
     data: Annotated[
         str | None,
         typer.Option("--data", help="Instructions folder or file; stage 3: also a benchmark."),
@@ -47,8 +47,8 @@ def run(
         Path | None, typer.Option("--validation-data", help="Held-out records to measure loss on.")
     ] = None,
     resume: Resume = True,
-    dry_run: DryRun = False,  # noqa: ARG001
-    show_sample: Annotated[  # noqa: ARG001
+    dry_run: DryRun = False,
+    show_sample: Annotated[
         bool,
         typer.Option("--show-sample", help="Print one sample and what is masked; no training."),
     ] = False,
@@ -57,6 +57,7 @@ def run(
     verbose: Verbose = 0,
 ) -> None:
     """Train one stage of a recipe."""
+    from medllava.errors import SetupError
     from medllava.train.options import resolve_config
     from medllava.train.run import train_stage
 
@@ -73,6 +74,11 @@ def run(
         validation_data=validation_data,
         resume=resume,
     )
+    if gpus > 1 or nodes > 1 or dry_run or show_sample:
+        raise SetupError(
+            "--gpus, --nodes, --dry-run and --show-sample are not available yet. "
+            "Train on one process without them."
+        )
     with console.progress() as progress:
         summary = train_stage(config, progress=progress)
     console.finish(summary)

@@ -64,7 +64,7 @@ class ExampleIndex:
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of every example, images counted in full."""
         lengths: NDArray[np.int64] = np.diff(self.starts)
-        return lengths + np.diff(self.image_starts) * (self.image_tokens - 1)
+        return lengths + np.diff(self.image_starts) * (self.image_tokens - 1)  # type: ignore[no-any-return]
 
     @cached_property
     def supervised_counts(self) -> NDArray[np.int64]:
