@@ -8,14 +8,14 @@ the same data.
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from medllava.instruct.facts import Fact, read_facts
 from medllava.instruct.vocabulary import Value
 from medllava.records import AnswerType, FigureRecord
 
-TEMPLATE_VERSION = "template-1"
+TEMPLATE_VERSION = "template-2"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,25 +52,29 @@ class TemplateTeacher:
     def ask(self, figure: FigureRecord, *, num_questions: int) -> list[Exchange]:
         """Return up to `num_questions` exchanges about a figure, none if it states no fact.
 
-        Facts are drawn without repetition; once all are used, the other form (open or closed) of
-        each is asked, and then no more.
+        Facts take turns. A fact that comes again is asked in another wording, and no more once all
+        wordings are used.
         """
         rng = random.Random(f"{self._seed}:{figure.figure_id}")
         facts = list(read_facts(figure))
         rng.shuffle(facts)
-        wanted = [(f, rng.random() < self._closed_share and self._has_choice(f)) for f in facts]
-        if 0 < self._closed_share < 1:
-            wanted += [
-                (fact, not is_closed)
-                for fact, is_closed in wanted
-                if is_closed or self._has_choice(fact)
-            ]
-        return [
-            self._ask_closed(fact, rng) if is_closed else _ask_open(fact, rng)
-            for fact, is_closed in wanted[:num_questions]
-        ]
+        choices = [fact for fact in facts if self._has_choice(fact)]
+        num_closed = int(num_questions * self._closed_share + rng.random()) if choices else 0
+        is_closed = [True] * num_closed + [False] * (num_questions - num_closed)
+        rng.shuffle(is_closed)
+        pools = {
+            True: _take_turns(choices, rng, lambda fact: fact.topic.closed_wordings),
+            False: _take_turns(facts, rng, lambda fact: fact.topic.open_wordings),
+        }
+        exchanges = []
+        for closed in is_closed:
+            drawn = next(pools[closed], None)
+            if drawn:
+                ask = self._ask_closed if closed else _ask_open
+                exchanges.append(ask(*drawn, rng))
+        return exchanges
 
-    def _ask_closed(self, fact: Fact, rng: random.Random) -> Exchange:
+    def _ask_closed(self, fact: Fact, wording: str, rng: random.Random) -> Exchange:
         given = self._given[fact.topic.name]
         answer = given[True] <= given[False]
         if fact.count is not None:
@@ -80,7 +84,6 @@ class TemplateTeacher:
             self._surplus[fact.topic.name][value.answer] += 1 if answer else -1
             blanks = {"phrase": value.phrase.format(noun=fact.noun)}
         given[answer] += 1
-        wording = rng.choice(fact.topic.closed_wordings)
         return Exchange(
             category=fact.topic.name,
             question=wording.format(noun=fact.noun, **blanks),
@@ -125,10 +128,21 @@ def count_answers(figures: Iterable[FigureRecord]) -> dict[str, Counter[str]]:
     return dict(counts)
 
 
-def _ask_open(fact: Fact, rng: random.Random) -> Exchange:
+def _take_turns(
+    facts: list[Fact], rng: random.Random, wordings_of: Callable[[Fact], tuple[str, ...]]
+) -> Iterator[tuple[Fact, str]]:
+    """Yield each fact with one of its wordings, then each with another, until none is left."""
+    shuffled = [rng.sample(unique, len(unique)) for unique in map(wordings_of, facts)]
+    for round_number in range(max(map(len, shuffled), default=0)):
+        for fact, wordings in zip(facts, shuffled, strict=True):
+            if round_number < len(wordings):
+                yield fact, wordings[round_number]
+
+
+def _ask_open(fact: Fact, wording: str, _: random.Random) -> Exchange:
     return Exchange(
         category=fact.topic.name,
-        question=rng.choice(fact.topic.open_wordings).format(noun=fact.noun),
+        question=wording.format(noun=fact.noun),
         answer=fact.answer,
         answer_type=AnswerType.OPEN,
     )
