@@ -144,7 +144,7 @@ class TrainConfig:
 
     seed: int = 0
     precision: Precision = Precision.AUTO
-    """`auto`: bf16 where the device has it, fp32 elsewhere."""
+    """`auto`: bf16 where the hardware is fast at it (GPUs, CPUs with AMX), fp32 elsewhere."""
     attention: Attention = Attention.AUTO
     """`auto` takes the fastest that is installed and says which."""
     gradient_checkpointing: bool | None = None

@@ -21,9 +21,14 @@ _SCHEDULES = {
 
 
 def uses_bf16(recipe: Recipe) -> bool:
-    """Tell whether the run computes in bf16: asked for, or `auto` on a GPU that has it."""
+    """Tell whether the run computes in bf16: asked for, or `auto` where that is faster.
+
+    That is a GPU that has it, or a CPU with AMX; other CPUs emulate bf16, far slower than fp32.
+    """
     if recipe.train.precision is Precision.AUTO:
-        return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        if torch.cuda.is_available():
+            return torch.cuda.is_bf16_supported()
+        return torch.cpu._is_amx_tile_supported()  # noqa: SLF001 - torch has no public name for it
     return recipe.train.precision is Precision.BF16
 
 
