@@ -92,6 +92,9 @@ class DataConfig:
     """Tokens of one pack, image tokens included."""
     packing: bool = True
     """False pads each batch to its longest record instead."""
+    records_per_image: int = 1
+    """Most records about one image that share its tokens in a pack. More costs less work where data
+    has many questions per image, and makes steps less varied; needs packing."""
     num_workers: int = 2
     """Processes that decode images, per rank."""
     max_dropped: float = 0.05

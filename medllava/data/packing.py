@@ -5,14 +5,15 @@ micro-batches in each optimizer step. Where a step has many bins they are filled
 the whole pass and a step's examples are counted on average; where it has few, a step is exactly
 `global_batch_size` examples, spread evenly over its bins. The whole run is laid out before
 it starts, from lengths and a seed alone: it does not depend on worker processes, and any step can
-be reached directly. One micro-batch is one row of tokens whose positions restart at every example.
+be reached directly. One micro-batch is one row of tokens whose positions restart at every example;
+examples that share an image's tokens (`sharing`) stay together and restart behind the image.
 """
 
 import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from torch.utils.data import Dataset
 
 from medllava.data.dataset import ExampleIndex
 from medllava.data.pixels import PixelReader
+from medllava.data.sharing import Pack, Sharing
 
 IGNORED = -100
 """Label of a position that is not predicted."""
@@ -30,9 +32,6 @@ _FULL_PACKS = 4
 
 NUM_REAL = "num_real_tokens"
 """Key of a micro-batch, for the meter only: positions that are tokens of examples."""
-
-Pack = tuple[int, ...]
-"""Numbers of the examples that share a bin."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +43,8 @@ class Schedule:
     """Tokens of the fullest bin."""
     fill: float
     """Mean size of the bins over the size of the fullest, before `max_steps` cuts the run."""
+    sharing: Sharing
+    """What the bins were laid out with."""
 
     @property
     def num_steps(self) -> int:
@@ -105,7 +106,7 @@ def fill_bins(
 
 
 def build_schedule(  # noqa: PLR0913 - each decides the layout
-    lengths: NDArray[np.int64],
+    sharing: Sharing,
     *,
     max_length: int,
     packing: bool,
@@ -119,7 +120,7 @@ def build_schedule(  # noqa: PLR0913 - each decides the layout
     """Lay out a whole run.
 
     Args:
-        lengths: tokens of every example.
+        sharing: tokens of every example, and which begin alike.
         max_length: tokens of a full bin.
         packing: False gives every example a bin of its own.
         global_batch_size: examples per step over all ranks; with packing on average.
@@ -130,44 +131,62 @@ def build_schedule(  # noqa: PLR0913 - each decides the layout
         max_steps: stop after this many steps.
     """
     unit = micro_batch_size * world_size
-    tokens_per_step = global_batch_size * float(lengths.mean())
-    orders = _orders(len(lengths), epochs=epochs, seed=seed)
+    passes = _passes(sharing, epochs=epochs, seed=seed)
+    num_tokens = sum(sharing.size_of(unit) for units in passes for unit in units)
+    num_examples = sum(len(unit) for units in passes for unit in units)
+    tokens_per_step = global_batch_size * num_tokens / num_examples
     if packing and tokens_per_step >= _FULL_PACKS * unit * max_length:
         packs_per_step = round(tokens_per_step / max_length / unit) * unit
-        steps = _fill_whole(lengths, orders, max_length, packs_per_step, seed=seed)
+        steps = _fill_whole(sharing, passes, max_length, packs_per_step, seed=seed)
     else:
-        stream = np.concatenate(orders)
-        groups = [
-            stream[i : i + global_batch_size] for i in range(0, len(stream), global_batch_size)
-        ]
-        steps = [[(int(example),) for example in group] for group in groups]
+        steps = _cut_steps([u for units in passes for u in units], global_batch_size)
         packs_per_step = math.ceil(global_batch_size / unit) * unit
         if packing:
-            packs_per_step = _packs_that_fit(lengths, steps, max_length, unit)
-            steps = [_level_bins(lengths, step, packs_per_step) for step in steps]
-    sizes = [sum(int(lengths[e]) for e in pack) for step in steps for pack in step]
+            packs_per_step = _packs_that_fit(sharing, steps, max_length, unit)
+            steps = [_level_bins(sharing, step, packs_per_step) for step in steps]
+    sizes = [sharing.size_of(pack) for step in steps for pack in step]
     return Schedule(
         packs=tuple(
-            _deal(step, lengths, packs_per_step, micro_batch_size, world_size)
+            _deal(step, sharing, packs_per_step, micro_batch_size, world_size)
             for step in steps[:max_steps]
         ),
         capacity=max(sizes),
         fill=sum(sizes) / (len(sizes) * max(sizes)),
+        sharing=sharing,
     )
 
 
-def _orders(count: int, *, epochs: float, seed: int) -> list[NDArray[np.int64]]:
-    """Return the shuffled examples of every pass; a last pass may be a part of one."""
-    orders = []
+def _passes(sharing: Sharing, *, epochs: float, seed: int) -> list[list[Pack]]:
+    """Return the shuffled examples of every pass, those of one image drawn together.
+
+    A last pass may be a part of one.
+    """
+    passes = []
     for epoch in range(math.ceil(epochs)):
-        order = np.random.default_rng([seed, epoch]).permutation(count)
-        orders.append(order[: max(1, round(min(1.0, epochs - epoch) * count))])
-    return orders
+        order = np.random.default_rng([seed, epoch]).permutation(len(sharing.lengths))
+        order = order[: max(1, round(min(1.0, epochs - epoch) * len(order)))]
+        passes.append(sharing.draw_together(order))
+    return passes
+
+
+def _cut_steps(units: list[Pack], global_batch_size: int) -> list[list[Pack]]:
+    """Cut a stream into steps of exactly `global_batch_size` examples, the last one excepted."""
+    steps: list[list[Pack]] = []
+    room = 0
+    for unit in units:
+        rest = unit
+        while rest:
+            if room == 0:
+                steps.append([])
+                room = global_batch_size
+            steps[-1].append(rest[:room])
+            room, rest = room - len(rest[:room]), rest[room:]
+    return steps
 
 
 def _fill_whole(
-    lengths: NDArray[np.int64],
-    orders: list[NDArray[np.int64]],
+    sharing: Sharing,
+    passes: list[list[Pack]],
     max_length: int,
     packs_per_step: int,
     *,
@@ -175,39 +194,50 @@ def _fill_whole(
 ) -> list[list[Pack]]:
     """Fill bins over each whole pass, shuffle them, and cut the stream into steps."""
     stream: list[Pack] = []
-    for epoch, order in enumerate(orders):
-        bins = fill_bins(lengths, order, capacity=max_length)
+    for epoch, units in enumerate(passes):
+        units = [part for unit in units for part in _parts_that_fit(sharing, unit, max_length)]
+        lengths = np.array([sharing.size_of(unit) for unit in units])
+        bins = fill_bins(lengths, range(len(units)), capacity=max_length)
         shuffled = np.random.default_rng([seed, epoch, 1]).permutation(len(bins))
-        stream += [bins[i] for i in shuffled]
+        stream += [tuple(e for number in bins[i] for e in units[number]) for i in shuffled]
     return [stream[i : i + packs_per_step] for i in range(0, len(stream), packs_per_step)]
 
 
-def _packs_that_fit(
-    lengths: NDArray[np.int64], steps: list[list[Pack]], max_length: int, unit: int
-) -> int:
+def _parts_that_fit(sharing: Sharing, unit: Pack, max_length: int) -> list[Pack]:
+    """Cut examples that are drawn together where they would not fit into one bin."""
+    parts = [unit[:1]]
+    for example in unit[1:]:
+        if sharing.size_of((*parts[-1], example)) <= max_length:
+            parts[-1] = (*parts[-1], example)
+        else:
+            parts.append((example,))
+    return parts
+
+
+def _packs_that_fit(sharing: Sharing, steps: list[list[Pack]], max_length: int, unit: int) -> int:
     """Return the fewest bins per step, a multiple of `unit`, that hold every step's examples."""
     packs = unit
     while any(
-        sum(int(lengths[e]) for e in pack) > max_length
+        sharing.size_of(pack) > max_length
         for step in steps
-        for pack in _level_bins(lengths, step, packs)
+        for pack in _level_bins(sharing, step, packs)
     ):
         packs += unit
     return packs
 
 
-def _level_bins(lengths: NDArray[np.int64], step: list[Pack], count: int) -> list[Pack]:
-    """Spread single examples over `count` bins, longest first, each into the emptiest bin."""
+def _level_bins(sharing: Sharing, step: list[Pack], count: int) -> list[Pack]:
+    """Spread examples over `count` bins, longest first, each into the emptiest bin."""
     heap: list[tuple[int, int, Pack]] = [(0, number, ()) for number in range(count)]
-    for (example,) in sorted(step, key=lambda pack: -lengths[pack[0]]):
-        size, number, members = heapq.heappop(heap)
-        heapq.heappush(heap, (size + int(lengths[example]), number, (*members, example)))
+    for size, unit in sorted(((sharing.size_of(u), u) for u in step), key=lambda pair: -pair[0]):
+        filled, number, members = heapq.heappop(heap)
+        heapq.heappush(heap, (filled + size, number, members + unit))
     return [members for _, _, members in heap if members]
 
 
 def _deal(
     members: Sequence[Pack],
-    lengths: NDArray[np.int64],
+    sharing: Sharing,
     packs_per_step: int,
     micro_batch_size: int,
     world_size: int,
@@ -216,7 +246,7 @@ def _deal(
 
     A last step that is not full gives some micro-batches empty bins, so that ranks stay in step.
     """
-    ordered = sorted(members, key=lambda pack: -sum(int(lengths[e]) for e in pack))
+    ordered = sorted(members, key=lambda pack: -sharing.size_of(pack))
     ordered += [()] * (packs_per_step - len(ordered))
     hands: list[list[Pack]] = [[] for _ in range(world_size)]
     for number, pack in enumerate(ordered):
@@ -237,6 +267,7 @@ class MicroBatches(Dataset[dict[str, Any]]):
         batches: Sequence[tuple[Pack, ...]],
         pixels: PixelReader,
         *,
+        sharing: Sharing,
         image_token_id: int,
         pad_token_id: int,
         packing: bool,
@@ -247,6 +278,7 @@ class MicroBatches(Dataset[dict[str, Any]]):
             index: all examples.
             batches: bins of every forward pass.
             pixels: reads images.
+            sharing: as the bins were laid out with.
             image_token_id: repeated `index.image_tokens` times for one image.
             pad_token_id: fills rows without packing.
             packing: False pads rows to the longest instead of joining them.
@@ -254,6 +286,7 @@ class MicroBatches(Dataset[dict[str, Any]]):
         self._index = index
         self._batches = batches
         self._pixels = pixels
+        self._sharing = sharing
         self._image_token_id = image_token_id
         self._pad_token_id = pad_token_id
         self._packing = packing
@@ -267,27 +300,36 @@ class MicroBatches(Dataset[dict[str, Any]]):
 
         Returns:
             input_ids (B, T), where B is 1 with packing; position_ids (B, T), restarting at every
-            example; attention_mask (B, T) without packing only; pixel_values (N, 3, H, W);
-            logits_to_keep (K,), the positions that predict something; labels and shift_labels
-            (B, K), what they predict; and `NUM_REAL`.
+            example, behind the image where it shares one; attention_mask (B, T) without packing
+            only; pixel_values (N, 3, H, W); logits_to_keep (K,), the positions that predict
+            something; labels and shift_labels (B, K), what they predict; and `NUM_REAL`.
         """
-        examples = [example for pack in self._batches[item] for example in pack]
-        rows = [self._expand(example) for example in examples]
-        paths = [path for example in examples for path in self._index.images_of(example)]
+        packs = self._batches[item]
+        rows, paths = [], []
+        for example, shared in (pair for pack in packs for pair in self._with_shared(pack)):
+            rows.append(self._expand(example, shared))
+            if not shared:
+                paths += self._index.images_of(example)
         if paths:
             pixel_values = self._pixels.read(paths)
         else:
             # An image that nothing attends to and nothing predicts from: encoder and projector
             # run in every forward pass on every rank, so gradient reduction never waits for one.
             filler = np.full(self._index.image_tokens, self._image_token_id, dtype=np.int64)
-            rows.append((filler, np.full_like(filler, IGNORED)))
+            rows.append(_Row(filler, np.full_like(filler, IGNORED), 0))
             pixel_values = self._pixels.blank()
         joined = _join(rows) if self._packing else _pad(rows, self._pad_token_id)
-        num_real = sum(int(self._index.lengths[example]) for example in examples)
+        num_real = sum(self._sharing.size_of(pack) for pack in packs)
         return {**joined, "pixel_values": pixel_values, NUM_REAL: num_real}
 
-    def _expand(self, example: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return ids with images in full, and for each position what it predicts."""
+    def _with_shared(self, pack: Pack) -> Iterator[tuple[int, int]]:
+        """Yield each example of a pack with the tokens it takes from the one before."""
+        for previous, example in zip((None, *pack), pack, strict=False):
+            is_branch = previous is not None and self._sharing.branches_off(previous, example)
+            yield example, int(self._sharing.prefixes[example]) if is_branch else 0
+
+    def _expand(self, example: int, shared: int) -> "_Row":
+        """Return what follows the first `shared` tokens of an example, with images in full."""
         start, end = self._index.starts[example : example + 2]
         ids = self._index.ids[start:end].astype(np.int64)
         targets = np.full_like(ids, IGNORED)
@@ -297,34 +339,39 @@ class MicroBatches(Dataset[dict[str, Any]]):
         last = repeats.cumsum() - 1
         expanded = np.full(int(repeats.sum()), IGNORED, dtype=np.int64)
         expanded[last] = targets
-        return np.repeat(ids, repeats), expanded
+        return _Row(np.repeat(ids, repeats)[shared:], expanded[shared:], shared)
 
 
-def _join(rows: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> dict[str, Tensor]:
+class _Row(NamedTuple):
+    """One example: its tokens, what each of them predicts, and the position of the first."""
+
+    ids: NDArray[np.int64]
+    targets: NDArray[np.int64]
+    start: int
+
+
+def _join(rows: Sequence[_Row]) -> dict[str, Tensor]:
     """Concatenate examples into one row with restarting positions."""
-    targets = np.concatenate([target for _, target in rows])
+    targets = np.concatenate([row.targets for row in rows])
+    positions = np.concatenate([row.start + np.arange(len(row.ids)) for row in rows])
     kept = np.flatnonzero(targets != IGNORED)
     labels = torch.from_numpy(targets[kept])[None]
     return {
-        "input_ids": torch.from_numpy(np.concatenate([ids for ids, _ in rows]))[None],
-        "position_ids": torch.from_numpy(np.concatenate([np.arange(len(ids)) for ids, _ in rows]))[
-            None
-        ],
+        "input_ids": torch.from_numpy(np.concatenate([row.ids for row in rows]))[None],
+        "position_ids": torch.from_numpy(positions)[None],
         "logits_to_keep": torch.from_numpy(kept),
         "labels": labels,
         "shift_labels": labels,
     }
 
 
-def _pad(
-    rows: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]], pad_token_id: int
-) -> dict[str, Tensor]:
+def _pad(rows: Sequence[_Row], pad_token_id: int) -> dict[str, Tensor]:
     """Pad examples on the right to the longest."""
-    longest = max(len(ids) for ids, _ in rows)
+    longest = max(len(row.ids) for row in rows)
     input_ids = np.full((len(rows), longest), pad_token_id, dtype=np.int64)
     attention_mask = np.zeros((len(rows), longest), dtype=np.int64)
     targets = np.full((len(rows), longest), IGNORED, dtype=np.int64)
-    for row, (ids, target) in enumerate(rows):
+    for row, (ids, target, _) in enumerate(rows):
         input_ids[row, : len(ids)] = ids
         attention_mask[row, : len(ids)] = 1
         targets[row, : len(ids)] = target

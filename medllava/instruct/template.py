@@ -1,9 +1,10 @@
 """The teacher that needs no model: questions whose answer the record itself holds.
 
 Facts go in, question-and-answer records come out, open and closed, reproducible from the seed. The
-two hazards of templates are handled here: yes and no are asked equally often *of each value*, so
-that the question alone does not give the answer away, and a "no" names only values that occur in
-the same data.
+hazards of templates are handled here, so that the question alone does not give the answer away:
+topics that have one answer in all the data are asked about only where a figure states nothing else,
+yes and no are asked equally often *of each value*, and a "no" names only values that occur in the
+same data.
 """
 
 import random
@@ -56,7 +57,9 @@ class TemplateTeacher:
         wordings are used.
         """
         rng = random.Random(f"{self._seed}:{figure.figure_id}")
-        facts = list(read_facts(figure))
+        stated = read_facts(figure)
+        telling = [fact for fact in stated if len(self._frequencies[fact.topic.name]) > 1]
+        facts = telling or list(stated)
         rng.shuffle(facts)
         choices = [fact for fact in facts if self._has_choice(fact)]
         num_closed = int(num_questions * self._closed_share + rng.random()) if choices else 0

@@ -3,7 +3,9 @@
 A pack is one row of tokens whose `position_ids` restart at every record. flash-attn finds the
 segments by itself; here are the same thing through torch's varlen kernel on CUDA, and through one
 causal sdpa call per segment anywhere. Neither builds the T x T mask of transformers' sdpa path.
-Everything that is not a pack (padding, decoding with a cache, vision encoders) goes to that path.
+Inside a segment, positions that go back to a number above zero begin a branch: it sees the segment
+up to there and itself, as records do that share an image (`data.sharing`). Everything that is not a
+pack (padding, decoding with a cache, vision encoders) goes to that path.
 """
 
 import importlib
@@ -28,6 +30,7 @@ VARLEN = "medllava_varlen"
 _HALF = (torch.float16, torch.bfloat16)
 # Every layer of a forward pass asks the same; looking at positions on a GPU would wait for it.
 _last_bounds: tuple[weakref.ref[Tensor], list[list[int]]] | None = None
+_last_masks: tuple[weakref.ref[Tensor], list[list[Tensor | None]]] | None = None
 _last_cumulative: tuple[list[list[int]], Tensor, int] | None = None
 
 
@@ -77,18 +80,52 @@ def segment_bounds(position_ids: Tensor) -> list[list[int]]:
     """Return where the segments of each row start, with the row's length at the end.
 
     Args:
-        position_ids: (B, T); a segment ends where the next position is not one higher.
+        position_ids: (B, T); a segment starts where the position is not one higher than the last
+            and is zero (a branch of the segment where it is more).
     """
     global _last_bounds
     if _last_bounds is not None and _last_bounds[0]() is position_ids:
         return _last_bounds[1]
-    starts = position_ids.diff(dim=-1) != 1
+    starts = (position_ids.diff(dim=-1) != 1) & (position_ids[..., 1:] == 0)
     length = position_ids.shape[-1]
     bounds = [
         [0, *(row.nonzero().flatten() + 1).tolist(), length] for row in starts.cpu().unbind(0)
     ]
     _last_bounds = (weakref.ref(position_ids), bounds)
     return bounds
+
+
+def branch_masks(position_ids: Tensor) -> list[list[Tensor | None]]:
+    """Return for every segment of each row what its tokens see, None where that is all before.
+
+    Args:
+        position_ids: (B, T).
+
+    Returns:
+        Boolean masks (T', T') of segments with branches, True where the column is seen.
+    """
+    global _last_masks
+    if _last_masks is not None and _last_masks[0]() is position_ids:
+        return _last_masks[1]
+    rows = position_ids.cpu().unbind(0)
+    masks = [
+        [_branch_mask(row[start:end]) for start, end in itertools.pairwise(bounds)]
+        for row, bounds in zip(rows, segment_bounds(position_ids), strict=True)
+    ]
+    masks = [[m if m is None else m.to(position_ids.device) for m in row] for row in masks]
+    _last_masks = (weakref.ref(position_ids), masks)
+    return masks
+
+
+def _branch_mask(positions: Tensor) -> Tensor | None:
+    """Return what the tokens of one segment see; (T',) positions from zero on."""
+    starts = (positions.diff() != 1).nonzero().flatten() + 1
+    if not len(starts):
+        return None
+    mask = torch.ones(len(positions), len(positions), dtype=torch.bool).tril()
+    for start in starts.tolist():
+        mask[start:, positions[start] : start] = False
+    return mask
 
 
 def segmented_attention(
@@ -99,7 +136,7 @@ def segmented_attention(
     attention_mask: Tensor | None,
     **kwargs: Any,  # noqa: ANN401 - transformers hands every kernel the same open set
 ) -> tuple[Tensor, None]:
-    """Attend causally inside each segment, one sdpa call per segment.
+    """Attend causally inside each segment, one sdpa call per segment; branches take a small mask.
 
     Args:
         module: the attention layer that asks.
@@ -115,12 +152,16 @@ def segmented_attention(
     bounds = _pack_bounds(module, query, key, attention_mask, kwargs)
     if bounds is None:
         return _sdpa(module, query, key, value, attention_mask, kwargs)
+    masks = branch_masks(kwargs["position_ids"])
+    masks = masks if len(masks) == len(bounds) else masks * len(bounds)
     rows = []
     for row, row_bounds in enumerate(bounds):
         pieces = []
-        for start, end in itertools.pairwise(row_bounds):
+        for (start, end), mask in zip(itertools.pairwise(row_bounds), masks[row], strict=True):
             q, k, v = (t[row : row + 1, :, start:end] for t in (query, key, value))
-            pieces.append(_sdpa(module, q, k, v, None, kwargs)[0])
+            pieces.append(
+                _sdpa(module, q, k, v, None if mask is None else mask[None, None], kwargs)[0]
+            )
         rows.append(torch.cat(pieces, dim=1))
     return torch.cat(rows, dim=0), None
 
@@ -133,10 +174,17 @@ def varlen_attention(
     attention_mask: Tensor | None,
     **kwargs: Any,  # noqa: ANN401 - transformers hands every kernel the same open set
 ) -> tuple[Tensor, None]:
-    """Attend causally inside each segment with torch's varlen kernel; shapes as above."""
+    """Attend causally inside each segment with torch's varlen kernel; shapes as above.
+
+    Segments with branches go segment by segment: for keys that are not the queries' own tokens, the
+    kernel's causal alignment is not documented.
+    """
     bounds = _pack_bounds(module, query, key, attention_mask, kwargs)
     fits_kernel = query.dtype in _HALF and query.shape[-1] % 8 == 0 and query.shape[-1] <= 256
-    if bounds is None or not fits_kernel or kwargs.get("dropout", 0.0):
+    has_branches = bounds is not None and any(
+        mask is not None for row in branch_masks(kwargs["position_ids"]) for mask in row
+    )
+    if bounds is None or has_branches or not fits_kernel or kwargs.get("dropout", 0.0):
         return segmented_attention(module, query, key, value, attention_mask, **kwargs)
     kernel: Any = importlib.import_module("torch.nn.attention.varlen").varlen_attn
 
@@ -156,6 +204,11 @@ def varlen_attention(
         *flat, cumulative, cumulative, longest, longest, scale=kwargs.get("scaling"), **causal
     )
     return out.view(batch, length, heads, width), None
+
+
+def supports_branches(attention: str, sliding_window: int | None) -> bool:
+    """Tell whether records that share an image's tokens are kept apart by this kernel."""
+    return attention in {SEGMENTED, VARLEN} and not sliding_window
 
 
 def packed_mask(

@@ -11,9 +11,10 @@ from PIL import Image
 from medllava.data.dataset import ExampleIndex, build_index
 from medllava.data.packing import MicroBatches, Schedule, build_schedule
 from medllava.data.pixels import PixelReader
+from medllava.data.sharing import Sharing, find_sharing, share_nothing
 from medllava.data.sources import iter_instruction_records
 from medllava.errors import DataError
-from medllava.model.attention import choose_attention
+from medllava.model.attention import choose_attention, supports_branches
 from medllava.model.load import load_model
 from medllava.model.loaded import LoadedModel
 from medllava.model.parts import build_model
@@ -81,11 +82,27 @@ def index_data(
     return index
 
 
-def lay_out(config: StageRunConfig, index: ExampleIndex, *, world_size: int = 1) -> Schedule:
+def choose_sharing(
+    config: StageRunConfig, index: ExampleIndex, loaded: LoadedModel, *, progress: Progress
+) -> Sharing:
+    """Find records that share an image's tokens, if the recipe asks and the attention can."""
+    data, text = config.recipe.data, loaded.model.config.text_config
+    if data.records_per_image <= 1:
+        return share_nothing(index.lengths)
+    window = getattr(text, "sliding_window", None)
+    if not data.packing or not supports_branches(text._attn_implementation, window):  # noqa: SLF001 - its only name
+        progress.note("data.records_per_image is not used: it needs packing and our attention")
+        return share_nothing(index.lengths)
+    return find_sharing(
+        index, image_token_id=loaded.processor.image_token_id, most=data.records_per_image
+    )
+
+
+def lay_out(config: StageRunConfig, sharing: Sharing, *, world_size: int = 1) -> Schedule:
     """Lay out all steps of the stage."""
     stage = config.recipe.stage[config.stage]
     return build_schedule(
-        index.lengths,
+        sharing,
         max_length=config.recipe.data.max_length,
         packing=config.recipe.data.packing,
         global_batch_size=stage.global_batch_size,
@@ -116,6 +133,7 @@ def make_batches(
         index,
         schedule.of_rank(rank),
         pixels,
+        sharing=schedule.sharing,
         image_token_id=processor.image_token_id,
         pad_token_id=processor.tokenizer.pad_token_id,
         packing=config.recipe.data.packing,

@@ -100,7 +100,8 @@ def _train(config: StageRunConfig, progress: Progress) -> StepSummary:
     loaded = prepare.load_initial(config, resumed=folder, image_root=root)
     freeze_parts(loaded.model, learning_parts(config.stage, recipe.stage[config.stage]))
     index = prepare.index_data(config, loaded.processor, image_root=root, progress=progress)
-    schedule = prepare.lay_out(config, index)
+    sharing = prepare.choose_sharing(config, index, loaded, progress=progress)
+    schedule = prepare.lay_out(config, sharing)
     check_run_key(output_dir, {"examples": index.fingerprint()})
     _write_inputs(config, index)
     if folder:
