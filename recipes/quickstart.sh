@@ -56,11 +56,11 @@ step "generate-instructions: captions to align" "$run/instructions/align/summary
 
 step "generate-instructions: questions to learn from" "$run/instructions/train/summary.json" \
     medllava generate-instructions "$run/figures" --stage instruct --teacher template \
-    --questions-per-figure 12 --closed-share 0.25 -o "$run/instructions/train"
+    --questions-per-figure 12 --closed-share 0.1 -o "$run/instructions/train"
 
 step "generate-instructions: held-out questions" "$run/instructions/test/summary.json" \
     medllava generate-instructions "$run/figures" --stage instruct --teacher template \
-    --questions-per-figure 4 --closed-share 0.25 --split test -o "$run/instructions/test"
+    --questions-per-figure 4 --closed-share 0.2 --split test -o "$run/instructions/test"
 
 step "train --stage 1: the projector learns" "$run/stage1/run.json" \
     medllava train smollm2-135m --stage 1 --data "$run/instructions/align" -o "$run/stage1"
@@ -73,7 +73,11 @@ step "eval: held-out questions, beside honest floors" "$run/eval/report.json" \
     medllava eval "$run/instructions/test/questions.jsonl" --ckpt "$run/stage2" \
     --controls permuted,blank,majority -o "$run/eval"
 
-image=$(find "$run/figures/images" -type f | sort | head -n 1)
+image=$(python -c "
+import json, pathlib
+folder = pathlib.Path('$run/instructions/test')
+first = json.loads((folder / 'questions.jsonl').read_text().splitlines()[0])
+print(folder / json.loads((folder / 'summary.json').read_text())['image_dir'] / first['image'])")
 printf '\n[%3d s] chat: one question about %s\n' $((SECONDS - started)) "$image"
 medllava chat "$image" --ckpt "$run/stage2" --prompt "What kind of image is this?"
 
