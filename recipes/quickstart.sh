@@ -73,11 +73,9 @@ step "eval: held-out questions, beside honest floors" "$run/eval/report.json" \
     medllava eval "$run/instructions/test/questions.jsonl" --ckpt "$run/stage2" \
     --controls permuted,blank,majority -o "$run/eval"
 
-image=$(python -c "
-import json, pathlib
-folder = pathlib.Path('$run/instructions/test')
-first = json.loads((folder / 'questions.jsonl').read_text().splitlines()[0])
-print(folder / json.loads((folder / 'summary.json').read_text())['image_dir'] / first['image'])")
+first_question=$(head -n 1 "$run/instructions/test/questions.jsonl")
+image=$run/figures/$(python -c 'import json, sys; print(json.loads(sys.argv[1])["image"])' \
+    "$first_question")
 printf '\n[%3d s] chat: one question about %s\n' $((SECONDS - started)) "$image"
 medllava chat "$image" --ckpt "$run/stage2" --prompt "What kind of image is this?"
 
