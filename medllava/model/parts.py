@@ -180,6 +180,8 @@ def _assemble(
     """Put the parts into an empty native model; no weight is copied."""
     tokenizer = processor.tokenizer
     dtype = language_model.dtype
+    # Servers build the language model from this name; some know none for a bare configuration.
+    language_model.config.architectures = [type(language_model).__name__]
     values: dict[str, Any] = {
         "vision_config": encoder.config,
         "text_config": language_model.config,

@@ -78,6 +78,9 @@ def test_v15_checkpoint_gives_the_logits_of_a_direct_computation(tmp_path: Path)
         [{"role": "user", "content": "<image>\nWhat?"}], add_generation_prompt=True
     )
     assert text.endswith("[INST] <image>\nWhat? [/INST]")
+    text_config = loaded.model.config.text_config
+    assert text_config.rope_parameters["rope_theta"] == 10.0
+    assert text_config.architectures == ["MistralForCausalLM"]
 
 
 def test_vision_weights_that_differ_from_the_stock_encoder_are_reported(tmp_path: Path) -> None:
