@@ -36,6 +36,7 @@ from medllava.model.tensors import find_file, read_tensors
 from medllava.recipe import FeatureSelect, Geometry, LanguageModelConfig, VisionEncoderConfig
 
 _TEXT_TYPES = {"llava_mistral": "mistral", "llava_llama": "llama", "llava": "llama"}
+_MARKS = ("<im_start>", "<im_end>")
 _TOWER = "vision_tower.vision_model."
 _RENAMES = (
     (r"model\.vision_tower\.vision_tower\.vision_model\.(.*)", _TOWER + r"\1"),
@@ -284,6 +285,11 @@ def _attach_processor(
     known = set(tokenizer.get_vocab().values())
     tower = inner.model.vision_tower
     has_marks = bool(config.get("mm_use_im_start_end"))
+    if has_marks and (lost := set(_MARKS) - tokenizer.get_vocab().keys()):
+        raise SetupError(
+            f"images are marked with {' and '.join(sorted(lost))}, which the tokenizer lacks: "
+            f"{source}. Take the tokenizer files that came with the checkpoint."
+        )
     template = MISTRAL if config["model_type"] == "llava_mistral" else VICUNA
     processor = build_processor(
         tokenizer,
@@ -297,7 +303,7 @@ def _attach_processor(
         language_model=LanguageModelConfig(
             source=source, chat_template=HUMAN_ASSISTANT if is_linear else template
         ),
-        image_marks=("<im_start>", "<im_end>") if has_marks else None,
+        image_marks=_MARKS if has_marks else None,
     )
     fit_embeddings(inner, sorted(set(tokenizer.get_vocab().values()) - known))
     inner.config.image_token_index = processor.image_token_id

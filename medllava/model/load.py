@@ -106,9 +106,9 @@ def load_native(
         options |= {"quantization_config": _quantization(quantize, dtype), "device_map": device}
     with reading_weights(source, key="--ckpt"):
         loaded: Any = LlavaForConditionalGeneration.from_pretrained(
-            source, output_loading_info=True, **options
+            source, output_loading_info=True, use_safetensors=True, **options
         )
-        processor = AutoProcessor.from_pretrained(source)
+        processor = AutoProcessor.from_pretrained(source, backend="pil")
     model, info = loaded
     check_keys(info, source=source)
     if not isinstance(processor, LlavaProcessor) or processor.patch_size is None:

@@ -72,5 +72,8 @@ def write_checkpoint(
     text = tiny_mistral().config.to_dict()
     text["rope_theta"] = text.pop("rope_parameters")["rope_theta"]  # as the older layout has it
     (folder / "config.json").write_text(json.dumps({**text, **config}))
-    build_tiny_tokenizer(vocab_size=VOCAB).save_pretrained(folder)
+    tokenizer = build_tiny_tokenizer(vocab_size=VOCAB)
+    if config.get("mm_use_im_start_end"):
+        tokenizer.add_tokens(["<im_start>", "<im_end>"], special_tokens=True)
+    tokenizer.save_pretrained(folder)
     return folder
