@@ -5,6 +5,7 @@ appended to a partial file that the next run reads. The batches are planned over
 not, so a resumed run computes what an uninterrupted one would have computed.
 """
 
+import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ _log = logging.getLogger(__name__)
 BLANK = "blank:"
 """Stands for the uniform grey image where a path would stand."""
 
+Key = tuple[str, str, int]
+"""Question id, condition, seed."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
@@ -37,9 +41,14 @@ class Ask:
     """What the user says, without the image."""
 
     @property
-    def key(self) -> tuple[str, str, int]:
+    def key(self) -> Key:
         """What makes it unique in a run."""
         return self.id, self.condition, self.seed
+
+    @property
+    def digest(self) -> str:
+        """What was shown and said; another picture or wording must not take an old reply."""
+        return hashlib.sha256(f"{self.image}\n{self.text}".encode()).hexdigest()[:16]
 
 
 Batch = list[tuple[Ask, str]]
@@ -106,30 +115,50 @@ def build_asks(
 
 
 def collect_replies(
-    asks: Sequence[Ask], answerer: Answerer, partial: Path, *, progress: Progress
-) -> dict[tuple[str, str, int], str]:
-    """Return a reply for every ask, reading what an earlier run left in `partial`."""
-    replies = dict(_read_partial(partial))
-    wanted = {ask.key for ask in asks}
-    replies = {key: text for key, text in replies.items() if key in wanted}
-    progress.start("answers", total=len(asks))
+    asks: Sequence[Ask],
+    answerer: Answerer,
+    partial: Path,
+    *,
+    progress: Progress,
+    is_greedy: bool = False,
+) -> dict[Key, str]:
+    """Return a reply for every ask, reading what an earlier run left in `partial`.
+
+    Args:
+        asks: with unique keys.
+        answerer: asked for what is not there yet.
+        partial: replies as they came, one line each.
+        progress: told about asks.
+        is_greedy: equal asks get equal replies, so each is asked once; blank and text-only
+            conditions repeat themselves a lot.
+    """
+    firsts: dict[Key | str, Ask] = {}
+    same = {ask.key: firsts.setdefault(ask.digest if is_greedy else ask.key, ask) for ask in asks}
+    digests = {ask.key: ask.digest for ask in firsts.values()}
+    replies = {
+        key: text for key, digest, text in _read_partial(partial) if digests.get(key) == digest
+    }
+    progress.start("answers", total=len(firsts))
     progress.advance(len(replies))
     with JsonlWriter(partial) as writer:
-        for batch in answerer.answer(asks, is_done=lambda ask: ask.key in replies):
+        for batch in answerer.answer(
+            list(firsts.values()), is_done=lambda ask: ask.key in replies
+        ):
             for ask, text in batch:
                 if ask.key not in replies:
-                    writer.write(
-                        {"id": ask.id, "condition": ask.condition, "seed": ask.seed, "text": text}
-                    )
+                    names = {"id": ask.id, "condition": ask.condition, "seed": ask.seed}
+                    writer.write({**names, "asked": ask.digest, "text": text})
                     replies[ask.key] = text
                     progress.advance()
-    return replies
+    return {key: replies[first.key] for key, first in same.items()}
 
 
-def _read_partial(partial: Path) -> Iterator[tuple[tuple[str, str, int], str]]:
+def _read_partial(partial: Path) -> Iterator[tuple[Key, str, str]]:
+    """Yield key, digest of what was asked, and reply."""
     if partial.exists():
         for _, line in iter_jsonl(partial, allow_torn_tail=True):
-            yield (str(line["id"]), str(line["condition"]), int(line["seed"])), str(line["text"])
+            key = (str(line["id"]), str(line["condition"]), int(line["seed"]))
+            yield key, str(line.get("asked")), str(line["text"])
 
 
 def read_predictions(file: Path, questions: Sequence[Question]) -> dict[tuple[str, int], list[str]]:
