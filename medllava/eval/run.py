@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from medllava.data.benchmarks import QuestionSet, load_questions
+from medllava.data.benchmarks import QuestionSet, image_paths, load_questions
 from medllava.errors import DataError
 from medllava.eval.config import ASKED_CONDITIONS, Condition, EvalConfig
 from medllava.eval.controls import constant_replies, majority_replies, permute_images
@@ -16,7 +16,7 @@ from medllava.eval.provenance import code_commit, describe_model, package_versio
 from medllava.eval.report import SCHEMA_VERSION, build_scores, score_conditions
 from medllava.progress import Progress, SilentProgress
 from medllava.records import Question, StepSummary
-from medllava.store import atomic_path, contained_path, exclusive, sha256_of, write_json, write_text
+from medllava.store import atomic_path, exclusive, sha256_of, write_json, write_text
 
 Runs = dict[tuple[str, int], list[str]]
 """(condition, seed) to replies in the order of the questions."""
@@ -42,7 +42,11 @@ def evaluate_task(
         RemoteError: a server gave no answer after retries.
     """
     task = load_questions(
-        config.task, data=config.data, split=config.split, image_dir=config.image_dir
+        config.task,
+        data=config.data,
+        split=config.split,
+        image_dir=config.image_dir,
+        language=config.language,
     )
     questions = task.questions[: config.limit]
     with exclusive(config.output_dir):
@@ -102,7 +106,7 @@ def _runs_from_model(
 
 
 def _all_asks(config: EvalConfig, task: QuestionSet, questions: Sequence[Question]) -> list[Ask]:
-    paths = _image_paths(task, questions)
+    paths = image_paths(task, questions)
     asked = [c for c in Condition if c in ASKED_CONDITIONS and c in config.conditions]
     asks: list[Ask] = []
     for condition in asked:
@@ -120,21 +124,6 @@ def _all_asks(config: EvalConfig, task: QuestionSet, questions: Sequence[Questio
                 closed_prompt=_closed_prompt(config, task),
             )
     return asks
-
-
-def _image_paths(task: QuestionSet, questions: Sequence[Question]) -> dict[str, Path]:
-    """Return the file of every image, all of them checked before a model is loaded."""
-    root = task.image_dir or task.file.parent
-    images = sorted({question.image for question in questions if question.image is not None})
-    paths = {image: contained_path(root, image) for image in images}
-    missing = [image for image, path in paths.items() if not path.is_file()]
-    if missing:
-        named = ", ".join(missing[:3])
-        raise DataError(
-            f"{len(missing):,} of {len(paths):,} images are not there ({named}): {root}. "
-            "Name their folder with --image-dir."
-        )
-    return paths
 
 
 def _closed_prompt(config: EvalConfig, task: QuestionSet) -> str:
