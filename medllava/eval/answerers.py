@@ -6,7 +6,7 @@ An `EvalConfig` enters, an `Answerer` leaves. Torch is imported only where a mod
 import os
 
 from medllava.errors import SetupError
-from medllava.eval.config import EvalConfig
+from medllava.eval.config import Backend, EvalConfig
 from medllava.eval.predict import Answerer
 
 
@@ -16,6 +16,15 @@ def build_answerer(config: EvalConfig) -> Answerer:
     Raises:
         SetupError: the model cannot be loaded, or there are not so many GPUs.
     """
+    if config.backend is not Backend.TRANSFORMERS:
+        from medllava.eval.server import ServerAnswerer  # noqa: PLC0415 - an HTTP client
+
+        return ServerAnswerer(
+            model=config.served_model or config.checkpoint or "",
+            base_url=config.base_url,
+            decoding=config.decoding,
+            ledger=config.output_dir / "answers" / "server.jsonl",
+        )
     from medllava.eval.engine import Engine  # noqa: PLC0415 - torch, only where a model answers
     from medllava.eval.workers import Worker, WorkerPool  # noqa: PLC0415
     from medllava.model.load import choose_device, load_model  # noqa: PLC0415

@@ -9,11 +9,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
-from itertools import batched, pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
-from medllava.data.benchmarks import QUESTIONS_FILE, load_questions
+from medllava.data.benchmark_load import QUESTIONS_FILE
+from medllava.data.benchmarks import load_questions
 from medllava.data.image import load_image
 from medllava.data.look import are_alike, compute_look, look_bands
 from medllava.data.sources import INSTRUCTIONS_FILE, image_root, iter_instruction_records
@@ -26,7 +27,7 @@ NGRAM_WORDS = 8
 """Shorter questions are compared whole, together with their answer."""
 _LOOK_SIDE = 64
 """The look needs no more pixels, and JPEG decodes faster to fewer."""
-_IMAGES_AT_ONCE = 256
+_RECORDS_AT_ONCE = 256
 
 
 class Flag(StrEnum):
@@ -45,6 +46,10 @@ class Flag(StrEnum):
 
 
 IMAGE_FLAGS = frozenset({Flag.SAME_IMAGE, Flag.NEAR_IMAGE, Flag.SAME_ITEM})
+
+
+Matches = frozenset[tuple[str, Flag]]
+"""Test images that one training image is or looks like."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,20 +105,21 @@ def find_contamination(
     index = _TestIndex(questions, image_paths)
     found = Contamination()
     for path in train_data:
-        seen: dict[str, frozenset[tuple[str, Flag]]] = {}
+        seen: dict[str, Matches | None] = {}
         root = image_root(path, image_dir)
         num_records = 0
-        for samples in batched(_iter_samples(path), _IMAGES_AT_ONCE):
+        source = _iter_samples(path)
+        while samples := list(islice(source, _RECORDS_AT_ONCE)):
             num_records += len(samples)
             named = {i for sample in samples for i in sample.images if i not in seen}
             seen |= _match_images(index, root, sorted(named))
             for sample in samples:
                 _flag(index, sample, seen, found)
-        missing = sum((("", Flag.SAME_IMAGE) in matches) for matches in seen.values())
+        missing = sum(matches is None for matches in seen.values())
         found.sources.append(
             {
                 "path": str(path),
-                "sha256": sha256_of(_file_of(path)),
+                "sha256": _hash_of(path),
                 "records": num_records,
                 "images": len(seen) - missing,
                 "images_not_readable": missing,
@@ -128,7 +134,6 @@ class _TestIndex:
     def __init__(self, questions: Sequence[Question], paths: Mapping[str, Path]) -> None:
         self.by_image: dict[str, list[Question]] = {}
         self.by_pair: dict[tuple[Any, ...], list[str]] = {}
-        self.by_question: dict[tuple[str, ...], list[Question]] = {}
         self.by_ngram: dict[tuple[str, ...], list[str]] = {}
         for question in questions:
             asked = words(question.question)
@@ -148,7 +153,7 @@ class _TestIndex:
                 for band in look_bands(facts[1]):
                     self.by_band.setdefault(band, []).append((image, facts[1]))
 
-    def images_like(self, sha256: str, look: str) -> frozenset[tuple[str, Flag]]:
+    def images_like(self, sha256: str, look: str) -> Matches:
         """Return the test images that are, or look like, this one."""
         same = self.by_sha256.get(sha256, [])
         found = {(image, Flag.SAME_IMAGE) for image in same}
@@ -161,13 +166,11 @@ class _TestIndex:
 
 def _match_images(
     index: _TestIndex, root: Path, images: Sequence[str]
-) -> dict[str, frozenset[tuple[str, Flag]]]:
-    """Return the matching test images of each training image; `""` stands for not readable."""
-    paths = [_path_or_none(root, image) for image in images]
-    facts = _read_images(paths)
-    unreadable = frozenset({("", Flag.SAME_IMAGE)})
+) -> dict[str, Matches | None]:
+    """Return the matching test images of each training image; None where it is not readable."""
+    facts = _read_images([_path_or_none(root, image) for image in images])
     return {
-        image: unreadable if fact is None else index.images_like(*fact)
+        image: None if fact is None else index.images_like(*fact)
         for image, fact in zip(images, facts, strict=True)
     }
 
@@ -175,12 +178,12 @@ def _match_images(
 def _flag(
     index: _TestIndex,
     sample: _Sample,
-    seen: Mapping[str, frozenset[tuple[str, Flag]]],
+    seen: Mapping[str, Matches | None],
     found: Contamination,
 ) -> None:
     asked = {words(question) for question, _ in sample.pairs}
     for image in sample.images:
-        for test_image, flag in seen[image]:
+        for test_image, flag in seen[image] or ():
             for question in index.by_image.get(test_image, ()):
                 found.add(question.id, flag, sample.record_id)
                 if words(question.question) in asked:
@@ -198,7 +201,9 @@ def _flag(
 def _iter_samples(path: Path) -> Iterator[_Sample]:
     """Read instructions, LLaVA JSON or questions, whichever it is."""
     if _holds_questions(path):
-        for question in load_questions(str(path)).questions:
+        # Of a folder with several splits it is the one that training took.
+        is_parted = path.is_dir() and not (path / QUESTIONS_FILE).is_file()
+        for question in load_questions(str(path), split="train" if is_parted else None).questions:
             images = () if question.image is None else (question.image,)
             yield _Sample(question.id, images, ((question.question, question.answer),))
         return
@@ -213,18 +218,18 @@ def _iter_samples(path: Path) -> Iterator[_Sample]:
 
 
 def _holds_questions(path: Path) -> bool:
-    file = _file_of(path)
-    if file.suffix != ".jsonl":
+    """Tell benchmark questions from instructions."""
+    if path.is_dir():
+        return not (path / INSTRUCTIONS_FILE).is_file()
+    if path.suffix != ".jsonl":
         return False
-    first = next(iter_jsonl(file), None)
+    first = next(iter_jsonl(path), None)
     return first is not None and "question" in first[1] and "answer" in first[1]
 
 
-def _file_of(path: Path) -> Path:
-    if not path.is_dir():
-        return path
-    is_questions = not (path / INSTRUCTIONS_FILE).is_file() and (path / QUESTIONS_FILE).is_file()
-    return path / (QUESTIONS_FILE if is_questions else INSTRUCTIONS_FILE)
+def _hash_of(path: Path) -> str | None:
+    file = path / INSTRUCTIONS_FILE if path.is_dir() else path
+    return sha256_of(file) if file.is_file() else None
 
 
 def _path_or_none(root: Path, image: str) -> Path | None:

@@ -7,22 +7,29 @@ not, so a resumed run computes what an uninterrupted one would have computed.
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from medllava.data.benchmarks import prompt_text
 from medllava.errors import DataError, RecordError
 from medllava.eval.config import Condition
+from medllava.eval.probes import Probed
 from medllava.progress import Progress
 from medllava.records import Question
 from medllava.store import JsonlWriter, iter_jsonl
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _log = logging.getLogger(__name__)
 
 BLANK = "blank:"
 """Stands for the uniform grey image where a path would stand."""
+
+_GREY = (128, 128, 128)
+_BLANK_SIDE = 336
 
 Key = tuple[str, str, int]
 """Question id, condition, seed."""
@@ -55,6 +62,13 @@ class Ask:
 Batch = list[tuple[Ask, str]]
 
 
+def blank_image() -> "Image.Image":
+    """Return the picture that `BLANK` stands for."""
+    from PIL import Image  # noqa: PLC0415 - scoring opens no picture
+
+    return Image.new("RGB", (_BLANK_SIDE, _BLANK_SIDE), _GREY)
+
+
 class Answerer(Protocol):
     """A model behind whatever backend."""
 
@@ -72,8 +86,8 @@ def build_asks(
     *,
     condition: Condition,
     seed: int,
-    image_paths: dict[str, Path],
-    shown_instead: dict[str, str],
+    image_paths: Mapping[str, Path],
+    shown_instead: Mapping[str, str],
     closed_prompt: str,
 ) -> list[Ask]:
     """Return what the model is asked under one condition.
@@ -163,17 +177,48 @@ def read_predictions(file: Path, questions: Sequence[Question]) -> dict[tuple[st
         RecordError: a line has no id or no text, or an id comes twice with different texts.
         DataError: questions without a line; names up to three of them.
     """
+    found = {run: texts for run, texts in _read_runs(file).items() if run[0] in list(Condition)}
+    if not any(condition == Condition.REAL for condition, _ in found):
+        found[Condition.REAL.value, 0] = {}
+    for replies in found.values():
+        _check_complete(replies, questions, file=file)
+    return {run: [replies[q.id] for q in questions] for run, replies in found.items()}
+
+
+def read_probe_replies(
+    file: Path, made: Mapping[str, Sequence[Probed]]
+) -> dict[str, list[str]]:
+    """Return the replies to altered questions that a file of predictions holds, by variant.
+
+    Raises:
+        DataError: a variant is there, but not for every question it fits.
+    """
+    found = {condition: texts for (condition, _), texts in _read_runs(file).items()}
+    replies: dict[str, list[str]] = {}
+    for variant in made.keys() & found.keys():
+        bases = [probed.base for probed in made[variant]]
+        _check_complete(found[variant], bases, file=file)
+        replies[variant] = [found[variant][question.id] for question in bases]
+    return {variant: replies[variant] for variant in made if variant in replies}
+
+
+def _read_runs(file: Path) -> dict[tuple[str, int], dict[str, str]]:
+    """Return id to text by condition and seed.
+
+    Raises:
+        RecordError: a line has no id or no text, or an id comes twice with different texts.
+    """
     found: dict[tuple[str, int], dict[str, str]] = {}
     for number, line in iter_jsonl(file):
         where = f"{file}, line {number}"
         key, text = _id_and_text(line, where=where)
-        run = (str(line.get("condition", Condition.REAL.value)), int(line.get("seed", 0)))
+        try:
+            run = (str(line.get("condition", Condition.REAL.value)), int(line.get("seed", 0)))
+        except (TypeError, ValueError):
+            raise RecordError(f"seed {line['seed']!r} is not a number: {where}.") from None
         if found.setdefault(run, {}).setdefault(key, text) != text:
             raise RecordError(f"id {key!r} has two different texts: {where}. Keep one.")
-    found.setdefault((Condition.REAL.value, 0), {})
-    for replies in found.values():
-        _check_complete(replies, questions, file=file)
-    return {run: [replies[q.id] for q in questions] for run, replies in found.items()}
+    return found
 
 
 def _check_complete(replies: dict[str, str], questions: Sequence[Question], *, file: Path) -> None:
