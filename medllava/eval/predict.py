@@ -147,9 +147,7 @@ def collect_replies(
     progress.start("answers", total=len(firsts))
     progress.advance(len(replies))
     with JsonlWriter(partial) as writer:
-        for batch in answerer.answer(
-            list(firsts.values()), is_done=lambda ask: ask.key in replies
-        ):
+        for batch in answerer.answer(list(firsts.values()), is_done=lambda ask: ask.key in replies):
             for ask, text in batch:
                 if ask.key not in replies:
                     names = {"id": ask.id, "condition": ask.condition, "seed": ask.seed}
@@ -185,9 +183,7 @@ def read_predictions(file: Path, questions: Sequence[Question]) -> dict[tuple[st
     return {run: [replies[q.id] for q in questions] for run, replies in found.items()}
 
 
-def read_probe_replies(
-    file: Path, made: Mapping[str, Sequence[Probed]]
-) -> dict[str, list[str]]:
+def read_probe_replies(file: Path, made: Mapping[str, Sequence[Probed]]) -> dict[str, list[str]]:
     """Return the replies to altered questions that a file of predictions holds, by variant.
 
     Raises:
