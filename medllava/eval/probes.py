@@ -117,9 +117,7 @@ def build_probes(
     return made
 
 
-def _alteration(
-    probe: Probe, number: int, *, seed: int
-) -> Callable[[Question], Question | None]:
+def _alteration(probe: Probe, number: int, *, seed: int) -> Callable[[Question], Question | None]:
     if probe is Probe.NEGATED:
         return negate
     if probe is Probe.REWORDED:

@@ -49,7 +49,8 @@ class DuplicateFinder:
                 "INSERT INTO near (look, figure) VALUES (?, ?)", (look, figure)
             )
             self._base.executemany(
-                "INSERT INTO bands VALUES (?, ?)", [(band, row.lastrowid) for band in look_bands(look)]
+                "INSERT INTO bands VALUES (?, ?)",
+                [(band, row.lastrowid) for band in look_bands(look)],
             )
         return None
 
