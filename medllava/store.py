@@ -165,6 +165,10 @@ class Journal:
         """Return how many keys are marked."""
         return len(self._entries)
 
+    def __iter__(self) -> Iterator[str]:
+        """Yield the marked keys, in the order in which they were first marked."""
+        return iter(self._entries)
+
     def __getitem__(self, key: str) -> dict[str, Any]:
         """Return the facts stored with `key`."""
         return self._entries[key]
