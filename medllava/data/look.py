@@ -1,4 +1,4 @@
-"""What a picture looks like in a few bytes, to find near copies: recompressed, rescaled, recoloured.
+"""What a picture looks like in a few bytes, to find near copies: recompressed or rescaled.
 
 A picture enters, a short hex string leaves; two strings say whether their pictures look nearly the
 same. Near means that at most seven of the 256 bits of the difference hash differ (with the hash cut

@@ -19,11 +19,14 @@ def build_answerer(config: EvalConfig) -> Answerer:
     if config.backend is not Backend.TRANSFORMERS:
         from medllava.eval.server import ServerAnswerer  # noqa: PLC0415 - an HTTP client
 
+        ledger = config.output_dir / "answers" / "server.jsonl"
+        if not config.resume:
+            ledger.unlink(missing_ok=True)
         return ServerAnswerer(
             model=config.served_model or config.checkpoint or "",
             base_url=config.base_url,
             decoding=config.decoding,
-            ledger=config.output_dir / "answers" / "server.jsonl",
+            ledger=ledger,
         )
     from medllava.eval.engine import Engine  # noqa: PLC0415 - torch, only where a model answers
     from medllava.eval.workers import Worker, WorkerPool  # noqa: PLC0415

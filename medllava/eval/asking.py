@@ -1,4 +1,4 @@
-"""All that one evaluation asks: every condition, every seed, every probe; and where answers are kept.
+"""All that one evaluation asks: every condition, every seed, every probe.
 
 Questions enter, `Answers` leave: from a model, continued where an earlier run stopped, or from a
 file of predictions. `run` scores them.

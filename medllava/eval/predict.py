@@ -183,6 +183,21 @@ def read_predictions(file: Path, questions: Sequence[Question]) -> dict[tuple[st
     return {run: [replies[q.id] for q in questions] for run, replies in found.items()}
 
 
+def read_texts(file: Path, ids: Sequence[str]) -> list[str]:
+    """Return the texts made for these ids under the real condition, its lowest seed.
+
+    Raises:
+        DataError: an id has no text.
+    """
+    found = _read_runs(file)
+    real = min((run for run in found if run[0] == Condition.REAL), default=None)
+    texts = found[real] if real else {}
+    missing = [key for key in ids if key not in texts]
+    if missing:
+        raise DataError(f"no prediction for {missing[0]!r} and {len(missing) - 1:,} more: {file}.")
+    return [texts[key] for key in ids]
+
+
 def read_probe_replies(file: Path, made: Mapping[str, Sequence[Probed]]) -> dict[str, list[str]]:
     """Return the replies to altered questions that a file of predictions holds, by variant.
 

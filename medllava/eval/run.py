@@ -1,6 +1,5 @@
 """The evaluation step: questions, replies, scores, report."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from medllava.eval.asking import (
 )
 from medllava.eval.config import Backend, Condition, EvalConfig, Protocol
 from medllava.eval.contamination import IMAGE_FLAGS, Contamination, Flag, find_contamination
-from medllava.eval.html import format_estimate, render_report
+from medllava.eval.html import render_report
+from medllava.eval.html_sections import format_estimate
 from medllava.eval.legacy_scores import score_llava_med, train_open_answers
 from medllava.eval.probe_scores import score_probes
 from medllava.eval.probes import build_probes
@@ -26,11 +26,11 @@ from medllava.eval.scores import Values
 from medllava.progress import Progress, SilentProgress
 from medllava.records import Question, StepSummary
 from medllava.store import (
-    atomic_path,
     contained_path,
     exclusive,
     sha256_of,
     write_json,
+    write_jsonl,
     write_text,
 )
 
@@ -221,10 +221,10 @@ def _write(
         "page": folder / "report.html",
         "predictions": folder / "predictions.jsonl",
     }
-    _write_lines(files["predictions"], _prediction_lines(config, questions, answers))
+    write_jsonl(files["predictions"], _prediction_lines(config, questions, answers))
     if found is not None:
         files["contamination"] = folder / "contamination.jsonl"
-        _write_lines(
+        write_jsonl(
             files["contamination"],
             [
                 {"id": q.id, "image": q.image, "flags": found.flags[q.id]}
@@ -276,11 +276,6 @@ def _prediction_lines(
         for probed, text in zip(answers.made[variant], replies, strict=True)
     ]
     return lines
-
-
-def _write_lines(file: Path, lines: Sequence[dict[str, Any]]) -> None:
-    with atomic_path(file) as temporary, temporary.open("w", encoding="utf-8") as handle:
-        handle.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
 def default_output_dir(task: str, *, checkpoint: str, predictions: Path | None) -> Path:

@@ -54,7 +54,9 @@ class ServerAnswerer:
             RemoteError: the server refused a question or gave no answer after retries.
         """
         todo = sorted((ask for ask in asks if not is_done(ask)), key=lambda ask: ask.image or "")
-        limits = Limits(concurrency=self._decoding.batch_size or _CONCURRENCY)
+        concurrency = self._decoding.batch_size or _CONCURRENCY
+        # Requests hold their pictures, so not many wait.
+        limits = Limits(concurrency=concurrency, window=2 * concurrency)
         batch: Batch = []
         with Ledger(self._ledger) as ledger:
             outcomes = run_requests(
