@@ -214,7 +214,8 @@ def test_without_a_network_the_hub_says_what_to_do():
 )
 def test_the_hub_route_reads_what_a_folder_holds(tmp_path, monkeypatch, name, make):
     folder = make(tmp_path / "hub")
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
+    for place in ("HF_DATASETS_CACHE", "DOWNLOADED_DATASETS_PATH", "EXTRACTED_DATASETS_PATH"):
+        monkeypatch.setattr(f"datasets.config.{place}", tmp_path / "datasets")
     task = load_task(name)
     local = dataclasses.replace(task, hub=dataclasses.replace(task.hub, id=str(folder)))
     monkeypatch.setattr("medllava.data.benchmarks.load_task", lambda _: local)
