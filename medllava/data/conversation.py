@@ -57,10 +57,11 @@ def render_prompt(processor: Any, turns: Sequence[Turn], *, open_reply: bool) ->
         SetupError: the processor has no chat template, or it refuses these turns.
     """
     as_lists = not _accepts_strings(processor)
-    messages = [
-        {"role": turn.role, "content": _parts(turn.content) if as_lists else turn.content}
-        for turn in turns
-    ]
+    messages: list[dict[str, Any]] = []
+    for turn in turns:
+        # White space around a reply could melt into a token with the prompt before it.
+        content = turn.content.strip() if turn.role == ASSISTANT else turn.content
+        messages.append({"role": turn.role, "content": _parts(content) if as_lists else content})
     return _apply(processor, messages, open_reply=open_reply)
 
 

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from medllava.errors import SetupError
 from medllava.model.adapter import (
-    adapter_state,
     attach_adapter,
     has_adapter,
     is_adapter_parameter,
-    load_adapter_state,
+    load_learned,
     merge_adapter,
+    save_learned,
 )
 from medllava.model.load import load_model, save_model
 from medllava.model.loaded import LoadedModel
@@ -57,7 +57,7 @@ def test_fresh_adapter_changes_nothing_and_only_it_belongs_to_the_language_model
     before = logits(loaded)
     attach_adapter(loaded.model, rank=4, alpha=8)
     assert torch.equal(logits(loaded), before)
-    names = list(adapter_state(loaded.model))
+    names = [n for n, _ in loaded.model.named_parameters() if is_adapter_parameter(n)]
     assert names
     assert all(".language_model." in name for name in names)
     per_layer = {name.split(".layers.0.")[1] for name in names if ".layers.0." in name}
@@ -92,15 +92,17 @@ def test_saved_checkpoint_is_whole_and_native(tmp_path: Path) -> None:
     assert torch.allclose(logits(again), before, atol=TOLERANCE)
 
 
-def test_adapter_tensors_come_back_bit_by_bit() -> None:
+def test_learned_tensors_come_back_bit_by_bit(tmp_path: Path) -> None:
     loaded = adapted()
-    saved = {name: tensor.clone() for name, tensor in adapter_state(loaded.model).items()}
+    save_learned(loaded.model, tmp_path)
     fresh = build()
     attach_adapter(fresh.model, rank=4, alpha=8, seed=9)
-    load_adapter_state(fresh.model, saved)
+    load_learned(fresh.model, tmp_path)
     assert torch.equal(logits(fresh), logits(loaded))
     with pytest.raises(SetupError, match="other layers"):
-        load_adapter_state(fresh.model, {})
+        load_learned(build().model, tmp_path)
+    with pytest.raises(SetupError, match="no adapter to resume from"):
+        load_learned(fresh.model, tmp_path / "nowhere")
 
 
 needs_4bit = pytest.mark.skipif(
