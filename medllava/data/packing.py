@@ -13,6 +13,7 @@ import heapq
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -305,7 +306,8 @@ class MicroBatches(Dataset[dict[str, Any]]):
             something; labels and shift_labels (B, K), what they predict; and `NUM_REAL`.
         """
         packs = self._batches[item]
-        rows, paths = [], []
+        rows: list[_Row] = []
+        paths: list[Path] = []
         for example, shared in (pair for pack in packs for pair in self._with_shared(pack)):
             rows.append(self._expand(example, shared))
             if not shared:
