@@ -113,12 +113,18 @@ class JsonlWriter:
         self._handle = path.open("ab")
         self._sync = sync
 
-    def write(self, value: dict[str, Any]) -> None:
-        """Append one object and hand it to the operating system before returning."""
+    def write(self, value: dict[str, Any]) -> int:
+        """Append one object, hand it to the operating system, and return the line's offset."""
+        offset = self._handle.tell()
         self._handle.write(json.dumps(value, ensure_ascii=False, default=str).encode() + b"\n")
         self._handle.flush()
         if self._sync:
-            os.fsync(self._handle.fileno())
+            self.sync()
+        return offset
+
+    def sync(self) -> None:
+        """Wait until all that was written is on the disk."""
+        os.fsync(self._handle.fileno())
 
     def close(self) -> None:
         """Close the file."""
