@@ -176,10 +176,18 @@ def _training_section(facts: ModelFacts) -> str:
     headers = ("stage", "recipe", "learning rate", "batch", "steps", "tokens", "seed", "commit")
     recipe = json.dumps(facts.recipe, indent=2, ensure_ascii=False)
     return (
-        f"{render_table(headers, rows)}\n\nThe settings are those of the resolved recipe, also in "
-        f"`recipe.json`; the full record of the run is `run.json`.\n\n<details><summary>Resolved "
-        f"recipe</summary>\n\n```json\n{recipe}\n```\n\n</details>"
+        f"{render_table(headers, rows)}\n\n{_commands(facts.stages)}\n\n"
+        "The settings are those of the resolved recipe, also in `recipe.json`; the full record of "
+        "the run is `run.json`.\n\n<details><summary>Resolved recipe</summary>\n\n"
+        f"```json\n{recipe}\n```\n\n</details>"
     )
+
+
+def _commands(stages: Sequence[StageRun]) -> str:
+    """Return the commands that trained, as a block of shell lines."""
+    lines = [stage.command or f"# stage {stage.stage}: command unknown" for stage in stages]
+    lines = [" ".join(line.replace("`", "'").split()) for line in lines]
+    return "```sh\n" + "\n".join(lines) + "\n```"
 
 
 def _data_section(stages: Sequence[StageRun]) -> str:

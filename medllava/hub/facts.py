@@ -68,6 +68,8 @@ class StageRun:
     packages: dict[str, str]
     carbon_grams: float | None
     """CO2 equivalent, only where it was measured."""
+    command: str | None = None
+    """As it was typed, without the paths of a machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,6 +181,7 @@ def _stage(run: Mapping[str, Any]) -> StageRun:
         git_commit=machine.get("git_commit"),
         packages=dict(machine.get("packages") or {}),
         carbon_grams=run.get("carbon_g_co2eq"),
+        command=hide_paths(str(run.get("command") or "")) or None,
     )
 
 

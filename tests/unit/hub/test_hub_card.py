@@ -64,6 +64,14 @@ def test_stages_stand_in_the_order_they_ran(tmp_path):
     assert "2,000" in text
 
 
+def test_commands_stand_in_order_without_private_paths_or_say_unknown(tmp_path):
+    align = {"stage": "align", "command": "medllava train r --stage 1 --data /home/alice/x/align"}
+    run = {"stage": "instruct", "init": {"source": "stage1", "run": align}}
+    text = card(write(tmp_path, run))
+    block = "```sh\nmedllava train r --stage 1 --data align\n# stage instruct: command unknown\n```"
+    assert block in text
+
+
 def test_published_start_is_named_and_its_licence_is_asked_for(tmp_path):
     run = {"stage": "instruct", "init": {"source": "org/llava", "run": None}}
     facts = write(tmp_path, run)
