@@ -25,6 +25,9 @@ NOTICE = (
     "any other clinical purpose.** Answers can be fluent and wrong."
 )
 
+_DESCRIPTIVE = {"num_words", "repetition", "unparseable"}
+"""They describe the answers and are no score: in the card's table, not in the hub's metadata."""
+
 _USE = """```python
 from transformers import pipeline
 
@@ -122,7 +125,7 @@ def _metadata(facts: ModelFacts, ledger: Ledger, repo_id: str) -> str:
 
 def _results(evaluation: Evaluation) -> Iterator[EvalResult]:
     for score in evaluation.scores:
-        if score.condition != REAL:
+        if score.condition != REAL or score.metric in _DESCRIPTIVE:
             continue
         protocol = {"protocol": evaluation.protocol} if evaluation.protocol else {}
         interval = {} if score.low is None else {"interval_95": [score.low, score.high]}
