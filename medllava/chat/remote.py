@@ -7,6 +7,7 @@ inside the request as PNG, whatever they were, so the server needs no DICOM read
 import base64
 import time
 from collections.abc import Generator, Iterator, Sequence
+from typing import cast
 
 from PIL import Image
 
@@ -93,4 +94,6 @@ class _Ending:
 
     def watch(self, pieces: Iterator[str]) -> Iterator[str]:
         """Pass on all pieces and keep the reason."""
-        self.reason = (yield from pieces) or self.reason
+        # Only some streams return a reason; for the type checker an iterator returns nothing.
+        told = yield from cast("Generator[str, None, str | None]", pieces)
+        self.reason = told or self.reason
