@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from medllava.data.conversation import question_text
 from medllava.errors import DataError, RecordError
 from medllava.eval.config import Condition
 from medllava.progress import Progress
-from medllava.records import AnswerType, Question
+from medllava.records import Question
 from medllava.store import JsonlWriter, iter_jsonl
 
 _log = logging.getLogger(__name__)
@@ -57,15 +58,6 @@ class Answerer(Protocol):
         ...
 
 
-def prompt_text(question: Question, *, closed_prompt: str) -> str:
-    """Return what the user says: the question, its choices, and how to answer if it is closed."""
-    lines = [question.question.strip()]
-    lines += [f"{chr(ord('A') + i)}. {choice}" for i, choice in enumerate(question.choices)]
-    if question.answer_type is AnswerType.CLOSED and closed_prompt:
-        lines.append(closed_prompt)
-    return "\n".join(lines)
-
-
 def build_asks(
     questions: Sequence[Question],
     *,
@@ -83,7 +75,7 @@ def build_asks(
         seed: of sampling.
         image_paths: file of every image named by a question.
         shown_instead: image to image, for `permuted`.
-        closed_prompt: see `prompt_text`.
+        closed_prompt: see `data.conversation.question_text`.
     """
 
     def shown(image: str | None) -> str | None:
@@ -99,7 +91,7 @@ def build_asks(
             condition=condition.value,
             seed=seed,
             image=shown(question.image),
-            text=prompt_text(question, closed_prompt=closed_prompt),
+            text=question_text(question, closed_prompt=closed_prompt),
         )
         for question in questions
     ]
