@@ -26,6 +26,9 @@ def run(
     image_dir: Annotated[
         Path | None, typer.Option("--image-dir", help="Folder the questions' images are in.")
     ] = None,
+    language: Annotated[
+        str, typer.Option("--language", help="Of the questions: en, or zh for slake.")
+    ] = "en",
     limit: options.Limit = None,
     controls: Annotated[
         str,
@@ -80,7 +83,24 @@ def run(
     ] = "transformers",
     gpus: Annotated[int, typer.Option("--gpus", min=1, help="Processes, one GPU each.")] = 1,
     device: options.Device = "auto",
+    temperature: Annotated[
+        float, typer.Option("--temperature", min=0.0, help="0 is greedy; above, answers are drawn.")
+    ] = 0.0,
     seed: options.Seed = 0,
+    num_seeds: Annotated[
+        int, typer.Option("--num-seeds", min=1, help="Ask with so many seeds and average.")
+    ] = 1,
+    draws: Annotated[
+        int, typer.Option("--draws", min=1, help="Bootstrap draws behind each interval.")
+    ] = 10_000,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            "--compare",
+            metavar="A B",
+            help="Test two files of answers, or eval folders, on the same questions.",
+        ),
+    ] = None,
     output_dir: Annotated[
         Path | None,
         typer.Option("--output-dir", "-o", help="Folder to write; default CKPT/eval/TASK."),
@@ -91,6 +111,7 @@ def run(
     verbose: options.Verbose = 0,
 ) -> None:
     """Score a checkpoint, or answers made elsewhere, with intervals and floors."""
+    from medllava.eval.compare import compare_predictions, comparison_lines
     from medllava.eval.config import (
         DecodingConfig,
         EvalConfig,
@@ -104,15 +125,17 @@ def run(
     console = Console("eval", json_output=json_output, quiet=quiet, verbose=verbose)
     if protocol not in list(Protocol):
         raise typer.BadParameter(f"{protocol!r} is not one of {', '.join(Protocol)}.")
+    answers = predictions or (compare[0] if compare else None)
     kind, base_url = parse_backend(backend)
     config = EvalConfig(
         task=task,
         checkpoint=None if predictions else ckpt,
         predictions=predictions,
-        output_dir=output_dir or default_output_dir(task, checkpoint=ckpt, predictions=predictions),
+        output_dir=output_dir or default_output_dir(task, checkpoint=ckpt, predictions=answers),
         data=data,
         split=split,
         image_dir=image_dir,
+        language=language,
         limit=limit,
         conditions=parse_conditions(controls),
         probes=parse_probes(probes),
@@ -120,6 +143,7 @@ def run(
         protocol=Protocol(protocol),
         decoding=DecodingConfig(
             max_new_tokens=max_new_tokens or (512 if task == "chat" else 64),
+            temperature=temperature,
             batch_size=batch_size,
             closed_prompt=closed_prompt,
         ),
@@ -127,7 +151,8 @@ def run(
         base_url=base_url,
         gpus=gpus,
         device=device,
-        seeds=(seed,),
+        seeds=tuple(range(seed, seed + num_seeds)),
+        draws=draws,
         resume=resume,
     )
     with console.progress() as progress:
@@ -144,6 +169,9 @@ def run(
             )
             summary = judge_chat(config, by, progress=progress)
             lines = chat_lines(summary)
+        elif compare is not None:
+            summary = compare_predictions(config, *compare, progress=progress)
+            lines = comparison_lines(summary)
         else:
             summary = evaluate_task(config, progress=progress)
             lines = score_lines(summary)

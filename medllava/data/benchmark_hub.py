@@ -28,7 +28,7 @@ def hub_rows(task: Task, split: str) -> Iterator[tuple[int, Row]]:
         table = datasets.load_dataset(
             task.hub.id, revision=task.hub.revision, split=split, **arguments
         )
-    except (OSError, RuntimeError, ValueError) as error:
+    except _failures() as error:
         raise _unreachable(task, error) from error
     for name, feature in table.features.items():
         if isinstance(feature, datasets.Image):
@@ -49,8 +49,16 @@ def hub_archive(task: Task) -> Path:
     source = str(folder / str(task.hub.archive)) if folder.is_dir() else address
     try:
         return Path(datasets.DownloadManager().download_and_extract(source))
-    except (OSError, RuntimeError, ValueError) as error:
+    except _failures() as error:
         raise _unreachable(task, error) from error
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """Return what the hub's client raises for a network, a login or a file that is not right."""
+    import httpx  # noqa: PLC0415 - only where the hub is asked
+    from datasets.exceptions import DatasetsError  # noqa: PLC0415
+
+    return (OSError, RuntimeError, ValueError, httpx.HTTPError, DatasetsError)
 
 
 def _unreachable(task: Task, error: Exception) -> RemoteError:

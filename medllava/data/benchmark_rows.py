@@ -53,7 +53,8 @@ def parse_row(row: Row, *, default_id: str, where: str) -> Iterator[Parsed]:
         for flat in _flatten_llava(row, default_id=default_id, where=where):
             yield _parse_flat(flat, default_id=default_id, where=where)
         return
-    flat = {key.strip().lower().replace(" ", "_"): value for key, value in row.items()}
+    named = ((key, value) for key, value in row.items() if isinstance(key, str))
+    flat = {key.strip().lower().replace(" ", "_"): value for key, value in named}
     yield _parse_flat(flat, default_id=default_id, where=where)
 
 
@@ -67,6 +68,8 @@ def _parse_flat(row: Row, *, default_id: str, where: str) -> Parsed:
         raise RecordError(f"image must be a file name, not {type(image).__name__}: {where}.")
     category = _first(row, _CATEGORY)
     identifier = _first(row, _ID)
+    if isinstance(identifier, bool | dict | list):
+        raise RecordError(f"id must be text or a number: {where}.")
     return Parsed(
         question=Question(
             id=default_id if identifier is None else str(identifier),
@@ -102,7 +105,10 @@ def _choices(row: Row, *, where: str) -> tuple[str, ...]:
         listed = [row[key] for key in named if row[key] not in (None, "")]
     if not isinstance(listed, list | tuple):
         raise RecordError(f"choices must be a list: {where}.")
-    return tuple(_LETTER.sub("", str(choice), count=1).strip() for choice in listed)
+    choices = tuple(_LETTER.sub("", str(choice), count=1).strip() for choice in listed)
+    if not all(choices):
+        raise RecordError(f"a choice is empty: {where}.")
+    return choices
 
 
 def _reference(row: Row, choices: tuple[str, ...], *, where: str) -> str:

@@ -131,6 +131,23 @@ def compare_counts(task: Task, *, split: str, language: str, found: Mapping[str,
     return f"counts differ from every published copy; from {copy}: {', '.join(difference)}."
 
 
+def published_rows(name: str) -> list[dict[str, Any]]:
+    """Return the published rows of a task as plain values, or nothing for a file of one's own."""
+    if name not in task_names():
+        return []
+    return [
+        {
+            "system": row[0],
+            "protocol": table.protocol,
+            "setting": table.setting,
+            "scores": dict(zip(table.columns, row[1:], strict=True)),
+            "source": table.source,
+        }
+        for table in load_task(name).published
+        for row in table.rows
+    ]
+
+
 def _published(item: Mapping[str, Any]) -> Published:
     return Published(
         protocol=item["protocol"],

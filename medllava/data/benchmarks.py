@@ -17,10 +17,10 @@ from medllava.data.benchmark_files import find_image_folder, find_pickles
 from medllava.data.benchmark_load import Gathered, gather_files, gather_hub
 from medllava.data.benchmark_rows import Parsed
 from medllava.data.benchmark_task import Task, compare_counts, load_task, task_names
+from medllava.data.conversation import question_text, user_turn
 from medllava.data.sources import image_root
 from medllava.errors import DataError, RecordError
 from medllava.records import (
-    IMAGE_TOKEN,
     AnswerType,
     InstructionRecord,
     Question,
@@ -147,15 +147,6 @@ def count_questions(questions: Sequence[Question]) -> dict[str, int]:
     }
 
 
-def prompt_text(question: Question, *, closed_prompt: str) -> str:
-    """Return what the user says: the question, its choices, and how to answer if it is closed."""
-    lines = [question.question.strip()]
-    lines += [f"{chr(ord('A') + i)}. {choice}" for i, choice in enumerate(question.choices)]
-    if question.answer_type is AnswerType.CLOSED and closed_prompt:
-        lines.append(closed_prompt)
-    return "\n".join(lines)
-
-
 def finetune_records(questions: QuestionSet) -> Iterator[InstructionRecord]:
     """Yield what stage 3 learns from: every question as evaluation asks it, and its answer.
 
@@ -163,7 +154,7 @@ def finetune_records(questions: QuestionSet) -> Iterator[InstructionRecord]:
     """
     split = Split.TRAIN if "train" in questions.split else Split.TEST
     for question in questions.questions:
-        text = prompt_text(question, closed_prompt=questions.closed_prompt)
+        text = question_text(question, closed_prompt=questions.closed_prompt)
         images = () if question.image is None else (question.image,)
         answer = question.answer
         if question.choices:
@@ -172,7 +163,7 @@ def finetune_records(questions: QuestionSet) -> Iterator[InstructionRecord]:
             record_id=question.id,
             images=images,
             turns=(
-                Turn(role="user", content=f"{IMAGE_TOKEN}\n{text}" if images else text),
+                user_turn(text, num_images=len(images)),
                 Turn(role="assistant", content=answer, answer_type=question.answer_type),
             ),
             stage=Stage.FINETUNE,

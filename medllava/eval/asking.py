@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medllava.data.benchmarks import QuestionSet, image_paths, prompt_text
+from medllava.data.benchmarks import QuestionSet, image_paths
+from medllava.data.conversation import question_text
 from medllava.errors import DataError
 from medllava.eval.answerers import build_answerer
 from medllava.eval.config import ASKED_CONDITIONS, Backend, Condition, EvalConfig
@@ -163,7 +164,7 @@ def _probe_asks(
                 condition=variant,
                 seed=config.seeds[0],
                 image=shown(probed),
-                text=prompt_text(probed.question, closed_prompt=prompt),
+                text=question_text(probed.question, closed_prompt=prompt),
             )
             for probed in altered
         ]

@@ -18,14 +18,14 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from medllava.data.conversation import needs_special_tokens, render_prompt
+from medllava.data.conversation import needs_special_tokens, render_prompt, user_turn
 from medllava.data.image import load_image
 from medllava.errors import DataError, SetupError
 from medllava.eval.config import DecodingConfig
 from medllava.eval.predict import BLANK, Ask, Batch, blank_image
 from medllava.model.loaded import LoadedModel
 from medllava.model.processor import num_image_tokens
-from medllava.records import IMAGE_TOKEN, Turn
+from medllava.records import IMAGE_TOKEN
 
 _CPU_BATCH, _GPU_BATCH = 16, 32
 _BATCHES_PER_WINDOW = 8
@@ -94,8 +94,8 @@ class Engine:
                 ) from None
 
     def _prompt(self, ask: Ask) -> _Prompt:
-        content = ask.text if ask.image is None else f"{IMAGE_TOKEN}\n{ask.text}"
-        text = render_prompt(self._processor, [Turn(role="user", content=content)], open_reply=True)
+        turn = user_turn(ask.text, num_images=int(ask.image is not None))
+        text = render_prompt(self._processor, [turn], open_reply=True)
         add = needs_special_tokens(self._processor, text)
         if ask.image is not None:
             text = text.replace(IMAGE_TOKEN, IMAGE_TOKEN * num_image_tokens(self._processor))

@@ -3,7 +3,7 @@
 Values of `report.json` enter; (heading, HTML) pairs leave, none where there is nothing to show.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from medllava import page
@@ -88,7 +88,7 @@ def published_section(task: str, report: Mapping[str, Any]) -> list[Section]:
     if not published:
         return []
     columns = sorted({column for table in published for column in table.columns})
-    rows = [[*_own_row(report), *(_own_cell(report, column) for column in columns)]]
+    rows = [[*_own_row(report, name), *cells] for name, cells in _own_cells(report, columns)]
     for table in published:
         for name, *values in table.rows:
             cells = dict(zip(table.columns, values, strict=True))
@@ -108,10 +108,16 @@ def published_section(task: str, report: Mapping[str, Any]) -> list[Section]:
     return [("Published rows", table_html + note)]
 
 
-def _own_row(report: Mapping[str, Any]) -> list[str]:
-    return [f"this report: {report['model']['source']}", "strict", "as measured"]
+def _own_row(report: Mapping[str, Any], protocol: str) -> list[str]:
+    return [f"this report: {report['model']['source']}", protocol, "as measured"]
 
 
-def _own_cell(report: Mapping[str, Any], column: str) -> str:
+def _own_cells(
+    report: Mapping[str, Any], columns: Sequence[str]
+) -> Iterator[tuple[str, list[str]]]:
+    """Yield our scores under each protocol that the report has, one cell per column."""
     real = report["conditions"]["real"]
-    return format_estimate(real.get(_PUBLISHED_METRICS[column]))
+    yield "strict", [format_estimate(real.get(_PUBLISHED_METRICS[c])) for c in columns]
+    if "llava_med" in report:
+        paper = report["llava_med"]["paper"]  # in percent already
+        yield "llava-med", [format_estimate(paper.get(c), is_share=False) for c in columns]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from medllava.data.benchmarks import prompt_text
+from medllava.data.conversation import question_text
 from medllava.errors import DataError, RecordError
 from medllava.eval.config import Condition
 from medllava.eval.probes import Probed
@@ -98,7 +98,7 @@ def build_asks(
         seed: of sampling.
         image_paths: file of every image named by a question.
         shown_instead: image to image, for `permuted`.
-        closed_prompt: see `prompt_text`.
+        closed_prompt: see `data.conversation.question_text`.
     """
 
     def shown(image: str | None) -> str | None:
@@ -114,7 +114,7 @@ def build_asks(
             condition=condition.value,
             seed=seed,
             image=shown(question.image),
-            text=prompt_text(question, closed_prompt=closed_prompt),
+            text=question_text(question, closed_prompt=closed_prompt),
         )
         for question in questions
     ]

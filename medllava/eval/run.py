@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from medllava.data.benchmark_task import published_rows
 from medllava.data.benchmarks import QuestionSet, load_questions
 from medllava.eval.asking import (
     Answers,
@@ -12,10 +13,11 @@ from medllava.eval.asking import (
     floors_without_model,
     read_answers,
 )
-from medllava.eval.config import Backend, Condition, EvalConfig
+from medllava.eval.config import Backend, Condition, EvalConfig, Protocol
 from medllava.eval.contamination import IMAGE_FLAGS, Contamination, Flag, find_contamination
 from medllava.eval.html import render_report
 from medllava.eval.html_sections import format_estimate
+from medllava.eval.legacy_scores import score_llava_med, train_open_answers
 from medllava.eval.probe_scores import score_probes
 from medllava.eval.probes import build_probes
 from medllava.eval.provenance import code_commit, describe_model, package_versions
@@ -76,6 +78,9 @@ def evaluate_task(
         values, _ = score_conditions(questions, {_real(answers): answers.runs[_real(answers)]})
         real = values[Condition.REAL.value]
         report = _build_report(config, task, questions, answers, model)
+        report["published"] = published_rows(task.name)
+        if config.protocol is Protocol.LLAVA_MED:
+            report["llava_med"] = _llava_med_report(config, task, questions, answers)
         if made:
             report["probes"] = _probe_report(config, questions, answers)
         if found is not None:
@@ -141,6 +146,7 @@ def _build_report(
             "file": str(task.file),
             "file_sha256": task.file_sha256,
             "rule": task.rule,
+            "asked": task.describe(),
             "notes": list(task.notes),
             "limit": config.limit,
         },
@@ -152,6 +158,18 @@ def _build_report(
         "packages": package_versions(),
         "commit": code_commit(),
     }
+
+
+def _llava_med_report(
+    config: EvalConfig, task: QuestionSet, questions: Sequence[Question], answers: Answers
+) -> dict[str, Any]:
+    return score_llava_med(
+        questions,
+        [replies for run, replies in sorted(answers.runs.items()) if run[0] == Condition.REAL],
+        candidates=train_open_answers(task, config.task, data=config.data),
+        draws=config.draws,
+        seed=config.seeds[0],
+    )
 
 
 def _probe_report(
@@ -221,7 +239,15 @@ def _write(
         ),
     )
     write_json(files["report"], report)
-    shown = ("conditions", "visual_gain", "protocol", "probes", "contamination")
+    shown = (
+        "task",
+        "conditions",
+        "visual_gain",
+        "protocol",
+        "llava_med",
+        "probes",
+        "contamination",
+    )
     return StepSummary(
         step="eval",
         counts={"questions": len(questions), "images": report["num_images"]},
@@ -263,6 +289,7 @@ def default_output_dir(task: str, *, checkpoint: str, predictions: Path | None) 
 
 def score_lines(summary: StepSummary) -> list[str]:
     """Return the scores as lines for a terminal."""
+    asked = [summary.details["task"]["asked"], *summary.details["task"]["notes"]]
     rows = dict(summary.details["conditions"])
     if summary.details["visual_gain"]:
         rows["real minus permuted"] = summary.details["visual_gain"]
@@ -271,7 +298,10 @@ def score_lines(summary: StepSummary) -> list[str]:
     for row, estimates in rows.items():
         cells = "".join(f"{format_estimate(estimates.get(name)):>22}" for name in names)
         lines.append(f"{row:<20}{cells}")
-    return [*lines, "in %, with 95 % intervals by bootstrap over images"]
+    lines.append("in %, with 95 % intervals by bootstrap over images")
+    for kind, estimate in summary.details.get("llava_med", {}).get("paper", {}).items():
+        lines.append(f"LLaVA-Med protocol, {kind:<6} {estimate['value']:>22.4f}")
+    return [*asked, "", *lines]
 
 
 _PRINTED = ("closed_accuracy", "open_token_recall", "exact_match", "token_recall", "unparseable")

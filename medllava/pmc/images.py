@@ -7,7 +7,6 @@ its own quantisation tables, so that nothing is lost twice.
 
 import hashlib
 import io
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,8 +171,12 @@ def _has_inner_band(lines: Sequence[bytes]) -> bool:
 
 
 def write_image(path: Path, data: bytes) -> None:
-    """Put a file in place at once, without a sync: it is checked before it is relied on."""
+    """Put a file in place at once, without a sync: it is checked before it is relied on.
+
+    The temporary name is the same every time, so that the run after a kill leaves none behind; an
+    article, and with it each of its images, belongs to one worker.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{threading.get_ident()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_bytes(data)
     temporary.replace(path)

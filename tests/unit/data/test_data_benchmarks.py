@@ -13,8 +13,8 @@ from medllava.data.benchmarks import (
     finetune_records,
     image_paths,
     load_questions,
-    prompt_text,
 )
+from medllava.data.conversation import question_text
 from medllava.errors import DataError, RecordError, RemoteError
 from medllava.records import AnswerType, Question
 
@@ -100,7 +100,7 @@ def test_multiple_choice_by_letter_or_by_text(tmp_path):
     assert clean.questions[0].choices == ("Diffuse", "Focal", "None", "Unclear")
     assert [q.answer for q in clean.questions] == [q.answer for q in other.questions]
     assert any("none of the choices" in note for note in other.notes)
-    text = prompt_text(clean.questions[0], closed_prompt=clean.closed_prompt)
+    text = question_text(clean.questions[0], closed_prompt=clean.closed_prompt)
     assert text.splitlines()[2] == "B. Focal"
     assert [r.turns[1].content for r in finetune_records(clean)] == ["B", "C"]
 
@@ -108,7 +108,7 @@ def test_multiple_choice_by_letter_or_by_text(tmp_path):
 def test_training_asks_what_evaluation_asks(tmp_path):
     train = load_questions("slake", data=copies.slake(tmp_path), split="train")
     record = next(finetune_records(train))
-    asked = prompt_text(train.questions[0], closed_prompt=train.closed_prompt)
+    asked = question_text(train.questions[0], closed_prompt=train.closed_prompt)
     assert record.turns[0].content == f"<image>\n{asked}"
     assert record.turns[1].content == "No"
     assert record.images == ("xmlab3/source.jpg",)
@@ -214,7 +214,8 @@ def test_without_a_network_the_hub_says_what_to_do():
 )
 def test_the_hub_route_reads_what_a_folder_holds(tmp_path, monkeypatch, name, make):
     folder = make(tmp_path / "hub")
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
+    for place in ("HF_DATASETS_CACHE", "DOWNLOADED_DATASETS_PATH", "EXTRACTED_DATASETS_PATH"):
+        monkeypatch.setattr(f"datasets.config.{place}", tmp_path / "datasets")
     task = load_task(name)
     local = dataclasses.replace(task, hub=dataclasses.replace(task.hub, id=str(folder)))
     monkeypatch.setattr("medllava.data.benchmarks.load_task", lambda _: local)
@@ -229,7 +230,7 @@ def test_choices_and_prompt_are_written_below_the_question():
     question = Question(
         id="q", image=None, question=" Which? ", answer="b", answer_type=CLOSED, choices=("a", "b")
     )
-    text = prompt_text(question, closed_prompt="Letter only.")
+    text = question_text(question, closed_prompt="Letter only.")
     assert text == "Which?\nA. a\nB. b\nLetter only."
     assert Hub(id="x", revision="y").files == {}
     assert benchmark_task.task_names()
