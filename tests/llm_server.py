@@ -37,12 +37,13 @@ class LoopbackModel:
         self.most_in_flight = 0
         self.lock = threading.Lock()
         self.url = ""
+        self.handler_class: type[BaseHTTPRequestHandler] = _Handler
         self._in_flight = 0
         self._answers: dict[str, bytes] = {}
 
     @contextmanager
     def running(self) -> Iterator["LoopbackModel"]:
-        handler = type("Handler", (_Handler,), {"model": self})
+        handler = type("Handler", (self.handler_class,), {"model": self})
         server = _QuietServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{server.server_port}/v1"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})

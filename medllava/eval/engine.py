@@ -10,6 +10,7 @@ import hashlib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from PIL import Image
@@ -21,7 +22,7 @@ from medllava.data.conversation import needs_special_tokens, render_prompt, user
 from medllava.data.image import load_image
 from medllava.errors import DataError, SetupError
 from medllava.eval.config import DecodingConfig
-from medllava.eval.predict import BLANK, Ask, Batch
+from medllava.eval.predict import BLANK, Ask, Batch, blank_image
 from medllava.model.loaded import LoadedModel
 from medllava.model.processor import num_image_tokens
 from medllava.records import IMAGE_TOKEN
@@ -30,8 +31,6 @@ _CPU_BATCH, _GPU_BATCH = 16, 32
 _BATCHES_PER_WINDOW = 8
 """Questions that are sorted by length together; their prefixes are held at once."""
 _ENCODER_BATCH = 8
-_GREY = (128, 128, 128)
-_BLANK_SIDE = 336
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +278,7 @@ def _stream(ask: Ask) -> torch.Generator:
 
 def _open_image(image: str | None) -> Image.Image:
     if image == BLANK:
-        return Image.new("RGB", (_BLANK_SIDE, _BLANK_SIDE), _GREY)
+        return blank_image()
     if image is None:
         raise ValueError("a prompt with image tokens has no image")
-    return load_image(image)
+    return load_image(Path(image))

@@ -165,7 +165,15 @@ class OpenAIModel:
             del body["max_completion_tokens"]
         return body
 
-    def _persist(self, ask: Callable[[frozenset[str]], T], request: ChatRequest) -> T:
+    def retrying(self, call: Callable[[], T]) -> T:
+        """Call something of `client`'s as patiently as a request; what it takes stays as it is.
+
+        Raises:
+            RequestRefusedError, AccessError, RemoteError: as in `reply`.
+        """
+        return self._persist(lambda _: call(), None)
+
+    def _persist(self, ask: Callable[[frozenset[str]], T], request: ChatRequest | None) -> T:
         """Ask until there is an answer, a refusal, or no patience left."""
         attempt = 0
         without: frozenset[str] = frozenset()
@@ -174,7 +182,7 @@ class OpenAIModel:
             try:
                 answer = ask(without)
             except (openai.APIError, MalformedReplyError, json.JSONDecodeError) as error:
-                sent = self.body(request, messages=[], without=without)
+                sent = self.body(request, messages=[], without=without) if request else {}
                 if name := _refused_parameter(error, sent):
                     without |= {name}
                     continue

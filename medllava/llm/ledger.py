@@ -95,20 +95,27 @@ class Ledger:
         self._append(key, ASKED, {"request_id": request_id, "cost_usd": most_usd})
 
     def settle(
-        self, key: str, reply: ChatReply, *, cost_usd: float = 0.0, seconds: float = 0.0
+        self,
+        key: str,
+        reply: ChatReply,
+        *,
+        cost_usd: float = 0.0,
+        seconds: float = 0.0,
+        sync: bool = True,
     ) -> LedgerEntry:
-        """Put a reply on the disk; it is there when this returns."""
+        """Put a reply on the disk; it is there when this returns, or when `sync` has."""
         time = datetime.now(UTC).isoformat(timespec="seconds")
         seconds = round(seconds, 3)
         facts = {"time": time, "cost_usd": cost_usd, "seconds": seconds}
         self._append(key, REPLY, facts | {"reply": reply.to_json()})
-        self._sync()
+        if sync:
+            self.sync()
         return LedgerEntry(reply=reply, cost_usd=cost_usd, time=time, seconds=seconds)
 
     def refuse(self, key: str, reason: str) -> LedgerEntry:
         """Note that the service refused a request for good."""
         self._append(key, REFUSED, {"reason": reason})
-        self._sync()
+        self.sync()
         return LedgerEntry(reply=None, reason=reason)
 
     def fail(self, key: str, reason: str) -> None:
@@ -135,7 +142,7 @@ class Ledger:
             self._written += 1
             self._index(entry, offset)
 
-    def _sync(self) -> None:
+    def sync(self) -> None:
         """Wait until the lines written so far are on disk; threads that wait share one sync."""
         mine = self._written
         with self._sync_lock:

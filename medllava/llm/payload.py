@@ -68,6 +68,23 @@ def image_address(image: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
+def read_image(image: str) -> Image.Image:
+    """Return an image as RGB pixels.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        if image.startswith("data:"):
+            data = base64.b64decode(image.partition(",")[2])
+        else:
+            data = Path(image).read_bytes()
+        with Image.open(io.BytesIO(data)) as opened:
+            return opened.convert("RGB")
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"not a usable image ({error}): {image:.80}. Check the path.") from None
+
+
 def request_key(model: str, request: ChatRequest) -> str:
     """Return a fingerprint of a request: its id, and everything that decides the answer.
 

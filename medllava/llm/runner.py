@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 
-from medllava.errors import RemoteError
+from medllava.errors import DataError, RemoteError
 from medllava.llm.ledger import Ledger, LedgerEntry
 from medllava.llm.payload import request_key
 from medllava.llm.prices import FREE, Price, estimate_tokens
@@ -124,7 +124,7 @@ class _Run:
     def _answer(self, request: ChatRequest) -> Outcome:
         key = request_key(self._model.name, request)
         if (known := self._ledger.find(key)) is not None:
-            return _outcome(request, known, is_new=False)
+            return to_outcome(request, known, is_new=False)
         if not self._reserve(key, request):
             return Outcome(request=request, reply=None, reason=OVER_BUDGET)
         try:
@@ -139,8 +139,12 @@ class _Run:
         started = time.monotonic()
         try:
             reply = self._model.reply(request)
+        except DataError as error:
+            # An image that cannot be read; it may be mended, so nothing is settled.
+            self._ledger.fail(key, str(error))
+            return Outcome(request=request, reply=None, reason=REFUSED, detail=str(error))
         except RequestRefusedError as error:
-            return _outcome(request, self._ledger.refuse(key, str(error)), is_new=True)
+            return to_outcome(request, self._ledger.refuse(key, str(error)), is_new=True)
         except RemoteError as error:
             self._ledger.fail(key, str(error))
             self._count_failure(error)
@@ -149,7 +153,7 @@ class _Run:
         entry = self._ledger.settle(
             key, reply, cost_usd=self._price.bill(reply), seconds=time.monotonic() - started
         )
-        return _outcome(request, entry, is_new=True)
+        return to_outcome(request, entry, is_new=True)
 
     def _reserve(self, key: str, request: ChatRequest) -> bool:
         """Note the request as asked; False if it could pass the budget."""
@@ -197,7 +201,8 @@ class Pace:
         time.sleep(max(0.0, turn - time.monotonic()))
 
 
-def _outcome(request: ChatRequest, entry: LedgerEntry, *, is_new: bool) -> Outcome:
+def to_outcome(request: ChatRequest, entry: LedgerEntry, *, is_new: bool) -> Outcome:
+    """Return what the ledger knows about a request as its outcome."""
     return Outcome(
         request=request,
         reply=entry.reply,
