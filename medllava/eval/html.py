@@ -15,6 +15,7 @@ from medllava.eval.config import Condition
 from medllava.eval.html_sections import (
     contamination_section,
     format_estimate,
+    llava_med_section,
     probe_section,
     published_section,
 )
@@ -49,6 +50,7 @@ def render_report(
     sections += _groups("By category", scores["by_category"])
     sections += probe_section(report.get("probes"))
     sections += contamination_section(report.get("contamination"))
+    sections += llava_med_section(report.get("llava_med"))
     sections += published_section(task["name"], report)
     right, wrong = _examples(questions, values)
     for heading, rows in (("Worst errors", wrong), ("Right answers", right)):

@@ -82,6 +82,28 @@ def contamination_section(found: Mapping[str, Any] | None) -> list[Section]:
     return [("Shared with the training data", flags + scores + text)]
 
 
+def llava_med_section(found: Mapping[str, Any] | None) -> list[Section]:
+    """Return what LLaVA-Med's scripts print for these answers, script by script."""
+    if not found:
+        return []
+    rows = [
+        [
+            *(script, name.replace("_", " ")),
+            *(format_estimate(estimate, is_share=False), estimate["num_questions"]),
+        ]
+        for script, estimates in found["scripts"].items()
+        for name, estimate in estimates.items()
+    ]
+    table = page.render_table(["script", "its name for it", "%", "questions counted"], rows)
+    note = page.render_text(
+        "Computed as LLaVA-Med's released scripts compute them, quirks included: 'no' is found "
+        "inside 'normal', repeating a word raises recall, exact match is a precision. For "
+        "comparing with its published rows, where open is recall and closed is the closed "
+        "accuracy of run_eval_batch."
+    )
+    return [("LLaVA-Med's own numbers", table + note)]
+
+
 def published_section(task: str, report: Mapping[str, Any]) -> list[Section]:
     """Return the published rows of a shipped task, with whose rules scored them."""
     published = load_task(task).published if task in task_names() else ()

@@ -30,7 +30,7 @@ Begin your reply with one line that holds exactly two numbers with a space betwe
 overall grade of answer 1, then that of answer 2. Explain the grades after that line."""
 _REMINDER = "Your reply must begin with a line of exactly two numbers, such as: 6 8"
 _LABEL = r"(?:assistant|answer|response|model|score|grade|rating)s?"
-_NUMBERED = re.compile(rf"{_LABEL}\s*(?:of\s+|for\s+)?(?:{_LABEL}\s*)?[#(]?(?:[12AB]\b)\)?", re.I)
+_NUMBERED = re.compile(rf"{_LABEL}\s*(?:of\s+|for\s+)?(?:{_LABEL}\s*)?[#(]?([12AB])\b\)?", re.I)
 _OUT_OF = re.compile(r"(\d)\s*(?:/\s*10\b|\bout of (?:10|ten)\b)(?:\.0+)?", re.I)
 _NUMBER = re.compile(r"(?<![\w.-])\d+(?:\.\d+)?(?![\w])")
 _LABELLED = re.compile(
@@ -106,6 +106,8 @@ def parse_scores(reply: str) -> tuple[float, float] | None:
     """
     lines = [line for line in reply.splitlines() if re.search(r"\w", line)]
     for line in lines[:1]:
+        if "".join(_NUMBERED.findall(line)).upper() not in {"", "12", "AB"}:
+            break  # labelled in another order, or more than once
         found = _numbers(_NUMBERED.sub(" ", _OUT_OF.sub(r"\1", line)))
         if len(found) == 2:
             return _valid(found[0], found[1])

@@ -36,6 +36,7 @@ DOMAINS = ("chest_xray", "mri", "histology", "gross", "ct_scan")
         ("Score of Assistant 1: 7, score of Assistant 2: 10", (7, 10)),
         ("Here are my grades.\n\nAnswer 1: 3 out of 10\nAnswer 2: 6 out of 10", (3, 6)),
         ('```json\n{"answer_1": 4, "answer_2": 5.5}\n```', (4, 5.5)),
+        ("Answer 2: 9, answer 1: 4", (4, 9)),
         ("0 4", (0, 4)),
         ("I cannot grade these.", None),
         ("8", None),
@@ -243,11 +244,11 @@ def test_unreadable_and_missing_judgements_are_counted(chat_file, tmp_path):
     assert summary.details["groups"]["overall"]["relative_score"]["value"] is None
     with LoopbackModel(grade).running() as server:
         config, judge = make(chat_file, server, tmp_path / "poor")
-        judge = JudgeConfig(model=judge.model, base_url=server.url, max_cost_usd=0.05)
+        judge = JudgeConfig(model=judge.model, base_url=server.url, max_cost_usd=0.011)
         summary = judge_chat(config, judge)
         assert not summary.complete
         assert 0 < summary.counts["missing"] < 40
-        assert summary.counts["cost_usd"] <= 0.05
+        assert summary.counts["cost_usd"] <= 0.011
 
 
 def test_the_model_answers_itself_where_no_predictions_are_given(tiny_folder, chat_file, tmp_path):
