@@ -27,8 +27,8 @@ def uses_bf16(recipe: Recipe) -> bool:
     """
     if recipe.train.precision is Precision.AUTO:
         if torch.cuda.is_available():
-            return torch.cuda.is_bf16_supported()
-        return torch.cpu._is_amx_tile_supported()  # noqa: SLF001 - torch has no public name for it
+            return bool(torch.cuda.is_bf16_supported())
+        return bool(torch.cpu._is_amx_tile_supported())  # noqa: SLF001 - it has no public name
     return recipe.train.precision is Precision.BF16
 
 

@@ -87,7 +87,8 @@ def choose_sharing(
     config: StageRunConfig, index: ExampleIndex, loaded: LoadedModel, *, progress: Progress
 ) -> Sharing:
     """Find records that share an image's tokens, if the recipe asks and the attention can."""
-    data, text = config.recipe.data, loaded.model.config.text_config
+    data = config.recipe.data
+    text: Any = loaded.model.config.text_config
     if data.records_per_image <= 1:
         return share_nothing(index.lengths)
     window = getattr(text, "sliding_window", None)
