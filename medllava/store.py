@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
@@ -96,6 +96,13 @@ def iter_jsonl(
             if not isinstance(value, dict):
                 raise RecordError(f"expected a JSON object: {path}, line {number}.")
             yield number, value
+
+
+def write_jsonl(path: Path, values: Iterable[Mapping[str, Any]]) -> None:
+    """Write JSON objects atomically, one line each."""
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as handle:
+        for value in values:
+            handle.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
 
 
 class JsonlWriter:

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from medllava.data.dataset import ExampleIndex, build_index
+from medllava.data.image import load_image
 from medllava.data.packing import MicroBatches, Schedule, build_schedule
 from medllava.data.pixels import PixelReader
 from medllava.data.sources import iter_instruction_records
@@ -131,6 +132,5 @@ def _sample_images(config: StageRunConfig, image_root: Path) -> list[Image.Image
     for name in names:
         path = image_root / name
         if len(images) < _CALIBRATION_IMAGES and path.is_file():
-            with Image.open(path) as image:
-                images.append(image.convert("RGB"))
+            images.append(load_image(path))
     return images
