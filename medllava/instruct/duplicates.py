@@ -23,7 +23,8 @@ _MOST_CANDIDATES = 32
 """Of one group, the newest; bounds the time for texts that are all alike in part."""
 
 _draws = np.random.default_rng(0)
-_FACTORS = _draws.integers(1, 1 << 31, size=(_MINIMA, 1), dtype=np.uint64) * 2 + 1
+# Odd and as wide as the word: a product that does not overflow would keep the order of the hashes.
+_FACTORS = _draws.integers(1 << 62, 1 << 63, size=(_MINIMA, 1), dtype=np.uint64) * 2 + 1
 _SHIFTS = _draws.integers(0, 1 << 32, size=(_MINIMA, 1), dtype=np.uint64)
 
 
@@ -53,7 +54,7 @@ def _sketch(pairs: tuple[Pair, ...]) -> bytes:
     spans = range(max(1, len(words) - _WORDS + 1))
     hashed = [crc32(" ".join(words[i : i + _WORDS]).encode()) for i in spans]
     mixed = np.asarray(hashed, dtype=np.uint64) * _FACTORS + _SHIFTS  # modulo 2**64
-    return (mixed >> np.uint64(32)).min(axis=1).astype(np.uint32).tobytes()
+    return bytes((mixed >> np.uint64(32)).min(axis=1).astype(np.uint32).tobytes())
 
 
 def _similarity(one: bytes, other: bytes) -> float:
