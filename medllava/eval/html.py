@@ -14,7 +14,8 @@ from medllava.errors import DataError
 from medllava.eval.config import Condition
 from medllava.eval.html_sections import (
     contamination_section,
-    format_estimate,
+    estimate_cell,
+    llava_med_section,
     probe_section,
     published_section,
 )
@@ -49,6 +50,7 @@ def render_report(
     sections += _groups("By category", scores["by_category"])
     sections += probe_section(report.get("probes"))
     sections += contamination_section(report.get("contamination"))
+    sections += llava_med_section(report.get("llava_med"))
     sections += published_section(task["name"], report)
     right, wrong = _examples(questions, values)
     for heading, rows in (("Worst errors", wrong), ("Right answers", right)):
@@ -78,7 +80,7 @@ def _score_table(scores: Mapping[str, Any]) -> str:
     return page.render_table(
         ["condition", *(_heading(metric) for metric in metrics)],
         [
-            [name, *(format_estimate(estimates.get(m.name), is_share=m.is_share) for m in metrics)]
+            [name, *(estimate_cell(estimates.get(m.name), is_share=m.is_share) for m in metrics)]
             for name, estimates in rows.items()
         ],
     )
@@ -95,7 +97,7 @@ def _floor_bars(conditions: Mapping[str, Any]) -> str:
 
 def _bars(estimates: Mapping[str, Mapping[str, Any]]) -> str:
     return page.render_bars(
-        {name: 100 * e["value"] for name, e in estimates.items()},
+        {name: round(100 * e["value"], 1) for name, e in estimates.items()},
         ranges={
             name: (100 * e["low"], 100 * e["high"])
             for name, e in estimates.items()
@@ -118,7 +120,7 @@ def _groups(heading: str, groups: Mapping[str, Any]) -> list[tuple[str, str]]:
             [
                 name,
                 max(e["num_questions"] for e in estimates.values()),
-                *(format_estimate(estimates.get(m.name)) for m in metrics),
+                *(estimate_cell(estimates.get(m.name)) for m in metrics),
             ]
             for name, estimates in groups.items()
         ],
