@@ -111,6 +111,10 @@ def test_every_format_is_scored(tmp_path, task, make, answers):
         assert found["summary"]["llava_med"]["paper"]["open"]["value"] == pytest.approx(100)
     report = json.loads((tmp_path / "o/report.json").read_text())
     assert {row["protocol"] for row in report["published"]} >= {"closed only"}
+    page = (tmp_path / "o/report.html").read_text()
+    assert "run_eval_before_fix_35" in page
+    assert page.index("this report") < page.index("LLaVA-Med v1.5 7B")
+    assert "<td>llava-med</td>" in page
 
 
 def test_what_is_wrong_with_predictions_is_named(tmp_path):
