@@ -44,6 +44,9 @@ class Schedule:
     """Tokens of the fullest bin."""
     fill: float
     """Mean size of the bins over the size of the fullest, before `max_steps` cuts the run."""
+    num_bins: int
+    """Bins of the whole run, and its steps, before `max_steps` cuts it."""
+    num_steps_uncut: int
 
     @property
     def num_steps(self) -> int:
@@ -153,6 +156,8 @@ def build_schedule(  # noqa: PLR0913 - each decides the layout
         ),
         capacity=max(sizes),
         fill=sum(sizes) / (len(sizes) * max(sizes)),
+        num_bins=len(sizes),
+        num_steps_uncut=len(steps),
     )
 
 

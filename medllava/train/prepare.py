@@ -11,7 +11,6 @@ from PIL import Image
 from medllava.data.dataset import ExampleIndex, build_index
 from medllava.data.packing import MicroBatches, Schedule, build_schedule
 from medllava.data.pixels import PixelReader
-from medllava.data.sources import iter_instruction_records
 from medllava.errors import DataError
 from medllava.model.attention import choose_attention
 from medllava.model.load import load_model
@@ -20,6 +19,7 @@ from medllava.model.parts import build_model
 from medllava.model.processor import num_image_tokens
 from medllava.progress import Progress
 from medllava.train.config import FROM_PARTS, StageRunConfig
+from medllava.train.stage_data import StageData
 
 _CALIBRATION_IMAGES = 64
 _CALIBRATION_POOL = 20_000
@@ -28,7 +28,7 @@ _CACHE_BYTES = 4 * 2**30
 PIXELS_FILE = ".pixels"
 
 
-def load_initial(config: StageRunConfig, *, resumed: Path | None, image_root: Path) -> LoadedModel:
+def load_initial(config: StageRunConfig, data: StageData, *, resumed: Path | None) -> LoadedModel:
     """Load the checkpoint to go on from, the model to start from, or build it from parts.
 
     Weights that learn are in fp32, so that small steps are not lost; bf16 is for computing.
@@ -43,34 +43,41 @@ def load_initial(config: StageRunConfig, *, resumed: Path | None, image_root: Pa
         config.recipe.model,
         seed=config.recipe.train.seed,
         attention=choose_attention(attention, device=device),
-        calibration=_sample_images(config, image_root) if wants_images else (),
+        calibration=_sample_images(config, data) if wants_images else (),
     )
 
 
 def index_data(
     config: StageRunConfig,
+    data: StageData,
     processor: Any,  # noqa: ANN401 - the model's processor
     *,
-    image_root: Path,
     progress: Progress,
 ) -> ExampleIndex:
     """Read and tokenize the records.
 
     Raises:
-        DataError: more than `data.max_dropped` of the records cannot be used; counts the reasons.
+        DataError: no record can be used.
     """
-    data = config.recipe.data
-    index = build_index(
-        iter_instruction_records(Path(config.data)),
+    return build_index(
+        data.records(),
         processor,
-        image_root=image_root,
+        image_root=data.image_root,
         image_tokens=num_image_tokens(processor),
-        max_length=data.max_length,
+        max_length=config.recipe.data.max_length,
         progress=progress,
     )
+
+
+def check_dropped(config: StageRunConfig, index: ExampleIndex) -> None:
+    """Refuse data of which too much is left out.
+
+    Raises:
+        DataError: more than `data.max_dropped` of the records cannot be used; counts the reasons.
+    """
     dropped = sum(index.drop_counts.values())
     share = dropped / (dropped + len(index))
-    if share > data.max_dropped:
+    if share > config.recipe.data.max_dropped:
         reasons = ", ".join(f"{count} {reason}" for reason, count in index.drop_counts.items())
         first = index.dropped[0]
         raise DataError(
@@ -78,7 +85,6 @@ def index_data(
             f"{first.record_id!r} {first.detail}): {config.data}. "
             f"Check --image-dir, or allow it with --set data.max_dropped={share + 0.005:.2f}."
         )
-    return index
 
 
 def lay_out(config: StageRunConfig, index: ExampleIndex, *, world_size: int = 1) -> Schedule:
@@ -122,14 +128,14 @@ def make_batches(
     )
 
 
-def _sample_images(config: StageRunConfig, image_root: Path) -> list[Image.Image]:
+def _sample_images(config: StageRunConfig, data: StageData) -> list[Image.Image]:
     """Return some of the data's own images, for a projector that starts from their statistics."""
-    records = islice(iter_instruction_records(Path(config.data)), _CALIBRATION_POOL)
+    records = islice(data.records(), _CALIBRATION_POOL)
     names = sorted({name for record in records for name in record.images})
     random.Random(config.recipe.train.seed).shuffle(names)
     images: list[Image.Image] = []
     for name in names:
-        path = image_root / name
+        path = data.image_root / name
         if len(images) < _CALIBRATION_IMAGES and path.is_file():
             with Image.open(path) as image:
                 images.append(image.convert("RGB"))

@@ -16,14 +16,12 @@ import json
 import os
 import shutil
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from medllava.data.dataset import ExampleIndex, iter_dropped
 from medllava.data.packing import Schedule
-from medllava.data.sources import image_root
 from medllava.model.load import save_model
 from medllava.model.loaded import LoadedModel
 from medllava.progress import Progress, SilentProgress
@@ -49,11 +47,13 @@ from medllava.train.facts import (
     weights_digest,
 )
 from medllava.train.monitor import MetricsFile, read_metrics, summarize_metrics, write_report
+from medllava.train.stage_data import find_data
 from medllava.train.stages import freeze_parts, learning_parts
 from medllava.train.trainer import StageTrainer, StopRequest
 
 RECIPE_FILE = "recipe.json"
 DROPPED_FILE = "dropped.jsonl"
+RANDOM_FOLDER = "random-data"
 REPORT_FILE = "report.html"
 
 
@@ -95,11 +95,12 @@ def _train(config: StageRunConfig, progress: Progress) -> StepSummary:
         torch.set_num_threads(recipe.train.threads)
     checkpoints = list_checkpoints(output_dir)
     done, folder = checkpoints[-1] if checkpoints else (0, None)
-    root = image_root(Path(config.data), config.image_dir)
+    data = find_data(config, made_up=output_dir / RANDOM_FOLDER)
     progress.start("load model")
-    loaded = prepare.load_initial(config, resumed=folder, image_root=root)
+    loaded = prepare.load_initial(config, data, resumed=folder)
     freeze_parts(loaded.model, learning_parts(config.stage, recipe.stage[config.stage]))
-    index = prepare.index_data(config, loaded.processor, image_root=root, progress=progress)
+    index = prepare.index_data(config, data, loaded.processor, progress=progress)
+    prepare.check_dropped(config, index)
     schedule = prepare.lay_out(config, index)
     check_run_key(output_dir, {"examples": index.fingerprint()})
     _write_inputs(config, index)
