@@ -1,11 +1,13 @@
 """`medllava train`: one stage of a recipe."""
 
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medllava.cli.console import Console
+from medllava.cli.console import EXIT_INCOMPLETE, Console
 from medllava.cli.options import DryRun, Json, Overrides, Quiet, Resume, Verbose
 
 if TYPE_CHECKING:
@@ -88,6 +90,7 @@ def run(
         max_steps=max_steps,
         validation_data=validation_data,
         resume=resume,
+        command=shlex.join(["medllava", *sys.argv[1:]]),
     )
     if dry_run:
         _print_plan(console, config, world_size=gpus * nodes)
@@ -131,11 +134,25 @@ def _print_sample(console: Console, config: "StageRunConfig") -> None:
 
 
 def _train(console: Console, config: "StageRunConfig", *, gpus: int, nodes: int) -> None:
-    from medllava.errors import SetupError
-    from medllava.train.run import train_stage
+    from medllava.progress import SilentProgress
+    from medllava.train.ranks import find_ranks
 
-    if gpus > 1 or nodes > 1:
-        raise SetupError("--gpus and --nodes are not available yet. Train on one process.")
+    ranks = find_ranks()
     with console.progress() as progress:
-        summary = train_stage(config, progress=progress)
-    console.finish(summary)
+        if ranks.world_size > 1:  # started by torchrun or srun
+            from medllava.train.run import train_stage
+
+            shown = progress if ranks.is_main else SilentProgress()
+            summary = train_stage(config, ranks=ranks, progress=shown)
+        elif gpus * nodes > 1:
+            from medllava.train.launch import launch_stage
+
+            summary = launch_stage(config, gpus=gpus, nodes=nodes, progress=progress)
+        else:
+            from medllava.train.run import train_stage
+
+            summary = train_stage(config, progress=progress)
+    if ranks.is_main:
+        console.finish(summary)
+    elif not summary.complete:
+        raise typer.Exit(EXIT_INCOMPLETE)

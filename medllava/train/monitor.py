@@ -17,6 +17,7 @@ import torch
 from medllava.page import render_lines, render_page, render_table
 from medllava.store import JsonlWriter, iter_jsonl, write_text
 from medllava.train.checkpoint import METRICS_FILE
+from medllava.train.ranks import Ranks
 
 _KIB = 1024
 
@@ -47,18 +48,21 @@ class StepMeter:
         """Count time spent waiting for the loader."""
         self._waited += seconds
 
-    def finish_step(self, *, world_size: int) -> dict[str, float]:
-        """Return the step's figures, this rank's times `world_size`, and start the next step."""
+    def finish_step(self, ranks: Ranks) -> dict[str, float]:
+        """Return the figures of the step over all ranks, and start the next one."""
         now = time.perf_counter()
         seconds = now - self._started
+        computed, real, supervised, images, waited = ranks.total(
+            [self._computed, self._real, self._supervised, self._images, self._waited]
+        )
         figures = {
             "seconds": seconds,
-            "tokens": self._real * world_size,
-            "supervised_tokens": self._supervised * world_size,
-            "images": self._images * world_size,
-            "tokens_per_second": self._real * world_size / seconds,
-            "real_share": self._real / max(self._computed, 1),
-            "loader_wait_share": self._waited / seconds,
+            "tokens": int(real),
+            "supervised_tokens": int(supervised),
+            "images": int(images),
+            "tokens_per_second": real / seconds,
+            "real_share": real / max(computed, 1),
+            "loader_wait_share": waited / seconds / ranks.world_size,
             "memory_gib": _memory_bytes() / 2**30,
         }
         self._start()

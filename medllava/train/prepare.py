@@ -1,5 +1,6 @@
 """Everything a stage needs before its first step: model, index, schedule, batches."""
 
+import platform
 import random
 from itertools import islice
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from medllava.data.dataset import ExampleIndex, build_index
+from medllava.data.dataset import ExampleIndex, build_index, load_index, save_index
 from medllava.data.packing import MicroBatches, Schedule, build_schedule
 from medllava.data.pixels import PixelReader
 from medllava.errors import DataError
@@ -18,31 +19,50 @@ from medllava.model.loaded import LoadedModel
 from medllava.model.parts import build_model
 from medllava.model.processor import num_image_tokens
 from medllava.progress import Progress
+from medllava.train.arguments import uses_bf16
 from medllava.train.config import FROM_PARTS, StageRunConfig
-from medllava.train.stage_data import StageData
+from medllava.train.ranks import Ranks
+from medllava.train.stage_data import StageData, find_data
 
 _CALIBRATION_IMAGES = 64
 _CALIBRATION_POOL = 20_000
 _CACHE_BYTES = 4 * 2**30
 """Resized images are kept up to this size when the run passes over them more than once."""
 PIXELS_FILE = ".pixels"
+_INDEX_FILE = ".index.npz"
+_RANDOM_FOLDER = "random-data"
 
 
-def load_initial(config: StageRunConfig, data: StageData, *, resumed: Path | None) -> LoadedModel:
+def load_initial(
+    config: StageRunConfig, data: StageData, *, resumed: Path | None, is_sharded: bool = False
+) -> LoadedModel:
     """Load the checkpoint to go on from, the model to start from, or build it from parts.
 
-    Weights that learn are in fp32, so that small steps are not lost; bf16 is for computing.
+    Weights are in fp32, so that small steps are not lost, except where DeepSpeed keeps a copy in
+    fp32 and computes in bf16.
+
+    Args:
+        config: of the run.
+        data: its images may set how a new projector starts.
+        resumed: checkpoint of the same run.
+        is_sharded: DeepSpeed will hold the model.
     """
+    recipe = config.recipe
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    attention = config.recipe.train.attention
+    is_half = is_sharded and uses_bf16(recipe)
     source = str(resumed) if resumed else config.init
     if source != FROM_PARTS:
-        return load_model(source, device="cpu", dtype="fp32", attention=attention)
-    wants_images = config.recipe.model.projector.standardize_features
+        dtype = "bf16" if is_half else "fp32"
+        loaded = load_model(source, device="cpu", dtype=dtype)
+        attention = choose_attention(recipe.train.attention, device=device)
+        loaded.model.set_attn_implementation(attention)
+        return loaded
+    wants_images = recipe.model.projector.standardize_features
     return build_model(
-        config.recipe.model,
-        seed=config.recipe.train.seed,
-        attention=choose_attention(attention, device=device),
+        recipe.model,
+        seed=recipe.train.seed,
+        dtype=torch.bfloat16 if is_half else torch.float32,
+        attention=choose_attention(recipe.train.attention, device=device),
         calibration=_sample_images(config, data) if wants_images else (),
     )
 
@@ -67,6 +87,42 @@ def index_data(
         max_length=config.recipe.data.max_length,
         progress=progress,
     )
+
+
+def share_index(
+    config: StageRunConfig,
+    data: StageData,
+    processor: Any,  # noqa: ANN401 - the model's processor
+    ranks: Ranks,
+    *,
+    progress: Progress,
+) -> ExampleIndex:
+    """Let rank 0 read and tokenize the records, and give the others what it made.
+
+    Raises:
+        DataError: more of the records cannot be used than `data.max_dropped` allows.
+    """
+    path = config.output_dir / _INDEX_FILE
+    if ranks.is_main:
+        index = index_data(config, data, processor, progress=progress)
+        check_dropped(config, index)
+        if ranks.world_size > 1:
+            save_index(index, path)
+    ranks.wait()
+    if not ranks.is_main:
+        index = load_index(path)
+    ranks.wait()
+    path.unlink(missing_ok=True)
+    return index
+
+
+def share_data(config: StageRunConfig, ranks: Ranks) -> StageData:
+    """Find the records; made-up ones are made by rank 0."""
+    made_up = config.output_dir / _RANDOM_FOLDER
+    if ranks.is_main:
+        find_data(config, made_up=made_up)
+    ranks.wait()
+    return find_data(config, made_up=made_up)
 
 
 def check_dropped(config: StageRunConfig, index: ExampleIndex) -> None:
@@ -109,23 +165,32 @@ def make_batches(
     schedule: Schedule,
     processor: Any,  # noqa: ANN401 - the model's processor
     *,
-    rank: int = 0,
+    ranks: Ranks,
 ) -> MicroBatches:
-    """Return the micro-batches of one rank."""
+    """Return the micro-batches of one rank; the ranks of a machine share resized images."""
     pixels = PixelReader(processor.image_processor)
     if config.recipe.stage[config.stage].epochs > 1:
         room = _CACHE_BYTES // pixels.image_bytes
         cached = list(islice(dict.fromkeys(index.images), room))
-        (config.output_dir / PIXELS_FILE).unlink(missing_ok=True)
-        pixels.keep(config.output_dir / PIXELS_FILE, cached)
+        path = config.output_dir / f"{PIXELS_FILE}-{platform.node()}"
+        if ranks.local_rank == 0:
+            path.unlink(missing_ok=True)
+        ranks.wait()
+        pixels.keep(path, cached)
     return MicroBatches(
         index,
-        schedule.of_rank(rank),
+        schedule.of_rank(ranks.rank),
         pixels,
         image_token_id=processor.image_token_id,
         pad_token_id=processor.tokenizer.pad_token_id,
         packing=config.recipe.data.packing,
     )
+
+
+def clear_pixels(output_dir: Path) -> None:
+    """Remove the resized images of a run."""
+    for path in output_dir.glob(f"{PIXELS_FILE}*"):
+        path.unlink(missing_ok=True)
 
 
 def _sample_images(config: StageRunConfig, data: StageData) -> list[Image.Image]:

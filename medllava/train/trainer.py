@@ -15,17 +15,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from transformers import LlavaForConditionalGeneration, PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
 from medllava.data.packing import NUM_REAL
 from medllava.errors import RecipeError
-from medllava.model.sources import without_bars
+from medllava.model.load import save_model
+from medllava.model.loaded import LoadedModel
 from medllava.progress import Progress
 from medllava.recipe import CheckpointConfig, StageConfig
 from medllava.store import write_json
 from medllava.train.checkpoint import clear_partial, partial_folder, seal_checkpoint
+from medllava.train.memory import Settings
 from medllava.train.monitor import MetricsFile, StepMeter
+from medllava.train.ranks import Ranks
+from medllava.train.sharding import BufferKeeper, whole_weights
 from medllava.train.stages import learning_rate_of, part_of, rest_frozen
 
 _WEIGHT_DECAY_FROM_RANK = 2
@@ -51,14 +55,18 @@ class StopRequest:
 class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
     """Trains one stage."""
 
-    def __init__(  # noqa: PLR0913
+    settings = Settings(
+        zero_stage=0, gradient_checkpointing=False, offload=False, world_size=1, bytes_per_weight=4
+    )
+    ranks = Ranks()
+
+    def __init__(
         self,
-        model: LlavaForConditionalGeneration,
+        loaded: LoadedModel,
         args: TrainingArguments,
         *,
         output_dir: Path,
         batches: Dataset[dict[str, Tensor]],
-        processor: Any,  # noqa: ANN401 - any processor
         stage: StageConfig,
         checkpoint: CheckpointConfig,
         progress: Progress,
@@ -66,22 +74,27 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         """Take a model whose parts are already frozen or not.
 
         Args:
-            model: to train, in place.
+            loaded: model to train, in place, and the processor saved with every checkpoint.
             args: made by `training_arguments`.
             output_dir: of the run.
             batches: this rank's micro-batches of the whole run.
-            processor: saved with every checkpoint.
             stage: learning rates and decay.
             checkpoint: how often, and how many are kept.
             progress: advanced at every step.
         """
         super().__init__(
-            model, args, train_dataset=batches, data_collator=_only, processing_class=processor
+            loaded.model,
+            args,
+            train_dataset=batches,
+            data_collator=_only,
+            processing_class=loaded.processor,
         )
         self.remove_callback(PrinterCallback)
         self.output_dir = output_dir
         self._batches = batches
-        self._module: nn.Module = model
+        self._loaded = loaded
+        self._module: nn.Module = loaded.model
+        self._buffers_kept = BufferKeeper(loaded.model)
         self.stage = stage
         self.checkpoint = checkpoint
         self.progress = progress
@@ -120,6 +133,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
     def compute_loss(self, model: nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as the base class
         """Compute the loss with the frozen parts at rest."""
         rest_frozen(self._module)
+        self._buffers_kept.restore(self._module)
         return super().compute_loss(model, *args, **kwargs)
 
     # Learning.
@@ -143,7 +157,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         """Write one record per step; `state.log_history` stays empty, so checkpoints stay small."""
         if "loss" not in logs:
             return
-        figures = self._meter.finish_step(world_size=self.args.world_size)
+        figures = self._meter.finish_step(self.ranks)
         record = {"step": self.state.global_step, **logs, **figures}
         if not torch.isfinite(torch.tensor(logs["loss"])):
             raise RecipeError(
@@ -179,10 +193,8 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
 
     def _all_ranks_heard_stop(self) -> bool:
         """Tell whether any rank was asked to stop; every rank gets the same answer."""
-        flag = torch.tensor(float(self.stop_request is not None and self.stop_request.is_set))
-        if self.args.world_size > 1:
-            flag = self.accelerator.reduce(flag.to(self.args.device), reduction="sum")
-        return bool(flag.item())
+        heard = self.stop_request is not None and self.stop_request.is_set
+        return bool(self.ranks.total([float(heard)])[0])
 
     def _save_checkpoint(self, model: nn.Module, trial: object) -> None:  # noqa: ARG002 - as the base class
         """Write everything beside, then rename; a kill at any byte leaves the last good one."""
@@ -192,8 +204,9 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
             clear_partial(self.output_dir)
             folder.mkdir(parents=True)
         self.accelerator.wait_for_everyone()
-        with without_bars():
-            self.save_model(str(folder), _internal_call=True)
+        with whole_weights(self._module, self.settings):
+            if self.args.should_save:
+                save_model(self._loaded, folder)
         self._save_optimizer_and_scheduler(str(folder))
         self._save_rng_state(str(folder))
         self.accelerator.wait_for_everyone()
