@@ -35,7 +35,6 @@ def training_arguments(
     num_steps: int,
     accumulation: int,
     deepspeed: dict[str, Any] | None = None,
-    gradient_checkpointing: bool = False,
 ) -> TrainingArguments:
     """Translate the recipe for the Trainer.
 
@@ -46,7 +45,6 @@ def training_arguments(
         num_steps: optimizer steps, over which the schedule is laid out.
         accumulation: micro-batches per rank and step.
         deepspeed: configuration, or None for one process.
-        gradient_checkpointing: compute activations twice instead of keeping them.
     """
     config = recipe.stage[stage]
     return TrainingArguments(
@@ -65,8 +63,6 @@ def training_arguments(
         torch_compile=recipe.train.compile,
         use_liger_kernel=recipe.train.liger,
         deepspeed=deepspeed,
-        gradient_checkpointing=gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if gradient_checkpointing else None,
         ddp_find_unused_parameters=False,
         dataloader_num_workers=recipe.data.num_workers,
         dataloader_pin_memory=torch.cuda.is_available(),

@@ -43,6 +43,8 @@ class Ranks:
         is_gpu = torch.cuda.is_available()
         if is_gpu:
             torch.cuda.set_device(self.local_rank)
+        else:
+            _use_gloo_alone()
         distributed.init_process_group("nccl" if is_gpu else "gloo", timeout=_PATIENCE)
         yield
         distributed.destroy_process_group()  # not after an error: the others may be gone
@@ -78,6 +80,13 @@ def find_ranks(environment: MutableMapping[str, str] = os.environ) -> Ranks:
         local_rank=int(environment.get("LOCAL_RANK", "0")),
         world_size=int(environment.get("WORLD_SIZE", "1")),
     )
+
+
+def _use_gloo_alone() -> None:
+    """Keep DeepSpeed from compiling a shared-memory kernel, which takes longer than it saves."""
+    from deepspeed import ops  # noqa: PLC0415 - only several ranks need it
+
+    ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def _first_host(hosts: str) -> str:

@@ -50,7 +50,7 @@ from medllava.train.facts import (
 from medllava.train.monitor import MetricsFile, read_metrics, summarize_metrics, write_report
 from medllava.train.ranks import Ranks
 from medllava.train.sharding import choose_settings, deepspeed_config, whole_weights
-from medllava.train.stages import freeze_parts, learning_parts
+from medllava.train.stages import checkpoint_activations, freeze_parts, learning_parts
 from medllava.train.trainer import StageTrainer, StopRequest
 
 RECIPE_FILE = "recipe.json"
@@ -147,6 +147,8 @@ class _Run:
 def _make_trainer(run: _Run, loaded: LoadedModel, progress: Progress) -> StageTrainer:
     config, schedule, recipe = run.config, run.schedule, run.config.recipe
     settings = choose_settings(config, run.index, schedule, world_size=run.ranks.world_size)
+    if settings.gradient_checkpointing:
+        checkpoint_activations(loaded.model)
     trainer = StageTrainer(
         loaded,
         training_arguments(
@@ -156,7 +158,6 @@ def _make_trainer(run: _Run, loaded: LoadedModel, progress: Progress) -> StageTr
             num_steps=schedule.num_steps,
             accumulation=schedule.accumulation,
             deepspeed=deepspeed_config(config, settings, accumulation=schedule.accumulation),
-            gradient_checkpointing=settings.gradient_checkpointing,
         ),
         output_dir=config.output_dir,
         batches=prepare.make_batches(

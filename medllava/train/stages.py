@@ -6,8 +6,10 @@ is frozen, kept in evaluation mode and left bitwise as it was.
 
 from collections.abc import Iterator
 from enum import StrEnum
+from typing import Any
 
 from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from medllava.recipe import StageConfig
 from medllava.records import Stage
@@ -48,10 +50,21 @@ def freeze_parts(model: nn.Module, learning: frozenset[Part]) -> None:
         parameter.requires_grad_(part_of(name) in learning)
 
 
+def checkpoint_activations(model: Any) -> None:  # noqa: ANN401 - transformers has no types
+    """Compute a layer's activations again in the backward pass instead of keeping them."""
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
 def rest_frozen(model: nn.Module) -> None:
-    """Put every leaf module without a learning parameter into evaluation mode."""
+    """Put every module without a learning parameter into evaluation mode."""
     for module in _frozen_branches(model):
         module.eval()
+        for part in module.modules():
+            # Layers only checkpoint in training mode, and a frozen language model keeps its
+            # activations too; dropout is in the layers' children, which stay at rest.
+            part.training = isinstance(part, GradientCheckpointingLayer) and bool(
+                part.gradient_checkpointing
+            )
 
 
 def _frozen_branches(module: nn.Module) -> Iterator[nn.Module]:
