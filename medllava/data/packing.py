@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from medllava.data.bins import Pack, fill_bins
 from medllava.data.dataset import ExampleIndex
 from medllava.data.pixels import PixelReader
 
@@ -30,9 +31,6 @@ _FULL_PACKS = 4
 
 NUM_REAL = "num_real_tokens"
 """Key of a micro-batch, for the meter only: positions that are tokens of examples."""
-
-Pack = tuple[int, ...]
-"""Numbers of the examples that share a bin."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,41 +68,6 @@ class Schedule:
     def examples_of_step(self, step: int) -> list[int]:
         """Return the examples of one step, over all ranks."""
         return [e for rank in self.packs[step] for micro in rank for pack in micro for e in pack]
-
-
-def fill_bins(
-    lengths: NDArray[np.int64], order: Sequence[int] | NDArray[np.int64], *, capacity: int
-) -> list[Pack]:
-    """Put examples into bins, longest first, each into the fullest bin that still has room.
-
-    Args:
-        lengths: tokens of every example of the index.
-        order: the examples to pack; it decides among equal lengths.
-        capacity: tokens of a bin; no example is longer.
-
-    Returns:
-        Bins in the order they were opened.
-    """
-    by_length = sorted(order, key=lambda example: -lengths[example])
-    bins: list[list[int]] = []
-    open_bins: dict[int, list[int]] = {}  # room left -> bins that have exactly this much
-    rooms = 0  # bit r is set when a bin has room r, so the fullest bin that fits is one shift away
-    for example in by_length:
-        length = int(lengths[example])
-        fitting = rooms >> length
-        if fitting:
-            room = length + (fitting & -fitting).bit_length() - 1
-            number = open_bins[room].pop()
-            if not open_bins[room]:
-                rooms &= ~(1 << room)
-        else:
-            room, number = capacity, len(bins)
-            bins.append([])
-        bins[number].append(int(example))
-        room -= length
-        open_bins.setdefault(room, []).append(number)
-        rooms |= 1 << room
-    return [tuple(members) for members in bins]
 
 
 def build_schedule(  # noqa: PLR0913 - each decides the layout

@@ -37,6 +37,7 @@ from medllava.train.checkpoint import (
     check_run_key,
     clear_partial,
     clear_run,
+    is_disk_full,
     list_checkpoints,
 )
 from medllava.train.config import StageRunConfig
@@ -50,7 +51,7 @@ from medllava.train.facts import (
 from medllava.train.monitor import MetricsFile, read_metrics, summarize_metrics, write_report
 from medllava.train.ranks import Ranks
 from medllava.train.sharding import choose_settings, deepspeed_config, whole_weights
-from medllava.train.stages import checkpoint_activations, freeze_parts, learning_parts
+from medllava.train.stages import checkpoint_activations
 from medllava.train.trainer import StageTrainer, StopRequest
 
 RECIPE_FILE = "recipe.json"
@@ -83,6 +84,19 @@ def train_stage(
     """
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else deepspeed warns on stdout
+    try:
+        return _train_exclusively(config, ranks, progress)
+    except Exception as error:
+        if not is_disk_full(error, config.output_dir):
+            raise
+        progress.note(f"the disk is full ({error}): {config.output_dir}. Make room.")
+        if ranks.is_main:
+            clear_partial(config.output_dir)
+        return _stopped(config)
+
+
+def _train_exclusively(config: StageRunConfig, ranks: Ranks, progress: Progress) -> StepSummary:
+    """Hold the folder, join the other ranks, and train what is not finished yet."""
     with ExitStack() as stack:
         if ranks.is_main:
             stack.enter_context(exclusive(config.output_dir))
@@ -107,7 +121,6 @@ def _train(config: StageRunConfig, ranks: Ranks, progress: Progress) -> StepSumm
     data = prepare.share_data(config, ranks)
     progress.start("load model")
     loaded = prepare.load_initial(config, data, resumed=folder, is_sharded=ranks.world_size > 1)
-    freeze_parts(loaded.model, learning_parts(config.stage, recipe.stage[config.stage]))
     index = prepare.share_index(config, data, loaded.processor, ranks, progress=progress)
     schedule = prepare.lay_out(config, index, world_size=ranks.world_size)
     if ranks.is_main:
@@ -126,7 +139,7 @@ def _train(config: StageRunConfig, ranks: Ranks, progress: Progress) -> StepSumm
     if trainer.metrics_file is not None:
         trainer.metrics_file.close()
     if trainer.was_stopped:
-        return _stopped(config, trainer.state.global_step, schedule)
+        return _stopped(config)
     with whole_weights(loaded.model, trainer.settings):
         if ranks.is_main:
             _export(run, loaded)
@@ -252,13 +265,14 @@ def _summarize(config: StageRunConfig, run: dict[str, Any]) -> StepSummary:
     )
 
 
-def _stopped(config: StageRunConfig, step: int, schedule: Schedule) -> StepSummary:
-    """Return the summary of a run that was asked to stop."""
+def _stopped(config: StageRunConfig) -> StepSummary:
+    """Return the summary of a run that ended early; the same command goes on."""
+    checkpoints = list_checkpoints(config.output_dir)
     return StepSummary(
         step="train",
         complete=False,
-        counts={"steps_done": step, "steps": schedule.num_steps},
-        artifacts={"checkpoint": list_checkpoints(config.output_dir)[-1][1]},
+        counts={"steps_done": checkpoints[-1][0] if checkpoints else 0},
+        artifacts={"checkpoint": checkpoints[-1][1]} if checkpoints else {},
     )
 
 

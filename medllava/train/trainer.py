@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainingArguments
@@ -20,17 +21,23 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from medllava.data.packing import NUM_REAL
 from medllava.errors import RecipeError
+from medllava.model.adapter import has_adapter
 from medllava.model.load import save_model
 from medllava.model.loaded import LoadedModel
 from medllava.progress import Progress
 from medllava.recipe import CheckpointConfig, StageConfig
 from medllava.store import write_json
-from medllava.train.checkpoint import clear_partial, partial_folder, seal_checkpoint
+from medllava.train.checkpoint import (
+    LEARNED_FILE,
+    clear_partial,
+    partial_folder,
+    seal_checkpoint,
+)
 from medllava.train.memory import Settings
 from medllava.train.monitor import MetricsFile, StepMeter
 from medllava.train.ranks import Ranks
 from medllava.train.sharding import BufferKeeper, whole_weights
-from medllava.train.stages import learning_rate_of, part_of, rest_frozen
+from medllava.train.stages import learned_tensors, learning_rate_of, part_of, rest_frozen
 
 _WEIGHT_DECAY_FROM_RANK = 2
 """Vectors (norms, biases) are never decayed, matrices are."""
@@ -207,6 +214,8 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         with whole_weights(self._module, self.settings):
             if self.args.should_save:
                 save_model(self._loaded, folder)
+                if has_adapter(self._module):
+                    save_file(learned_tensors(self._module), folder / LEARNED_FILE)
         self._save_optimizer_and_scheduler(str(folder))
         self._save_rng_state(str(folder))
         self.accelerator.wait_for_everyone()
