@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from medllava.data.question_text import prompt_text
 from medllava.errors import DataError, RecordError
 from medllava.eval.config import Condition
 from medllava.progress import Progress
-from medllava.records import Question
+from medllava.records import AnswerType, Question
 from medllava.store import JsonlWriter, iter_jsonl
 
 _log = logging.getLogger(__name__)
@@ -56,6 +55,15 @@ class Answerer(Protocol):
             RemoteError: a server gave no answer after retries.
         """
         ...
+
+
+def prompt_text(question: Question, *, closed_prompt: str) -> str:
+    """Return what the user says: the question, its choices, and how to answer if it is closed."""
+    lines = [question.question.strip()]
+    lines += [f"{chr(ord('A') + i)}. {choice}" for i, choice in enumerate(question.choices)]
+    if question.answer_type is AnswerType.CLOSED and closed_prompt:
+        lines.append(closed_prompt)
+    return "\n".join(lines)
 
 
 def build_asks(
