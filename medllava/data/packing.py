@@ -29,8 +29,8 @@ IGNORED = -100
 _FULL_PACKS = 4
 """From this many full packs per rank and forward pass on, a step is counted in full packs."""
 
-NUM_REAL = "num_real_tokens"
-"""Key of a micro-batch, for the meter only: positions that are tokens of examples."""
+LENGTHS = "lengths"
+"""Key of a micro-batch, for the meter only: tokens of its examples."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,7 +237,7 @@ class MicroBatches(Dataset[dict[str, Any]]):
             input_ids (B, T), where B is 1 with packing; position_ids (B, T), restarting at every
             example; attention_mask (B, T) without packing only; pixel_values (N, 3, H, W);
             logits_to_keep (K,), the positions that predict something; labels and shift_labels
-            (B, K), what they predict; and `NUM_REAL`.
+            (B, K), what they predict; and `LENGTHS`.
         """
         examples = [example for pack in self._batches[item] for example in pack]
         rows = [self._expand(example) for example in examples]
@@ -251,8 +251,8 @@ class MicroBatches(Dataset[dict[str, Any]]):
             rows.append((filler, np.full_like(filler, IGNORED)))
             pixel_values = self._pixels.blank()
         joined = _join(rows) if self._packing else _pad(rows, self._pad_token_id)
-        num_real = sum(int(self._index.lengths[example]) for example in examples)
-        return {**joined, "pixel_values": pixel_values, NUM_REAL: num_real}
+        lengths = [int(self._index.lengths[example]) for example in examples]
+        return {**joined, "pixel_values": pixel_values, LENGTHS: lengths}
 
     def _expand(self, example: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return ids with images in full, and for each position what it predicts."""

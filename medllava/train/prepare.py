@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from medllava.data.dataset import ExampleIndex, build_index, load_index, save_index
 from medllava.data.packing import MicroBatches, Schedule, build_schedule
 from medllava.data.pixels import PixelReader
+from medllava.data.sources import image_root
 from medllava.errors import DataError
 from medllava.model.adapter import attach_adapter
 from medllava.model.attention import choose_attention
@@ -208,9 +209,48 @@ def make_batches(
             path.unlink(missing_ok=True)
         ranks.wait()
         pixels.keep(path, cached)
+    return _batches(config, index, schedule, processor, pixels=pixels, rank=ranks.rank)
+
+
+def make_held_out(
+    config: StageRunConfig,
+    processor: Any,  # noqa: ANN401 - the model's processor
+    ranks: Ranks,
+    *,
+    progress: Progress,
+) -> MicroBatches | None:
+    """Return one rank's share of the held-out records, one pass over them; None without any."""
+    if config.validation_data is None:
+        return None
+    path = config.validation_data
+    data = StageData(path=path, image_root=image_root(path, config.image_dir))
+    index = share_index(config, data, processor, ranks, progress=progress)
+    schedule = build_schedule(
+        index.lengths,
+        max_length=config.recipe.data.max_length,
+        packing=config.recipe.data.packing,
+        global_batch_size=ranks.world_size,
+        micro_batch_size=1,
+        world_size=ranks.world_size,
+        epochs=1,
+        seed=config.recipe.train.seed,
+    )
+    pixels = PixelReader(processor.image_processor)
+    return _batches(config, index, schedule, processor, pixels=pixels, rank=ranks.rank)
+
+
+def _batches(
+    config: StageRunConfig,
+    index: ExampleIndex,
+    schedule: Schedule,
+    processor: Any,  # noqa: ANN401 - the model's processor
+    *,
+    pixels: PixelReader,
+    rank: int,
+) -> MicroBatches:
     return MicroBatches(
         index,
-        schedule.of_rank(ranks.rank),
+        schedule.of_rank(rank),
         pixels,
         image_token_id=processor.image_token_id,
         pad_token_id=processor.tokenizer.pad_token_id,

@@ -41,6 +41,7 @@ from medllava.train.checkpoint import (
     list_checkpoints,
 )
 from medllava.train.config import StageRunConfig
+from medllava.train.dry_run import this_gpu
 from medllava.train.facts import (
     describe_data,
     describe_init,
@@ -48,9 +49,21 @@ from medllava.train.facts import (
     describe_parts,
     weights_digest,
 )
-from medllava.train.monitor import MetricsFile, read_metrics, summarize_metrics, write_report
+from medllava.train.flops import Learning
+from medllava.train.monitor import (
+    Arithmetic,
+    MetricsFile,
+    read_metrics,
+    summarize_metrics,
+    write_report,
+)
 from medllava.train.ranks import Ranks
-from medllava.train.sharding import choose_settings, deepspeed_config, whole_weights
+from medllava.train.sharding import (
+    choose_settings,
+    deepspeed_config,
+    find_shape,
+    whole_weights,
+)
 from medllava.train.stages import checkpoint_activations
 from medllava.train.trainer import StageTrainer, StopRequest
 
@@ -130,6 +143,7 @@ def _train(config: StageRunConfig, ranks: Ranks, progress: Progress) -> StepSumm
         progress.note(f"continuing after step {done} of {schedule.num_steps}")
     run = _Run(config=config, ranks=ranks, index=index, schedule=schedule)
     trainer = _make_trainer(run, loaded, progress)
+    trainer.held_out = prepare.make_held_out(config, loaded.processor, ranks, progress=progress)
     if ranks.is_main:
         trainer.metrics_file = MetricsFile(output_dir / METRICS_FILE, after_step=done)
     progress.start(f"train {config.stage.value}", total=schedule.num_steps)
@@ -159,7 +173,8 @@ class _Run:
 
 def _make_trainer(run: _Run, loaded: LoadedModel, progress: Progress) -> StageTrainer:
     config, schedule, recipe = run.config, run.schedule, run.config.recipe
-    settings = choose_settings(config, run.index, schedule, world_size=run.ranks.world_size)
+    shape = find_shape(config)
+    settings = choose_settings(config, shape, run.index, schedule, world_size=run.ranks.world_size)
     if settings.gradient_checkpointing:
         checkpoint_activations(loaded.model)
     trainer = StageTrainer(
@@ -181,6 +196,13 @@ def _make_trainer(run: _Run, loaded: LoadedModel, progress: Progress) -> StageTr
         progress=progress,
     )
     trainer.settings = settings
+    if shape is not None:
+        gpu = this_gpu()
+        trainer.meter.arithmetic = Arithmetic(
+            shape=shape,
+            learning=Learning.of(config.stage, recipe.stage[config.stage]),
+            peak_flops=gpu.peak_flops if gpu else None,
+        )
     trainer.ranks = run.ranks
     trainer.extra_files = {
         RECIPE_FILE: recipe.to_toml_values(),
@@ -293,5 +315,6 @@ def _run_key(config: StageRunConfig, ranks: Ranks) -> dict[str, Any]:
         "train": train,
         "init": init_run["weights_sha256"] if init_run else config.init,
         "max_steps": config.max_steps,
+        "validation_data": str(config.validation_data) if config.validation_data else None,
         "ranks": ranks.world_size,
     }

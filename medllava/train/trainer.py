@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
-from medllava.data.packing import NUM_REAL
+from medllava.data.packing import IGNORED, LENGTHS, MicroBatches
 from medllava.errors import RecipeError
 from medllava.model.adapter import has_adapter
 from medllava.model.load import save_model
@@ -109,7 +109,8 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         self.extra_files: dict[str, Any] = {}
         self.stop_request: StopRequest | None = None
         self.was_stopped = False
-        self._meter = StepMeter()
+        self.held_out: MicroBatches | None = None
+        self.meter = StepMeter()
 
     # Batches.
 
@@ -132,9 +133,9 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         """Fetch one step's micro-batches, counting tokens and the wait for them."""
         started = time.perf_counter()
         samples, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self._meter.add_wait(time.perf_counter() - started)
+        self.meter.add_wait(time.perf_counter() - started)
         for sample in samples:
-            self._meter.add_batch(sample, num_real=sample.pop(NUM_REAL))
+            self.meter.add_batch(sample, lengths=sample.pop(LENGTHS))
         return samples, num_items
 
     def compute_loss(self, model: nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as the base class
@@ -164,7 +165,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         """Write one record per step; `state.log_history` stays empty, so checkpoints stay small."""
         if "loss" not in logs:
             return
-        figures = self._meter.finish_step(self.ranks)
+        figures = self.meter.finish_step(self.ranks)
         record = {"step": self.state.global_step, **logs, **figures}
         if not torch.isfinite(torch.tensor(logs["loss"])):
             raise RecipeError(
@@ -193,10 +194,32 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
             self.control.should_save = self.was_stopped
         elif step % self.checkpoint.every_steps == 0 and step < last:
             self.control.should_save = True
+        will_save = self.control.should_save or step == last
         super()._maybe_log_save_evaluate(*args, **kwargs)
         self.control.should_save = False
+        if will_save and self.held_out is not None:
+            self._measure_held_out(self.held_out)
 
     _last_decided = -1
+
+    @torch.no_grad()
+    def _measure_held_out(self, batches: MicroBatches) -> None:
+        """Write the mean loss over the supervised tokens of the held-out records."""
+        self.model_wrapped.eval()
+        loss_sum, count = 0.0, 0
+        for number in range(len(batches)):
+            batch = batches[number]
+            del batch[LENGTHS]
+            count += int((batch["labels"] != IGNORED).sum())
+            inputs = self._prepare_inputs(batch)
+            with self.compute_loss_context_manager():
+                outputs = self.model_wrapped(**inputs, use_cache=False, num_items_in_batch=1)
+            loss_sum += float(outputs.loss)
+        self.model_wrapped.train()
+        loss_sum, total = self.ranks.total([loss_sum, count])
+        if self.metrics_file is not None:
+            record = {"step": self.state.global_step, "validation_loss": loss_sum / total}
+            self.metrics_file.write(record)
 
     def _all_ranks_heard_stop(self) -> bool:
         """Tell whether any rank was asked to stop; every rank gets the same answer."""
