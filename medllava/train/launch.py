@@ -153,6 +153,9 @@ def _outcome(ranks: list[dict[str, Any]], *, world_size: int) -> StepSummary:
     """Return the summary of rank 0, or raise what ended the run first."""
     if len(ranks) == world_size and all("summary" in values for values in ranks):
         return rank_files.read_summary(ranks[0])
+    early = [v for v in ranks if not v.get("summary", {"complete": True})["complete"]]
+    if early:  # one of them found the disk full
+        return rank_files.read_summary(early[0])
     failed = sorted((v for v in ranks if "error" in v), key=lambda v: v["time"])
     known = [rank_files.read_error(v, where=_name(v)) for v in failed]
     for error in known:

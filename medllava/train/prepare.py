@@ -8,21 +8,27 @@ from typing import Any
 
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from medllava.data.dataset import ExampleIndex, build_index, load_index, save_index
 from medllava.data.packing import MicroBatches, Schedule, build_schedule
 from medllava.data.pixels import PixelReader
+from medllava.data.sources import image_root
 from medllava.errors import DataError
+from medllava.model.adapter import attach_adapter
 from medllava.model.attention import choose_attention
 from medllava.model.load import load_model
 from medllava.model.loaded import LoadedModel
 from medllava.model.parts import build_model
 from medllava.model.processor import num_image_tokens
 from medllava.progress import Progress
+from medllava.recipe import Adapter
 from medllava.train.arguments import uses_bf16
+from medllava.train.checkpoint import LEARNED_FILE
 from medllava.train.config import FROM_PARTS, StageRunConfig
 from medllava.train.ranks import Ranks
 from medllava.train.stage_data import StageData, find_data
+from medllava.train.stages import freeze_parts, learning_parts, restore_learned, uses_adapter
 
 _CALIBRATION_IMAGES = 64
 _CALIBRATION_POOL = 20_000
@@ -38,6 +44,8 @@ def load_initial(
 ) -> LoadedModel:
     """Load the checkpoint to go on from, the model to start from, or build it from parts.
 
+    What does not learn is frozen, and an adapter is attached where the recipe wants one.
+
     Weights are in fp32, so that small steps are not lost, except where DeepSpeed keeps a copy in
     fp32 and computes in bf16.
 
@@ -47,14 +55,38 @@ def load_initial(
         resumed: checkpoint of the same run.
         is_sharded: DeepSpeed will hold the model.
     """
+    stage = config.recipe.stage[config.stage]
+    has_adapter = uses_adapter(config.stage, stage)
+    source = str(resumed) if resumed and not has_adapter else config.init
+    loaded = _load_source(config, data, source, is_half=is_sharded and uses_bf16(config.recipe))
+    if has_adapter:
+        attach_adapter(
+            loaded.model,
+            rank=stage.lora_rank,
+            alpha=stage.lora_alpha,
+            dropout=stage.lora_dropout,
+            seed=config.recipe.train.seed,
+        )
+    freeze_parts(loaded.model, learning_parts(config.stage, stage))
+    if has_adapter and resumed:
+        restore_learned(loaded.model, load_file(resumed / LEARNED_FILE))
+    return loaded
+
+
+def _load_source(
+    config: StageRunConfig, data: StageData, source: str, *, is_half: bool
+) -> LoadedModel:
     recipe = config.recipe
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    is_half = is_sharded and uses_bf16(recipe)
-    source = str(resumed) if resumed else config.init
+    attention = choose_attention(recipe.train.attention, device=device)
     if source != FROM_PARTS:
-        dtype = "bf16" if is_half else "fp32"
-        loaded = load_model(source, device="cpu", dtype=dtype)
-        attention = choose_attention(recipe.train.attention, device=device)
+        is_quantized = recipe.stage[config.stage].adapter is Adapter.QLORA
+        loaded = load_model(
+            source,
+            device="auto" if is_quantized else "cpu",
+            dtype="bf16" if is_half else "fp32",
+            quantize="4bit" if is_quantized else None,
+        )
         loaded.model.set_attn_implementation(attention)
         return loaded
     wants_images = recipe.model.projector.standardize_features
@@ -62,7 +94,7 @@ def load_initial(
         recipe.model,
         seed=recipe.train.seed,
         dtype=torch.bfloat16 if is_half else torch.float32,
-        attention=choose_attention(recipe.train.attention, device=device),
+        attention=attention,
         calibration=_sample_images(config, data) if wants_images else (),
     )
 
@@ -177,9 +209,48 @@ def make_batches(
             path.unlink(missing_ok=True)
         ranks.wait()
         pixels.keep(path, cached)
+    return _batches(config, index, schedule, processor, pixels=pixels, rank=ranks.rank)
+
+
+def make_held_out(
+    config: StageRunConfig,
+    processor: Any,  # noqa: ANN401 - the model's processor
+    ranks: Ranks,
+    *,
+    progress: Progress,
+) -> MicroBatches | None:
+    """Return one rank's share of the held-out records, one pass over them; None without any."""
+    if config.validation_data is None:
+        return None
+    path = config.validation_data
+    data = StageData(path=path, image_root=image_root(path, config.image_dir))
+    index = share_index(config, data, processor, ranks, progress=progress)
+    schedule = build_schedule(
+        index.lengths,
+        max_length=config.recipe.data.max_length,
+        packing=config.recipe.data.packing,
+        global_batch_size=ranks.world_size,
+        micro_batch_size=1,
+        world_size=ranks.world_size,
+        epochs=1,
+        seed=config.recipe.train.seed,
+    )
+    pixels = PixelReader(processor.image_processor)
+    return _batches(config, index, schedule, processor, pixels=pixels, rank=ranks.rank)
+
+
+def _batches(
+    config: StageRunConfig,
+    index: ExampleIndex,
+    schedule: Schedule,
+    processor: Any,  # noqa: ANN401 - the model's processor
+    *,
+    pixels: PixelReader,
+    rank: int,
+) -> MicroBatches:
     return MicroBatches(
         index,
-        schedule.of_rank(ranks.rank),
+        schedule.of_rank(rank),
         pixels,
         image_token_id=processor.image_token_id,
         pad_token_id=processor.tokenizer.pad_token_id,

@@ -37,9 +37,11 @@ from medllava.train.checkpoint import (
     check_run_key,
     clear_partial,
     clear_run,
+    is_disk_full,
     list_checkpoints,
 )
 from medllava.train.config import StageRunConfig
+from medllava.train.dry_run import this_gpu
 from medllava.train.facts import (
     describe_data,
     describe_init,
@@ -47,10 +49,22 @@ from medllava.train.facts import (
     describe_parts,
     weights_digest,
 )
-from medllava.train.monitor import MetricsFile, read_metrics, summarize_metrics, write_report
+from medllava.train.flops import Learning
+from medllava.train.monitor import (
+    Arithmetic,
+    MetricsFile,
+    read_metrics,
+    summarize_metrics,
+    write_report,
+)
 from medllava.train.ranks import Ranks
-from medllava.train.sharding import choose_settings, deepspeed_config, whole_weights
-from medllava.train.stages import checkpoint_activations, freeze_parts, learning_parts
+from medllava.train.sharding import (
+    choose_settings,
+    deepspeed_config,
+    find_shape,
+    whole_weights,
+)
+from medllava.train.stages import checkpoint_activations
 from medllava.train.trainer import StageTrainer, StopRequest
 
 RECIPE_FILE = "recipe.json"
@@ -83,6 +97,19 @@ def train_stage(
     """
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else deepspeed warns on stdout
+    try:
+        return _train_exclusively(config, ranks, progress)
+    except Exception as error:
+        if not is_disk_full(error, config.output_dir):
+            raise
+        progress.note(f"the disk is full ({error}): {config.output_dir}. Make room.")
+        if ranks.is_main:
+            clear_partial(config.output_dir)
+        return _stopped(config)
+
+
+def _train_exclusively(config: StageRunConfig, ranks: Ranks, progress: Progress) -> StepSummary:
+    """Hold the folder, join the other ranks, and train what is not finished yet."""
     with ExitStack() as stack:
         if ranks.is_main:
             stack.enter_context(exclusive(config.output_dir))
@@ -107,7 +134,6 @@ def _train(config: StageRunConfig, ranks: Ranks, progress: Progress) -> StepSumm
     data = prepare.share_data(config, ranks)
     progress.start("load model")
     loaded = prepare.load_initial(config, data, resumed=folder, is_sharded=ranks.world_size > 1)
-    freeze_parts(loaded.model, learning_parts(config.stage, recipe.stage[config.stage]))
     index = prepare.share_index(config, data, loaded.processor, ranks, progress=progress)
     schedule = prepare.lay_out(config, index, world_size=ranks.world_size)
     if ranks.is_main:
@@ -117,6 +143,7 @@ def _train(config: StageRunConfig, ranks: Ranks, progress: Progress) -> StepSumm
         progress.note(f"continuing after step {done} of {schedule.num_steps}")
     run = _Run(config=config, ranks=ranks, index=index, schedule=schedule)
     trainer = _make_trainer(run, loaded, progress)
+    trainer.held_out = prepare.make_held_out(config, loaded.processor, ranks, progress=progress)
     if ranks.is_main:
         trainer.metrics_file = MetricsFile(output_dir / METRICS_FILE, after_step=done)
     progress.start(f"train {config.stage.value}", total=schedule.num_steps)
@@ -126,7 +153,7 @@ def _train(config: StageRunConfig, ranks: Ranks, progress: Progress) -> StepSumm
     if trainer.metrics_file is not None:
         trainer.metrics_file.close()
     if trainer.was_stopped:
-        return _stopped(config, trainer.state.global_step, schedule)
+        return _stopped(config)
     with whole_weights(loaded.model, trainer.settings):
         if ranks.is_main:
             _export(run, loaded)
@@ -146,7 +173,8 @@ class _Run:
 
 def _make_trainer(run: _Run, loaded: LoadedModel, progress: Progress) -> StageTrainer:
     config, schedule, recipe = run.config, run.schedule, run.config.recipe
-    settings = choose_settings(config, run.index, schedule, world_size=run.ranks.world_size)
+    shape = find_shape(config)
+    settings = choose_settings(config, shape, run.index, schedule, world_size=run.ranks.world_size)
     if settings.gradient_checkpointing:
         checkpoint_activations(loaded.model)
     trainer = StageTrainer(
@@ -168,6 +196,13 @@ def _make_trainer(run: _Run, loaded: LoadedModel, progress: Progress) -> StageTr
         progress=progress,
     )
     trainer.settings = settings
+    if shape is not None:
+        gpu = this_gpu()
+        trainer.meter.arithmetic = Arithmetic(
+            shape=shape,
+            learning=Learning.of(config.stage, recipe.stage[config.stage]),
+            peak_flops=gpu.peak_flops if gpu else None,
+        )
     trainer.ranks = run.ranks
     trainer.extra_files = {
         RECIPE_FILE: recipe.to_toml_values(),
@@ -252,13 +287,14 @@ def _summarize(config: StageRunConfig, run: dict[str, Any]) -> StepSummary:
     )
 
 
-def _stopped(config: StageRunConfig, step: int, schedule: Schedule) -> StepSummary:
-    """Return the summary of a run that was asked to stop."""
+def _stopped(config: StageRunConfig) -> StepSummary:
+    """Return the summary of a run that ended early; the same command goes on."""
+    checkpoints = list_checkpoints(config.output_dir)
     return StepSummary(
         step="train",
         complete=False,
-        counts={"steps_done": step, "steps": schedule.num_steps},
-        artifacts={"checkpoint": list_checkpoints(config.output_dir)[-1][1]},
+        counts={"steps_done": checkpoints[-1][0] if checkpoints else 0},
+        artifacts={"checkpoint": checkpoints[-1][1]} if checkpoints else {},
     )
 
 
@@ -279,5 +315,6 @@ def _run_key(config: StageRunConfig, ranks: Ranks) -> dict[str, Any]:
         "train": train,
         "init": init_run["weights_sha256"] if init_run else config.init,
         "max_steps": config.max_steps,
+        "validation_data": str(config.validation_data) if config.validation_data else None,
         "ranks": ranks.world_size,
     }

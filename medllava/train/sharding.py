@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from medllava.data.dataset import ExampleIndex
 from medllava.data.packing import Schedule
 from medllava.errors import SetupError
-from medllava.model.shapes import read_shape
+from medllava.model.shapes import ModelShape, read_shape
 from medllava.train.arguments import uses_bf16
 from medllava.train.config import StageRunConfig
 from medllava.train.dry_run import count_batches, count_index, this_gpu
@@ -26,17 +26,27 @@ _PARTITIONED = 3
 
 
 def choose_settings(
-    config: StageRunConfig, index: ExampleIndex, schedule: Schedule, *, world_size: int
+    config: StageRunConfig,
+    shape: ModelShape | None,
+    index: ExampleIndex,
+    schedule: Schedule,
+    *,
+    world_size: int,
 ) -> Settings:
-    """Return how the run is spread: the recipe's choice, else the plan's for this machine."""
+    """Return how the run is spread: the recipe's choice, else the plan's for this machine.
+
+    Args:
+        config: of the run.
+        shape: of the model; None where its parts are not at hand, which makes usual choices.
+        index: all examples.
+        schedule: of the run.
+        world_size: ranks.
+    """
     train = config.recipe.train
-    try:
-        shape = read_shape(config.recipe.model)
-    except SetupError:  # started from a checkpoint, with parts that are not at hand
+    if shape is None:
+        usual = 2 if world_size > 1 else 0
         return Settings(
-            zero_stage=(2 if world_size > 1 else 0)
-            if train.zero_stage is None
-            else train.zero_stage,
+            zero_stage=usual if train.zero_stage is None else train.zero_stage,
             gradient_checkpointing=bool(train.gradient_checkpointing),
             offload=bool(train.offload),
             world_size=world_size,
@@ -52,6 +62,14 @@ def choose_settings(
         batches=count_batches(config, index, schedule),
     )
     return plan.chosen.settings
+
+
+def find_shape(config: StageRunConfig) -> ModelShape | None:
+    """Return the sizes of the recipe's parts; None where a checkpoint stands for absent ones."""
+    try:
+        return read_shape(config.recipe.model)
+    except SetupError:
+        return None
 
 
 def is_sharded(settings: Settings) -> bool:

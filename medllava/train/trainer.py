@@ -13,24 +13,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
-from medllava.data.packing import NUM_REAL
+from medllava.data.packing import IGNORED, LENGTHS, MicroBatches
 from medllava.errors import RecipeError
+from medllava.model.adapter import has_adapter
 from medllava.model.load import save_model
 from medllava.model.loaded import LoadedModel
 from medllava.progress import Progress
 from medllava.recipe import CheckpointConfig, StageConfig
 from medllava.store import write_json
-from medllava.train.checkpoint import clear_partial, partial_folder, seal_checkpoint
+from medllava.train.checkpoint import (
+    LEARNED_FILE,
+    clear_partial,
+    partial_folder,
+    seal_checkpoint,
+)
 from medllava.train.memory import Settings
 from medllava.train.monitor import MetricsFile, StepMeter
 from medllava.train.ranks import Ranks
 from medllava.train.sharding import BufferKeeper, whole_weights
-from medllava.train.stages import learning_rate_of, part_of, rest_frozen
+from medllava.train.stages import learned_tensors, learning_rate_of, part_of, rest_frozen
 
 _WEIGHT_DECAY_FROM_RANK = 2
 """Vectors (norms, biases) are never decayed, matrices are."""
@@ -102,7 +109,8 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         self.extra_files: dict[str, Any] = {}
         self.stop_request: StopRequest | None = None
         self.was_stopped = False
-        self._meter = StepMeter()
+        self.held_out: MicroBatches | None = None
+        self.meter = StepMeter()
 
     # Batches.
 
@@ -125,9 +133,9 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         """Fetch one step's micro-batches, counting tokens and the wait for them."""
         started = time.perf_counter()
         samples, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self._meter.add_wait(time.perf_counter() - started)
+        self.meter.add_wait(time.perf_counter() - started)
         for sample in samples:
-            self._meter.add_batch(sample, num_real=sample.pop(NUM_REAL))
+            self.meter.add_batch(sample, lengths=sample.pop(LENGTHS))
         return samples, num_items
 
     def compute_loss(self, model: nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as the base class
@@ -157,7 +165,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         """Write one record per step; `state.log_history` stays empty, so checkpoints stay small."""
         if "loss" not in logs:
             return
-        figures = self._meter.finish_step(self.ranks)
+        figures = self.meter.finish_step(self.ranks)
         record = {"step": self.state.global_step, **logs, **figures}
         if not torch.isfinite(torch.tensor(logs["loss"])):
             raise RecipeError(
@@ -186,10 +194,32 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
             self.control.should_save = self.was_stopped
         elif step % self.checkpoint.every_steps == 0 and step < last:
             self.control.should_save = True
+        will_save = self.control.should_save or step == last
         super()._maybe_log_save_evaluate(*args, **kwargs)
         self.control.should_save = False
+        if will_save and self.held_out is not None:
+            self._measure_held_out(self.held_out)
 
     _last_decided = -1
+
+    @torch.no_grad()
+    def _measure_held_out(self, batches: MicroBatches) -> None:
+        """Write the mean loss over the supervised tokens of the held-out records."""
+        self.model_wrapped.eval()
+        loss_sum, count = 0.0, 0
+        for number in range(len(batches)):
+            batch = batches[number]
+            del batch[LENGTHS]
+            count += int((batch["labels"] != IGNORED).sum())
+            inputs = self._prepare_inputs(batch)
+            with self.compute_loss_context_manager():
+                outputs = self.model_wrapped(**inputs, use_cache=False, num_items_in_batch=1)
+            loss_sum += float(outputs.loss)
+        self.model_wrapped.train()
+        loss_sum, total = self.ranks.total([loss_sum, count])
+        if self.metrics_file is not None:
+            record = {"step": self.state.global_step, "validation_loss": loss_sum / total}
+            self.metrics_file.write(record)
 
     def _all_ranks_heard_stop(self) -> bool:
         """Tell whether any rank was asked to stop; every rank gets the same answer."""
@@ -207,6 +237,8 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         with whole_weights(self._module, self.settings):
             if self.args.should_save:
                 save_model(self._loaded, folder)
+                if has_adapter(self._module):
+                    save_file(learned_tensors(self._module), folder / LEARNED_FILE)
         self._save_optimizer_and_scheduler(str(folder))
         self._save_rng_state(str(folder))
         self.accelerator.wait_for_everyone()
