@@ -11,8 +11,8 @@ from collections.abc import Generator, Sequence
 from PIL import Image
 
 from medllava.chat.config import Answer, Sampling
-from medllava.chat.conversation import user_turn
 from medllava.chat.examples import encode_image
+from medllava.data.conversation import user_turn
 from medllava.llm.protocol import ChatModel, ChatRequest, Message
 from medllava.records import IMAGE_TOKEN, Turn
 
