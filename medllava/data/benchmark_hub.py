@@ -63,8 +63,10 @@ def _failures() -> tuple[type[Exception], ...]:
 
 def _unreachable(task: Task, error: Exception) -> RemoteError:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    unpack = f" (unpack {task.hub.archive} in it)" if task.hub.archive else ""
     return RemoteError(
         f"{task.title} cannot be fetched ({reason:.160}): dataset {task.hub.id} of the Hugging "
-        f"Face hub. Name a local copy with --data, or fetch it once where there is a network: "
-        f"hf download --repo-type dataset {task.hub.id} --revision {task.hub.revision}."
+        f"Face hub. Name a local copy with --data; where there is a network, this makes one"
+        f"{unpack}: hf download --repo-type dataset {task.hub.id} --revision {task.hub.revision} "
+        "--local-dir DIR."
     )

@@ -13,7 +13,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -110,8 +110,8 @@ class OpenAIModel:
 
         return self._persist(ask, request)
 
-    def stream(self, request: ChatRequest) -> Iterator[str]:
-        """Answer one request in pieces of text, as the server sends them.
+    def stream(self, request: ChatRequest) -> Generator[str, None, str]:
+        """Answer one request in pieces of text, as the server sends them; return why it ended.
 
         Raises:
             RemoteError: as in `reply`; or the stream broke off after its first piece, which is
@@ -119,7 +119,7 @@ class OpenAIModel:
         """
         messages = build_messages(request.messages)
 
-        def ask(without: frozenset[str]) -> tuple[Iterator[str], str]:
+        def ask(without: frozenset[str]) -> tuple[Generator[str, None, str], str]:
             body = self.body(request, messages=messages, without=without)
             pieces = _pieces(self.client.chat.completions.create(**body, stream=True))
             return pieces, next(pieces, "")
@@ -127,7 +127,7 @@ class OpenAIModel:
         pieces, first = self._persist(ask, request)
         yield first
         try:
-            yield from pieces
+            return (yield from pieces)
         except (openai.APIError, MalformedReplyError) as error:
             raise RemoteError(
                 f"the answer broke off ({self._clean(error)}): {self.host}. Ask again."
@@ -262,16 +262,18 @@ def _refused_parameter(error: Exception, sent: dict[str, Any]) -> str | None:
     return "response_format" if "response_format" in sent else None
 
 
-def _pieces(stream: Any) -> Iterator[str]:  # noqa: ANN401 - a stream of the client's own
-    has_ended = False
+def _pieces(stream: Any) -> Generator[str, None, str]:  # noqa: ANN401 - a stream of the client's own
+    """Yield the text of a stream and return why it ended."""
+    reason: str | None = None
     for chunk in stream:
         if chunk.choices:
-            has_ended = has_ended or chunk.choices[0].finish_reason is not None
+            reason = reason or chunk.choices[0].finish_reason
             if text := chunk.choices[0].delta.content:
                 yield text
-    if not has_ended:
+    if reason is None:
         # A connection that closes looks like an end; only a stated reason is one.
         raise MalformedReplyError("the stream ended without a reason")
+    return reason
 
 
 def _find_key(host: str, base_url: str | None) -> str:

@@ -171,7 +171,8 @@ def text_config(config: dict[str, Any], *, vocab_size: int) -> PreTrainedConfig:
     values["tie_word_embeddings"] = config.get("tie_word_embeddings", False)
     values["vocab_size"] = vocab_size
     made: PreTrainedConfig = AutoConfig.for_model(text_type, **values)
-    made.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING[type(made)].__name__]
+    causal: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(made)]
+    made.architectures = [causal.__name__]
     return made
 
 

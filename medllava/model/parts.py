@@ -206,11 +206,21 @@ def _assemble(
     own: Any = language_model.generation_config
     model.generation_config = GenerationConfig(
         bos_token_id=own.bos_token_id,
-        eos_token_id=own.eos_token_id or tokenizer.eos_token_id,
+        eos_token_id=_end_ids(own.eos_token_id, tokenizer),
         pad_token_id=tokenizer.pad_token_id,
     )
     native: LlavaForConditionalGeneration = model
     return native
+
+
+def _end_ids(own: int | list[int] | None, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return every token that ends a reply: those of the part, and the one that closes a turn.
+
+    Other engines know only what the generation configuration says, and would run on past a turn
+    whose end is the tokenizer's own.
+    """
+    ends = list(own) if isinstance(own, list | tuple) else [own]
+    return sorted({int(end) for end in (*ends, tokenizer.eos_token_id) if end is not None})
 
 
 def _check_language_model(model: PreTrainedModel, *, source: str) -> None:

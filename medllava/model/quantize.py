@@ -7,6 +7,9 @@ embeddings and head keep their precision. It works on a GPU and, slowly, on a CP
 Source: QLoRA (Dettmers et al. 2023, arXiv 2305.14314): NF4 with doubly quantized constants.
 """
 
+# mypy: allow-untyped-calls
+# bitsandbytes types its classes only in part
+
 import importlib.util
 
 import torch
@@ -45,7 +48,7 @@ def quantize_language_model(model: nn.Module, *, compute_dtype: torch.dtype) -> 
 
 def _quantized(layer: nn.Linear, compute_dtype: torch.dtype) -> nn.Module:
     """Return the NF4 layer; the full weight is free as soon as nothing else holds `layer`."""
-    from bitsandbytes.nn import Linear4bit, Params4bit  # noqa: PLC0415 - an extra
+    from bitsandbytes.nn.modules import Linear4bit, Params4bit  # noqa: PLC0415 - an extra
 
     device = layer.weight.device
     with torch.device("meta"):

@@ -1,5 +1,6 @@
 """The page's requests, over real sockets: talk, stop, limits, who is let in, what is kept."""
 
+import asyncio
 import io
 import json
 import os
@@ -198,6 +199,21 @@ def test_the_page_carries_the_notice_and_loads_nothing_from_elsewhere(client: ht
     for name in ("phantom", "cells"):
         assert client.get(f"/examples/{name}.png").content.startswith(b"\x89PNG")
     assert client.get("/examples/../secrets.png").status_code == 404
+
+
+def test_a_page_before_a_server_says_where_images_go(colour_model: LoadedModel):
+    app = web.build_app(
+        lambda: ChatSession(colour_model, sampling=Sampling()), model="m</script>", sent_to="gpu:80"
+    )
+    transport = httpx.ASGITransport(app=app)
+
+    async def get() -> str:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return (await client.get("/")).text
+
+    text = asyncio.run(get())
+    assert '"sentTo": "gpu:80"' in text
+    assert "m</script>" not in text
 
 
 def test_requests_that_other_sites_wrote_are_refused(client: httpx.Client):
