@@ -1,14 +1,26 @@
 """`medllava train`: one stage of a recipe."""
 
+import shlex
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medllava.cli.console import Console
+from medllava.cli.console import EXIT_INCOMPLETE, Console
 from medllava.cli.options import DryRun, Json, Overrides, Quiet, Resume, Verbose
 
+if TYPE_CHECKING:
+    from medllava.train.config import StageRunConfig
+
 DEFAULT_RECIPE = "llava-med-v1.5"
+_STAGES = ("1", "2", "3", "align", "instruct", "finetune")
+
+
+def _check_stage(value: str) -> str:
+    if value not in _STAGES:
+        raise typer.BadParameter(f"{value!r} is not 1 (align), 2 (instruct) or 3 (finetune).")
+    return value
 
 
 def run(
@@ -16,7 +28,13 @@ def run(
         DEFAULT_RECIPE
     ),
     stage: Annotated[
-        str, typer.Option("--stage", help="1 align, 2 instruct, 3 finetune.", show_default=False)
+        str,
+        typer.Option(
+            "--stage",
+            help="1 align, 2 instruct, 3 finetune.",
+            show_default=False,
+            callback=_check_stage,
+        ),
     ] = "",
     gpus: Annotated[int, typer.Option("--gpus", min=1, help="GPUs (CPU ranks) per node.")] = 1,
     nodes: Annotated[int, typer.Option("--nodes", min=1, help="Machines.")] = 1,
@@ -57,9 +75,7 @@ def run(
     verbose: Verbose = 0,
 ) -> None:
     """Train one stage of a recipe."""
-    from medllava.errors import SetupError
     from medllava.train.options import resolve_config
-    from medllava.train.run import train_stage
 
     console = Console("train", json_output=json_output, quiet=quiet, verbose=verbose)
     config = resolve_config(
@@ -67,18 +83,76 @@ def run(
         stage=stage,
         overrides=overrides or [],
         data=data,
-        image_dir=image_dir,
         init=init,
         output_dir=output_dir,
+        is_plan=dry_run or show_sample,
+        image_dir=image_dir,
         max_steps=max_steps,
         validation_data=validation_data,
         resume=resume,
+        command=shlex.join(["medllava", *sys.argv[1:]]),
     )
-    if gpus > 1 or nodes > 1 or dry_run or show_sample:
-        raise SetupError(
-            "--gpus, --nodes, --dry-run and --show-sample are not available yet. "
-            "Train on one process without them."
-        )
+    if dry_run:
+        _print_plan(console, config, world_size=gpus * nodes)
+    elif show_sample:
+        _print_sample(console, config)
+    else:
+        _train(console, config, gpus=gpus, nodes=nodes)
+
+
+def _print_plan(console: Console, config: "StageRunConfig", *, world_size: int) -> None:
+    from medllava.errors import DataError
+    from medllava.records import StepSummary
+    from medllava.train.dry_run import plan_stage
+    from medllava.train.plan_text import render_plan
+
     with console.progress() as progress:
-        summary = train_stage(config, progress=progress)
-    console.finish(summary)
+        plan = plan_stage(config, world_size=world_size, progress=progress)
+    for name, text in render_plan(plan):
+        console.say(f"{name:<20} {text}")
+    if plan.refusal:
+        raise DataError(plan.refusal)
+    console.finish(StepSummary(step="train", details={"dry_run": True, **plan.to_json()}))
+
+
+def _print_sample(console: Console, config: "StageRunConfig") -> None:
+    from medllava.records import StepSummary
+    from medllava.train.sample import show_sample
+
+    with console.progress() as progress:
+        sample = show_sample(config, progress=progress)
+    console.say(f"record {sample.record_id}, images {[path.name for path in sample.images]}")
+    console.say(
+        f"{typer.style('learned', fg='green', bold=True)}, {typer.style('masked', dim=True)}"
+    )
+    for segment in sample.segments:
+        label = "learned" if segment.is_supervised else "masked"
+        style = {"fg": "green", "bold": True} if segment.is_supervised else {"dim": True}
+        console.say(f"--- {label}, {segment.num_tokens} tokens")
+        console.say(typer.style(segment.text, **style))
+    console.finish(StepSummary(step="train", details=sample.to_json()))
+
+
+def _train(console: Console, config: "StageRunConfig", *, gpus: int, nodes: int) -> None:
+    from medllava.progress import SilentProgress
+    from medllava.train.ranks import find_ranks
+
+    ranks = find_ranks()
+    with console.progress() as progress:
+        if ranks.world_size > 1:  # started by torchrun or srun
+            from medllava.train.run import train_stage
+
+            shown = progress if ranks.is_main else SilentProgress()
+            summary = train_stage(config, ranks=ranks, progress=shown)
+        elif gpus * nodes > 1:
+            from medllava.train.launch import launch_stage
+
+            summary = launch_stage(config, gpus=gpus, nodes=nodes, progress=progress)
+        else:
+            from medllava.train.run import train_stage
+
+            summary = train_stage(config, progress=progress)
+    if ranks.is_main:
+        console.finish(summary)
+    elif not summary.complete:
+        raise typer.Exit(EXIT_INCOMPLETE)

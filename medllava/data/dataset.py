@@ -6,6 +6,7 @@ hundred megabytes. `packing` turns it into batches, and `PixelReader` reads the 
 """
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,8 +24,9 @@ from medllava.data.tokenize import DropReason, EncodedText, check_placeholders, 
 from medllava.errors import DataError
 from medllava.progress import Progress
 from medllava.records import InstructionRecord
-from medllava.store import contained_path
+from medllava.store import atomic_path, contained_path
 
+_ARRAYS = ("ids", "supervised", "starts", "image_starts")
 _CHUNK = 1000
 _READERS = 16
 _HEADER_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff"})
@@ -88,6 +90,43 @@ class ExampleIndex:
         for path in self.images:
             digest.update(path.name.encode())
         return digest.hexdigest()
+
+
+def save_index(index: ExampleIndex, path: Path) -> None:
+    """Write an index for other processes of the same run; appears whole or not at all."""
+    texts = {
+        "images": [str(image) for image in index.images],
+        "record_ids": index.record_ids,
+        "dropped": [[d.record_id, d.reason.value, d.detail] for d in index.dropped],
+        "facts": index.facts,
+        "image_tokens": index.image_tokens,
+        "shortened": index.shortened,
+    }
+    with atomic_path(path) as temporary, temporary.open("wb") as handle:
+        np.savez(
+            handle,
+            **{name: getattr(index, name) for name in _ARRAYS},
+            texts=np.frombuffer(json.dumps(texts).encode(), dtype=np.uint8),
+        )
+
+
+def load_index(path: Path) -> ExampleIndex:
+    """Read what `save_index` wrote."""
+    with np.load(path, allow_pickle=False) as stored:
+        arrays = {name: stored[name] for name in _ARRAYS}
+        texts = json.loads(stored["texts"].tobytes())
+    return ExampleIndex(
+        **arrays,
+        images=tuple(Path(image) for image in texts["images"]),
+        record_ids=tuple(texts["record_ids"]),
+        dropped=tuple(
+            Dropped(record_id=record_id, reason=DropReason(reason), detail=detail)
+            for record_id, reason, detail in texts["dropped"]
+        ),
+        facts=texts["facts"],
+        image_tokens=texts["image_tokens"],
+        shortened=texts["shortened"],
+    )
 
 
 def build_index(

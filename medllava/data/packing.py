@@ -22,17 +22,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from medllava.data.bins import Pack, fill_bins
 from medllava.data.dataset import ExampleIndex
 from medllava.data.pixels import PixelReader
-from medllava.data.sharing import Pack, Sharing
+from medllava.data.sharing import Sharing
 
 IGNORED = -100
 """Label of a position that is not predicted."""
 _FULL_PACKS = 4
 """From this many full packs per rank and forward pass on, a step is counted in full packs."""
 
-NUM_REAL = "num_real_tokens"
-"""Key of a micro-batch, for the meter only: positions that are tokens of examples."""
+LENGTHS = "lengths"
+"""Key of a micro-batch, for the meter only: tokens of its examples."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +47,9 @@ class Schedule:
     """Mean size of the bins over the size of the fullest, before `max_steps` cuts the run."""
     sharing: Sharing
     """What the bins were laid out with."""
+    num_bins: int
+    """Bins of the whole run, and its steps, before `max_steps` cuts it."""
+    num_steps_uncut: int
 
     @property
     def num_steps(self) -> int:
@@ -69,41 +73,6 @@ class Schedule:
     def examples_of_step(self, step: int) -> list[int]:
         """Return the examples of one step, over all ranks."""
         return [e for rank in self.packs[step] for micro in rank for pack in micro for e in pack]
-
-
-def fill_bins(
-    lengths: NDArray[np.int64], order: Sequence[int] | NDArray[np.int64], *, capacity: int
-) -> list[Pack]:
-    """Put examples into bins, longest first, each into the fullest bin that still has room.
-
-    Args:
-        lengths: tokens of every example of the index.
-        order: the examples to pack; it decides among equal lengths.
-        capacity: tokens of a bin; no example is longer.
-
-    Returns:
-        Bins in the order they were opened.
-    """
-    by_length = sorted(order, key=lambda example: -lengths[example])
-    bins: list[list[int]] = []
-    open_bins: dict[int, list[int]] = {}  # room left -> bins that have exactly this much
-    rooms = 0  # bit r is set when a bin has room r, so the fullest bin that fits is one shift away
-    for example in by_length:
-        length = int(lengths[example])
-        fitting = rooms >> length
-        if fitting:
-            room = length + (fitting & -fitting).bit_length() - 1
-            number = open_bins[room].pop()
-            if not open_bins[room]:
-                rooms &= ~(1 << room)
-        else:
-            room, number = capacity, len(bins)
-            bins.append([])
-        bins[number].append(int(example))
-        room -= length
-        open_bins.setdefault(room, []).append(number)
-        rooms |= 1 << room
-    return [tuple(members) for members in bins]
 
 
 def build_schedule(  # noqa: PLR0913 - each decides the layout
@@ -154,6 +123,8 @@ def build_schedule(  # noqa: PLR0913 - each decides the layout
         capacity=max(sizes),
         fill=sum(sizes) / (len(sizes) * max(sizes)),
         sharing=sharing,
+        num_bins=len(sizes),
+        num_steps_uncut=len(steps),
     )
 
 
@@ -303,7 +274,7 @@ class MicroBatches(Dataset[dict[str, Any]]):
             input_ids (B, T), where B is 1 with packing; position_ids (B, T), restarting at every
             example, behind the image where it shares one; attention_mask (B, T) without packing
             only; pixel_values (N, 3, H, W); logits_to_keep (K,), the positions that predict
-            something; labels and shift_labels (B, K), what they predict; and `NUM_REAL`.
+            something; labels and shift_labels (B, K), what they predict; and `LENGTHS`.
         """
         packs = self._batches[item]
         rows: list[_Row] = []
@@ -312,6 +283,7 @@ class MicroBatches(Dataset[dict[str, Any]]):
             rows.append(self._expand(example, shared))
             if not shared:
                 paths += self._index.images_of(example)
+        used = tuple(rows)
         if paths:
             pixel_values = self._pixels.read(paths)
         else:
@@ -321,8 +293,7 @@ class MicroBatches(Dataset[dict[str, Any]]):
             rows.append(_Row(filler, np.full_like(filler, IGNORED), 0))
             pixel_values = self._pixels.blank()
         joined = _join(rows) if self._packing else _pad(rows, self._pad_token_id)
-        num_real = sum(self._sharing.size_of(pack) for pack in packs)
-        return {**joined, "pixel_values": pixel_values, NUM_REAL: num_real}
+        return {**joined, "pixel_values": pixel_values, LENGTHS: [len(row.ids) for row in used]}
 
     def _with_shared(self, pack: Pack) -> Iterator[tuple[int, int]]:
         """Yield each example of a pack with the tokens it takes from the one before."""

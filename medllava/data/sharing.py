@@ -14,10 +14,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from medllava.data.bins import Pack
 from medllava.data.dataset import ExampleIndex
-
-Pack = tuple[int, ...]
-"""Numbers of the examples that share a bin."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from typing import Any
 from medllava import page
 from medllava.eval.chat_questions import ChatQuestion
 from medllava.eval.html import thumbnail
-from medllava.eval.html_sections import format_estimate
+from medllava.eval.html_sections import estimate_cell
 
 _NUM_CARDS = 12
 _COLUMNS = ("conversation", "description", "CXR", "MRI", "histology", "gross", "CT", "overall")
@@ -68,10 +68,10 @@ def _scores(report: Mapping[str, Any]) -> str:
             [
                 name,
                 group["relative_score"]["num_questions"],
-                format_estimate(group["relative_score"]),
+                estimate_cell(group["relative_score"]),
                 _one_decimal(group["llava_med"]["mean_of_ratios"]),
-                format_estimate(group["candidate"], is_share=False),
-                format_estimate(group["reference"], is_share=False),
+                estimate_cell(group["candidate"], is_share=False),
+                estimate_cell(group["reference"], is_share=False),
             ]
             for name, group in groups.items()
         ],
@@ -82,7 +82,7 @@ def _scores(report: Mapping[str, Any]) -> str:
         if group["relative_score"]["value"] is not None
     }
     bars = page.render_bars(
-        {name: 100 * score["value"] for name, score in known.items()},
+        {name: round(100 * score["value"], 1) for name, score in known.items()},
         ranges={
             name: (100 * score["low"], 100 * score["high"])
             for name, score in known.items()
@@ -106,7 +106,7 @@ def _judge(report: Mapping[str, Any]) -> str:
         "cost": f"${judge['cost_usd']:.2f}, {judge['input_tokens']:,} tokens in, "
         f"{judge['output_tokens']:,} out",
         "advantage of the first place": _grades(order["first_place_advantage"]),
-        "winner changes with the order": format_estimate(
+        "winner changes with the order": estimate_cell(
             {"value": order["winner_changes"], "low": None, "high": None}
         )
         + " % of questions",

@@ -14,7 +14,7 @@ from medllava.errors import DataError
 from medllava.eval.config import Condition
 from medllava.eval.html_sections import (
     contamination_section,
-    format_estimate,
+    estimate_cell,
     llava_med_section,
     probe_section,
     published_section,
@@ -80,7 +80,7 @@ def _score_table(scores: Mapping[str, Any]) -> str:
     return page.render_table(
         ["condition", *(_heading(metric) for metric in metrics)],
         [
-            [name, *(format_estimate(estimates.get(m.name), is_share=m.is_share) for m in metrics)]
+            [name, *(estimate_cell(estimates.get(m.name), is_share=m.is_share) for m in metrics)]
             for name, estimates in rows.items()
         ],
     )
@@ -97,7 +97,7 @@ def _floor_bars(conditions: Mapping[str, Any]) -> str:
 
 def _bars(estimates: Mapping[str, Mapping[str, Any]]) -> str:
     return page.render_bars(
-        {name: 100 * e["value"] for name, e in estimates.items()},
+        {name: round(100 * e["value"], 1) for name, e in estimates.items()},
         ranges={
             name: (100 * e["low"], 100 * e["high"])
             for name, e in estimates.items()
@@ -120,7 +120,7 @@ def _groups(heading: str, groups: Mapping[str, Any]) -> list[tuple[str, str]]:
             [
                 name,
                 max(e["num_questions"] for e in estimates.values()),
-                *(format_estimate(estimates.get(m.name)) for m in metrics),
+                *(estimate_cell(estimates.get(m.name)) for m in metrics),
             ]
             for name, estimates in groups.items()
         ],

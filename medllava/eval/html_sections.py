@@ -31,6 +31,11 @@ def format_estimate(estimate: Mapping[str, Any] | None, *, is_share: bool = True
     return f"{text} [{factor * estimate['low']:.1f}, {factor * estimate['high']:.1f}]"
 
 
+def estimate_cell(estimate: Mapping[str, Any] | None, *, is_share: bool = True) -> str:
+    """Return the same for a table's cell, which may break before the interval but not inside."""
+    return format_estimate(estimate, is_share=is_share).replace(", ", ",\u00a0")
+
+
 def probe_section(probes: Mapping[str, Any] | None) -> list[Section]:
     """Return what `probe_scores.score_probes` found."""
     if not probes:
@@ -41,7 +46,7 @@ def probe_section(probes: Mapping[str, Any] | None) -> list[Section]:
             [
                 name,
                 row["num_questions"],
-                *(format_estimate(row.get(measure)) for measure in _PROBE_MEASURES),
+                *(estimate_cell(row.get(measure)) for measure in _PROBE_MEASURES),
             ]
             for name, row in probes.items()
         ],
@@ -66,7 +71,7 @@ def contamination_section(found: Mapping[str, Any] | None) -> list[Section]:
     scores = page.render_table(
         ["questions", "number", *(f"{m.replace('_', ' ')}, %" for m in metrics)],
         [
-            [name, s["num_questions"], *(format_estimate(s["scores"].get(m)) for m in metrics)]
+            [name, s["num_questions"], *(estimate_cell(s["scores"].get(m)) for m in metrics)]
             for name, s in found["scores"].items()
         ],
     )
@@ -89,7 +94,7 @@ def llava_med_section(found: Mapping[str, Any] | None) -> list[Section]:
     rows = [
         [
             *(script, name.replace("_", " ")),
-            *(format_estimate(estimate, is_share=False), estimate["num_questions"]),
+            *(estimate_cell(estimate, is_share=False), estimate["num_questions"]),
         ]
         for script, estimates in found["scripts"].items()
         for name, estimate in estimates.items()
@@ -139,7 +144,7 @@ def _own_cells(
 ) -> Iterator[tuple[str, list[str]]]:
     """Yield our scores under each protocol that the report has, one cell per column."""
     real = report["conditions"]["real"]
-    yield "strict", [format_estimate(real.get(_PUBLISHED_METRICS[c])) for c in columns]
+    yield "strict", [estimate_cell(real.get(_PUBLISHED_METRICS[c])) for c in columns]
     if "llava_med" in report:
         paper = report["llava_med"]["paper"]  # in percent already
-        yield "llava-med", [format_estimate(paper.get(c), is_share=False) for c in columns]
+        yield "llava-med", [estimate_cell(paper.get(c), is_share=False) for c in columns]

@@ -93,10 +93,20 @@ def request_key(model: str, request: ChatRequest) -> str:
     Raises:
         DataError: an image cannot be read.
     """
-    values = request.to_json() | {"model": model}
-    for message in values["messages"]:
-        message["images"] = [_image_hash(image) for image in message["images"]]
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
+    settings = (
+        model,
+        request.request_id,
+        request.max_new_tokens,
+        request.temperature,
+        request.seed,
+        request.response_schema,
+    )
+    parts = [json.dumps(settings, sort_keys=True)]
+    for message in request.messages:
+        images = [_image_hash(image) for image in message.images]
+        # Lengths keep one message from running into the next.
+        parts += (message.role, str(len(message.content)), *images, message.content)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
 def parse_reply(body: Any, request: ChatRequest) -> ChatReply:  # noqa: ANN401 - JSON is any

@@ -49,7 +49,7 @@ def training_arguments(
         output_dir: of the run.
         num_steps: optimizer steps, over which the schedule is laid out.
         accumulation: micro-batches per rank and step.
-        deepspeed: configuration, or None for one process or plain data parallelism.
+        deepspeed: configuration, or None for one process.
     """
     config = recipe.stage[stage]
     return TrainingArguments(

@@ -5,6 +5,7 @@ loads by itself, and beside the weights what is needed to go on bitwise. What a 
 kept in `run_key.json`, so that a later run only continues what is the same.
 """
 
+import errno
 import json
 import os
 import re
@@ -19,6 +20,9 @@ CHECKPOINTS = "checkpoints"
 KEY_FILE = "run_key.json"
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
+LEARNED_FILE = "learned.safetensors"
+"""Beside merged weights: the adapter and whatever else learns, apart."""
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _STEP = re.compile(r"step-(\d+)$")
 
 
@@ -99,6 +103,24 @@ def check_run_key(output_dir: Path, key: dict[str, Any]) -> None:
         )
     if noted != {**noted, **key}:
         write_json(path, {**noted, **key})
+
+
+def is_disk_full(error: BaseException, folder: Path) -> bool:
+    """Tell whether an error, or what it came from, is a disk that takes no more.
+
+    Writers in other languages tell it by text only, and torch's says just that it failed.
+    """
+    chain: BaseException | None = error
+    while chain is not None:
+        text = str(chain)
+        if isinstance(chain, OSError) and chain.errno in _FULL:
+            return True
+        if any(f"(os error {number})" in text for number in _FULL):
+            return True
+        if "PytorchStreamWriter" in text or "iostream" in text or "unexpected pos" in text:
+            return True
+        chain = chain.__cause__ or chain.__context__
+    return shutil.disk_usage(folder).free == 0
 
 
 def _differences(old: Any, new: Any, prefix: str) -> list[str]:  # noqa: ANN401 - JSON is any

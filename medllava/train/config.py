@@ -29,3 +29,5 @@ class StageRunConfig:
     """False throws away what an earlier run left in `output_dir`."""
     validation_data: Path | None = None
     """Held-out records whose loss is measured at every checkpoint and at the end."""
+    command: str = ""
+    """What was typed, for `run.json`."""

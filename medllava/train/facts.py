@@ -12,6 +12,7 @@ import torch
 
 from medllava import __version__
 from medllava.data.dataset import ExampleIndex
+from medllava.data.sources import collect_sources
 from medllava.recipe import ModelConfig
 from medllava.store import read_json, sha256_of
 from medllava.train.checkpoint import RUN_FILE
@@ -36,16 +37,18 @@ def weights_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def describe_parts(model: ModelConfig) -> dict[str, dict[str, str]]:
-    """Return source and licence of every part that had weights."""
+def describe_parts(model: ModelConfig) -> dict[str, dict[str, Any]]:
+    """Return source and licence of every part that had weights, and what it was made from."""
     return {
         "vision_encoder": {
             "source": model.vision_encoder.source,
             "license": model.vision_encoder.license,
+            "sources": collect_sources(Path(model.vision_encoder.source)),
         },
         "language_model": {
             "source": model.language_model.source,
             "license": model.language_model.license,
+            "sources": collect_sources(Path(model.language_model.source)),
         },
     }
 
@@ -54,6 +57,7 @@ def describe_data(source: str, index: ExampleIndex) -> dict[str, Any]:
     """Return what was used and what was not."""
     return {
         "source": source,
+        "sources": collect_sources(Path(source)),
         "used": len(index),
         "dropped": sum(index.drop_counts.values()),
         "dropped_by_reason": index.drop_counts,

@@ -8,17 +8,31 @@ checkpoint, so that the file reads as if nothing had happened.
 import json
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from medllava.model.shapes import ModelShape
 from medllava.page import render_lines, render_page, render_table
 from medllava.store import JsonlWriter, iter_jsonl, write_text
 from medllava.train.checkpoint import METRICS_FILE
+from medllava.train.flops import Learning, Workload, compute_flops
+from medllava.train.ranks import Ranks
 
 _KIB = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arithmetic:
+    """What the meter needs to tell how much of the hardware is used."""
+
+    shape: ModelShape
+    learning: Learning
+    peak_flops: float | None
+    """Of one device; None where it is not known."""
 
 
 class StepMeter:
@@ -26,20 +40,23 @@ class StepMeter:
 
     def __init__(self) -> None:
         """Start the clock."""
+        self.arithmetic: Arithmetic | None = None
         self._start()
 
     def _start(self) -> None:
         self._started = time.perf_counter()
         self._computed = 0
         self._real = 0
+        self._squares = 0
         self._supervised = 0
         self._images = 0
         self._waited = 0.0
 
-    def add_batch(self, batch: dict[str, Any], *, num_real: int) -> None:
-        """Count one micro-batch, of which `num_real` positions are tokens of examples."""
+    def add_batch(self, batch: dict[str, Any], *, lengths: Sequence[int]) -> None:
+        """Count one micro-batch, whose examples have these lengths."""
         self._computed += batch["input_ids"].numel()
-        self._real += num_real
+        self._real += sum(lengths)
+        self._squares += sum(length * length for length in lengths)
         self._supervised += int((batch["shift_labels"] >= 0).sum())
         self._images += batch["pixel_values"].shape[0]
 
@@ -47,22 +64,39 @@ class StepMeter:
         """Count time spent waiting for the loader."""
         self._waited += seconds
 
-    def finish_step(self, *, world_size: int) -> dict[str, float]:
-        """Return the step's figures, this rank's times `world_size`, and start the next step."""
-        now = time.perf_counter()
-        seconds = now - self._started
+    def finish_step(self, ranks: Ranks) -> dict[str, float]:
+        """Return the figures of the step over all ranks, and start the next one."""
+        seconds = time.perf_counter() - self._started
+        totals = [self._computed, self._real, self._squares, self._supervised, self._images]
+        computed, real, squares, supervised, images, waited = ranks.total([*totals, self._waited])
+        work = Workload(
+            num_tokens=int(real),
+            num_supervised=int(supervised),
+            num_images=int(images),
+            sum_squared_lengths=squares,
+        )
         figures = {
             "seconds": seconds,
-            "tokens": self._real * world_size,
-            "supervised_tokens": self._supervised * world_size,
-            "images": self._images * world_size,
-            "tokens_per_second": self._real * world_size / seconds,
-            "real_share": self._real / max(self._computed, 1),
-            "loader_wait_share": self._waited / seconds,
+            "tokens": work.num_tokens,
+            "supervised_tokens": work.num_supervised,
+            "images": work.num_images,
+            "tokens_per_second": real / seconds,
+            "real_share": real / max(computed, 1),
+            "loader_wait_share": waited / seconds / ranks.world_size,
             "memory_gib": _memory_bytes() / 2**30,
+            **self._speed(work, seconds * ranks.world_size),
         }
         self._start()
         return figures
+
+    def _speed(self, work: Workload, device_seconds: float) -> dict[str, float]:
+        """Return model FLOPs per second and device, and their share of its peak (MFU)."""
+        if self.arithmetic is None:
+            return {}
+        known = self.arithmetic
+        speed = compute_flops(known.shape, known.learning, work) / device_seconds
+        mfu = {"mfu": speed / known.peak_flops} if known.peak_flops else {}
+        return {"tflops_per_device": speed / 1e12, **mfu}
 
 
 class MetricsFile:

@@ -1,5 +1,6 @@
 """Everything a stage needs before its first step: model, index, schedule, batches."""
 
+import platform
 import random
 from itertools import islice
 from pathlib import Path
@@ -7,72 +8,166 @@ from typing import Any
 
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
-from medllava.data.dataset import ExampleIndex, build_index
+from medllava.data.dataset import ExampleIndex, build_index, load_index, save_index
 from medllava.data.image import load_image
 from medllava.data.packing import MicroBatches, Schedule, build_schedule
 from medllava.data.pixels import PixelReader
 from medllava.data.sharing import Sharing, find_sharing, share_nothing
-from medllava.data.sources import iter_instruction_records
+from medllava.data.sources import image_root
 from medllava.errors import DataError
+from medllava.model.adapter import attach_adapter
 from medllava.model.attention import choose_attention, supports_branches
 from medllava.model.load import load_model
 from medllava.model.loaded import LoadedModel
 from medllava.model.parts import build_model
 from medllava.model.processor import num_image_tokens
 from medllava.progress import Progress
+from medllava.recipe import Adapter
+from medllava.train.arguments import uses_bf16
+from medllava.train.checkpoint import LEARNED_FILE
 from medllava.train.config import FROM_PARTS, StageRunConfig
+from medllava.train.ranks import Ranks
+from medllava.train.stage_data import StageData, find_data
+from medllava.train.stages import freeze_parts, learning_parts, restore_learned, uses_adapter
 
 _CALIBRATION_IMAGES = 64
 _CALIBRATION_POOL = 20_000
 _CACHE_BYTES = 4 * 2**30
 """Resized images are kept up to this size when the run passes over them more than once."""
 PIXELS_FILE = ".pixels"
+_INDEX_FILE = ".index.npz"
+_RANDOM_FOLDER = "random-data"
 
 
-def load_initial(config: StageRunConfig, *, resumed: Path | None, image_root: Path) -> LoadedModel:
+def load_initial(
+    config: StageRunConfig, data: StageData, *, resumed: Path | None, is_sharded: bool = False
+) -> LoadedModel:
     """Load the checkpoint to go on from, the model to start from, or build it from parts.
 
-    Weights that learn are in fp32, so that small steps are not lost; bf16 is for computing.
+    What does not learn is frozen, and an adapter is attached where the recipe wants one.
+
+    Weights are in fp32, so that small steps are not lost, except where DeepSpeed keeps a copy in
+    fp32 and computes in bf16.
+
+    Args:
+        config: of the run.
+        data: its images may set how a new projector starts.
+        resumed: checkpoint of the same run.
+        is_sharded: DeepSpeed will hold the model.
     """
+    stage = config.recipe.stage[config.stage]
+    has_adapter = uses_adapter(config.stage, stage)
+    source = str(resumed) if resumed and not has_adapter else config.init
+    loaded = _load_source(config, data, source, is_half=is_sharded and uses_bf16(config.recipe))
+    if has_adapter:
+        attach_adapter(
+            loaded.model,
+            rank=stage.lora_rank,
+            alpha=stage.lora_alpha,
+            dropout=stage.lora_dropout,
+            seed=config.recipe.train.seed,
+        )
+    freeze_parts(loaded.model, learning_parts(config.stage, stage))
+    if has_adapter and resumed:
+        restore_learned(loaded.model, load_file(resumed / LEARNED_FILE))
+    return loaded
+
+
+def _load_source(
+    config: StageRunConfig, data: StageData, source: str, *, is_half: bool
+) -> LoadedModel:
+    recipe = config.recipe
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    attention = config.recipe.train.attention
-    source = str(resumed) if resumed else config.init
+    attention = choose_attention(recipe.train.attention, device=device)
     if source != FROM_PARTS:
-        return load_model(source, device="cpu", dtype="fp32", attention=attention)
-    wants_images = config.recipe.model.projector.standardize_features
+        is_quantized = recipe.stage[config.stage].adapter is Adapter.QLORA
+        loaded = load_model(
+            source,
+            device="auto" if is_quantized else "cpu",
+            dtype="bf16" if is_half else "fp32",
+            quantize="4bit" if is_quantized else None,
+        )
+        loaded.model.set_attn_implementation(attention)
+        return loaded
+    wants_images = recipe.model.projector.standardize_features
     return build_model(
-        config.recipe.model,
-        seed=config.recipe.train.seed,
-        attention=choose_attention(attention, device=device),
-        calibration=_sample_images(config, image_root) if wants_images else (),
+        recipe.model,
+        seed=recipe.train.seed,
+        dtype=torch.bfloat16 if is_half else torch.float32,
+        attention=attention,
+        calibration=_sample_images(config, data) if wants_images else (),
     )
 
 
 def index_data(
     config: StageRunConfig,
+    data: StageData,
     processor: Any,  # noqa: ANN401 - the model's processor
     *,
-    image_root: Path,
     progress: Progress,
 ) -> ExampleIndex:
     """Read and tokenize the records.
 
     Raises:
-        DataError: more than `data.max_dropped` of the records cannot be used; counts the reasons.
+        DataError: no record can be used.
     """
-    data = config.recipe.data
-    index = build_index(
-        iter_instruction_records(Path(config.data)),
+    return build_index(
+        data.records(),
         processor,
-        image_root=image_root,
+        image_root=data.image_root,
         image_tokens=num_image_tokens(processor),
-        max_length=data.max_length,
+        max_length=config.recipe.data.max_length,
         progress=progress,
     )
+
+
+def share_index(
+    config: StageRunConfig,
+    data: StageData,
+    processor: Any,  # noqa: ANN401 - the model's processor
+    ranks: Ranks,
+    *,
+    progress: Progress,
+) -> ExampleIndex:
+    """Let rank 0 read and tokenize the records, and give the others what it made.
+
+    Raises:
+        DataError: more of the records cannot be used than `data.max_dropped` allows.
+    """
+    path = config.output_dir / _INDEX_FILE
+    if ranks.is_main:
+        index = index_data(config, data, processor, progress=progress)
+        check_dropped(config, index)
+        if ranks.world_size > 1:
+            save_index(index, path)
+    ranks.wait()
+    if not ranks.is_main:
+        index = load_index(path)
+    ranks.wait()
+    path.unlink(missing_ok=True)
+    return index
+
+
+def share_data(config: StageRunConfig, ranks: Ranks) -> StageData:
+    """Find the records; made-up ones are made by rank 0."""
+    made_up = config.output_dir / _RANDOM_FOLDER
+    if ranks.is_main:
+        find_data(config, made_up=made_up)
+    ranks.wait()
+    return find_data(config, made_up=made_up)
+
+
+def check_dropped(config: StageRunConfig, index: ExampleIndex) -> None:
+    """Refuse data of which too much is left out.
+
+    Raises:
+        DataError: more than `data.max_dropped` of the records cannot be used; counts the reasons.
+    """
     dropped = sum(index.drop_counts.values())
     share = dropped / (dropped + len(index))
-    if share > data.max_dropped:
+    if share > config.recipe.data.max_dropped:
         reasons = ", ".join(f"{count} {reason}" for reason, count in index.drop_counts.items())
         first = index.dropped[0]
         raise DataError(
@@ -80,7 +175,6 @@ def index_data(
             f"{first.record_id!r} {first.detail}): {config.data}. "
             f"Check --image-dir, or allow it with --set data.max_dropped={share + 0.005:.2f}."
         )
-    return index
 
 
 def choose_sharing(
@@ -122,15 +216,57 @@ def make_batches(
     schedule: Schedule,
     processor: Any,  # noqa: ANN401 - the model's processor
     *,
-    rank: int = 0,
+    ranks: Ranks,
 ) -> MicroBatches:
-    """Return the micro-batches of one rank."""
+    """Return the micro-batches of one rank; the ranks of a machine share resized images."""
     pixels = PixelReader(processor.image_processor)
     if config.recipe.stage[config.stage].epochs > 1:
         room = _CACHE_BYTES // pixels.image_bytes
         cached = list(islice(dict.fromkeys(index.images), room))
-        (config.output_dir / PIXELS_FILE).unlink(missing_ok=True)
-        pixels.keep(config.output_dir / PIXELS_FILE, cached)
+        path = config.output_dir / f"{PIXELS_FILE}-{platform.node()}"
+        if ranks.local_rank == 0:
+            path.unlink(missing_ok=True)
+        ranks.wait()
+        pixels.keep(path, cached)
+    return _batches(config, index, schedule, processor, pixels=pixels, rank=ranks.rank)
+
+
+def make_held_out(
+    config: StageRunConfig,
+    processor: Any,  # noqa: ANN401 - the model's processor
+    ranks: Ranks,
+    *,
+    progress: Progress,
+) -> MicroBatches | None:
+    """Return one rank's share of the held-out records, one pass over them; None without any."""
+    if config.validation_data is None:
+        return None
+    path = config.validation_data
+    data = StageData(path=path, image_root=image_root(path, config.image_dir))
+    index = share_index(config, data, processor, ranks, progress=progress)
+    schedule = build_schedule(
+        share_nothing(index.lengths),
+        max_length=config.recipe.data.max_length,
+        packing=config.recipe.data.packing,
+        global_batch_size=ranks.world_size,
+        micro_batch_size=1,
+        world_size=ranks.world_size,
+        epochs=1,
+        seed=config.recipe.train.seed,
+    )
+    pixels = PixelReader(processor.image_processor)
+    return _batches(config, index, schedule, processor, pixels=pixels, rank=ranks.rank)
+
+
+def _batches(
+    config: StageRunConfig,
+    index: ExampleIndex,
+    schedule: Schedule,
+    processor: Any,  # noqa: ANN401 - the model's processor
+    *,
+    pixels: PixelReader,
+    rank: int,
+) -> MicroBatches:
     return MicroBatches(
         index,
         schedule.of_rank(rank),
@@ -142,14 +278,20 @@ def make_batches(
     )
 
 
-def _sample_images(config: StageRunConfig, image_root: Path) -> list[Image.Image]:
+def clear_pixels(output_dir: Path) -> None:
+    """Remove the resized images of a run."""
+    for path in output_dir.glob(f"{PIXELS_FILE}*"):
+        path.unlink(missing_ok=True)
+
+
+def _sample_images(config: StageRunConfig, data: StageData) -> list[Image.Image]:
     """Return some of the data's own images, for a projector that starts from their statistics."""
-    records = islice(iter_instruction_records(Path(config.data)), _CALIBRATION_POOL)
+    records = islice(data.records(), _CALIBRATION_POOL)
     names = sorted({name for record in records for name in record.images})
     random.Random(config.recipe.train.seed).shuffle(names)
     images: list[Image.Image] = []
     for name in names:
-        path = image_root / name
+        path = data.image_root / name
         if len(images) < _CALIBRATION_IMAGES and path.is_file():
             images.append(load_image(path))
     return images

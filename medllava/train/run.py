@@ -15,15 +15,14 @@ Records and a model enter; a folder leaves that transformers, `eval` and `chat` 
 import json
 import os
 import shutil
-from contextlib import closing
-from pathlib import Path
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from medllava.data.dataset import ExampleIndex, iter_dropped
 from medllava.data.packing import Schedule
-from medllava.data.sources import image_root
 from medllava.model.load import save_model
 from medllava.model.loaded import LoadedModel
 from medllava.progress import Progress, SilentProgress
@@ -38,9 +37,11 @@ from medllava.train.checkpoint import (
     check_run_key,
     clear_partial,
     clear_run,
+    is_disk_full,
     list_checkpoints,
 )
 from medllava.train.config import StageRunConfig
+from medllava.train.dry_run import this_gpu
 from medllava.train.facts import (
     describe_data,
     describe_init,
@@ -48,8 +49,22 @@ from medllava.train.facts import (
     describe_parts,
     weights_digest,
 )
-from medllava.train.monitor import MetricsFile, read_metrics, summarize_metrics, write_report
-from medllava.train.stages import freeze_parts, learning_parts
+from medllava.train.flops import Learning
+from medllava.train.monitor import (
+    Arithmetic,
+    MetricsFile,
+    read_metrics,
+    summarize_metrics,
+    write_report,
+)
+from medllava.train.ranks import Ranks
+from medllava.train.sharding import (
+    choose_settings,
+    deepspeed_config,
+    find_shape,
+    whole_weights,
+)
+from medllava.train.stages import checkpoint_activations
 from medllava.train.trainer import StageTrainer, StopRequest
 
 RECIPE_FILE = "recipe.json"
@@ -58,13 +73,17 @@ REPORT_FILE = "report.html"
 
 
 _SILENT = SilentProgress()
+_ALONE = Ranks()
 
 
-def train_stage(config: StageRunConfig, *, progress: Progress = _SILENT) -> StepSummary:
+def train_stage(
+    config: StageRunConfig, *, ranks: Ranks = _ALONE, progress: Progress = _SILENT
+) -> StepSummary:
     """Train one stage, or go on where an earlier run of the same stage was ended.
 
     Args:
         config: recipe, stage, data and folder.
+        ranks: which process of how many this is; all of them call this with the same `config`.
         progress: told of the phases and of every step.
 
     Returns:
@@ -76,75 +95,119 @@ def train_stage(config: StageRunConfig, *, progress: Progress = _SILENT) -> Step
         SetupError: weights, a device or a package is missing.
         RecipeError: the recipe cannot be used, or the loss is not finite.
     """
-    with exclusive(config.output_dir):
-        if not config.resume:
-            clear_run(config.output_dir)
-        check_run_key(config.output_dir, _run_key(config))
-        if (config.output_dir / RUN_FILE).exists():
-            return _summarize(config, read_json(config.output_dir / RUN_FILE))
-        clear_partial(config.output_dir)
-        return _train(config, progress)
-
-
-def _train(config: StageRunConfig, progress: Progress) -> StepSummary:
-    """Prepare, train and export."""
-    recipe, output_dir = config.recipe, config.output_dir
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else deepspeed warns on stdout
+    try:
+        return _train_exclusively(config, ranks, progress)
+    except Exception as error:
+        if not is_disk_full(error, config.output_dir):
+            raise
+        progress.note(f"the disk is full ({error}): {config.output_dir}. Make room.")
+        if ranks.is_main:
+            clear_partial(config.output_dir)
+        return _stopped(config)
+
+
+def _train_exclusively(config: StageRunConfig, ranks: Ranks, progress: Progress) -> StepSummary:
+    """Hold the folder, join the other ranks, and train what is not finished yet."""
+    with ExitStack() as stack:
+        if ranks.is_main:
+            stack.enter_context(exclusive(config.output_dir))
+            if not config.resume:
+                clear_run(config.output_dir)
+            check_run_key(config.output_dir, _run_key(config, ranks))
+            clear_partial(config.output_dir)
+        stack.enter_context(ranks.connected())
+        ranks.wait()
+        if (config.output_dir / RUN_FILE).exists():
+            return _summarize(config, read_json(config.output_dir / RUN_FILE))
+        return _train(config, ranks, progress)
+
+
+def _train(config: StageRunConfig, ranks: Ranks, progress: Progress) -> StepSummary:
+    """Prepare, train and export."""
+    recipe, output_dir = config.recipe, config.output_dir
     if recipe.train.threads:
         torch.set_num_threads(recipe.train.threads)
     checkpoints = list_checkpoints(output_dir)
     done, folder = checkpoints[-1] if checkpoints else (0, None)
-    root = image_root(Path(config.data), config.image_dir)
+    data = prepare.share_data(config, ranks)
     progress.start("load model")
-    loaded = prepare.load_initial(config, resumed=folder, image_root=root)
-    freeze_parts(loaded.model, learning_parts(config.stage, recipe.stage[config.stage]))
-    index = prepare.index_data(config, loaded.processor, image_root=root, progress=progress)
+    loaded = prepare.load_initial(config, data, resumed=folder, is_sharded=ranks.world_size > 1)
+    index = prepare.share_index(config, data, loaded.processor, ranks, progress=progress)
     sharing = prepare.choose_sharing(config, index, loaded, progress=progress)
-    schedule = prepare.lay_out(config, sharing)
-    check_run_key(output_dir, {"examples": index.fingerprint()})
-    _write_inputs(config, index)
+    schedule = prepare.lay_out(config, sharing, world_size=ranks.world_size)
+    if ranks.is_main:
+        check_run_key(output_dir, {"examples": index.fingerprint()})
+        _write_inputs(config, index)
     if folder:
         progress.note(f"continuing after step {done} of {schedule.num_steps}")
-    trainer = _make_trainer(config, loaded, index, schedule, progress)
-    trainer.metrics_file = MetricsFile(output_dir / METRICS_FILE, after_step=done)
+    run = _Run(config=config, ranks=ranks, index=index, schedule=schedule)
+    trainer = _make_trainer(run, loaded, progress)
+    trainer.held_out = prepare.make_held_out(config, loaded.processor, ranks, progress=progress)
+    if ranks.is_main:
+        trainer.metrics_file = MetricsFile(output_dir / METRICS_FILE, after_step=done)
     progress.start(f"train {config.stage.value}", total=schedule.num_steps)
     progress.advance(done)
-    with closing(StopRequest()) as trainer.stop_request, closing(trainer.metrics_file):
+    with closing(StopRequest()) as trainer.stop_request:
         trainer.train(resume_from_checkpoint=str(folder) if folder else None)
+    if trainer.metrics_file is not None:
+        trainer.metrics_file.close()
     if trainer.was_stopped:
-        return _stopped(config, trainer.state.global_step, schedule)
-    return _export(config, loaded, index, schedule)
+        return _stopped(config)
+    with whole_weights(loaded.model, trainer.settings):
+        if ranks.is_main:
+            _export(run, loaded)
+    ranks.wait()
+    return _summarize(config, read_json(output_dir / RUN_FILE))
 
 
-def _make_trainer(
-    config: StageRunConfig,
-    loaded: LoadedModel,
-    index: ExampleIndex,
-    schedule: Schedule,
-    progress: Progress,
-) -> StageTrainer:
-    recipe = config.recipe
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """What is fixed before the first step."""
+
+    config: StageRunConfig
+    ranks: Ranks
+    index: ExampleIndex
+    schedule: Schedule
+
+
+def _make_trainer(run: _Run, loaded: LoadedModel, progress: Progress) -> StageTrainer:
+    config, schedule, recipe = run.config, run.schedule, run.config.recipe
+    shape = find_shape(config)
+    settings = choose_settings(config, shape, run.index, schedule, world_size=run.ranks.world_size)
+    if settings.gradient_checkpointing:
+        checkpoint_activations(loaded.model)
     trainer = StageTrainer(
-        loaded.model,
+        loaded,
         training_arguments(
             recipe,
             config.stage,
             output_dir=config.output_dir,
             num_steps=schedule.num_steps,
             accumulation=schedule.accumulation,
+            deepspeed=deepspeed_config(config, settings, accumulation=schedule.accumulation),
         ),
         output_dir=config.output_dir,
-        batches=prepare.make_batches(config, index, schedule, loaded.processor),
-        processor=loaded.processor,
+        batches=prepare.make_batches(
+            config, run.index, schedule, loaded.processor, ranks=run.ranks
+        ),
         stage=recipe.stage[config.stage],
         checkpoint=recipe.checkpoint,
         progress=progress,
     )
-    unfinished = _describe(config, index, schedule)
+    trainer.settings = settings
+    if shape is not None:
+        gpu = this_gpu()
+        trainer.meter.arithmetic = Arithmetic(
+            shape=shape,
+            learning=Learning.of(config.stage, recipe.stage[config.stage]),
+            peak_flops=gpu.peak_flops if gpu else None,
+        )
+    trainer.ranks = run.ranks
     trainer.extra_files = {
         RECIPE_FILE: recipe.to_toml_values(),
-        RUN_FILE: {**unfinished, "complete": False},
+        RUN_FILE: {**_describe(run), "complete": False},
     }
     return trainer
 
@@ -156,14 +219,12 @@ def _write_inputs(config: StageRunConfig, index: ExampleIndex) -> None:
     write_text(config.output_dir / DROPPED_FILE, "".join(lines))
 
 
-def _export(
-    config: StageRunConfig, loaded: LoadedModel, index: ExampleIndex, schedule: Schedule
-) -> StepSummary:
+def _export(run: _Run, loaded: LoadedModel) -> None:
     """Write the finished model and what is known about it; `run.json` comes last."""
-    output_dir = config.output_dir
+    config, output_dir = run.config, run.config.output_dir
     save_model(loaded, output_dir, dtype=torch.bfloat16 if uses_bf16(config.recipe) else None)
-    run = {
-        **_describe(config, index, schedule),
+    facts = {
+        **_describe(run),
         "complete": True,
         **summarize_metrics(read_metrics(output_dir / METRICS_FILE)),
         "weights_sha256": weights_digest(output_dir),
@@ -171,25 +232,27 @@ def _export(
     write_report(
         output_dir / REPORT_FILE,
         title=f"{config.recipe.name}, stage {config.stage.value}",
-        subtitle=f"{schedule.num_steps} steps on {config.data}",
-        facts=run,
+        subtitle=f"{run.schedule.num_steps} steps on {config.data}",
+        facts=facts,
     )
-    write_json(output_dir / RUN_FILE, run)
-    (output_dir / prepare.PIXELS_FILE).unlink(missing_ok=True)
+    write_json(output_dir / RUN_FILE, facts)
+    prepare.clear_pixels(output_dir)
     shutil.rmtree(output_dir / CHECKPOINTS, ignore_errors=True)
-    return _summarize(config, run)
 
 
-def _describe(config: StageRunConfig, index: ExampleIndex, schedule: Schedule) -> dict[str, Any]:
+def _describe(run: _Run) -> dict[str, Any]:
     """Return what is known about a run before it is finished."""
+    config, schedule = run.config, run.schedule
     return {
         "stage": config.stage.value,
         "recipe": config.recipe.name,
+        "command": config.command,
         "init": describe_init(config.init),
         "parts": describe_parts(config.recipe.model),
-        "data": describe_data(config.data, index),
+        "data": describe_data(config.data, run.index),
         "seed": config.recipe.train.seed,
         "steps": schedule.num_steps,
+        "ranks": run.ranks.world_size,
         "packing": {
             "tokens_per_pack": schedule.capacity,
             "packs_per_step": schedule.packs_per_step,
@@ -225,17 +288,18 @@ def _summarize(config: StageRunConfig, run: dict[str, Any]) -> StepSummary:
     )
 
 
-def _stopped(config: StageRunConfig, step: int, schedule: Schedule) -> StepSummary:
-    """Return the summary of a run that was asked to stop."""
+def _stopped(config: StageRunConfig) -> StepSummary:
+    """Return the summary of a run that ended early; the same command goes on."""
+    checkpoints = list_checkpoints(config.output_dir)
     return StepSummary(
         step="train",
         complete=False,
-        counts={"steps_done": step, "steps": schedule.num_steps},
-        artifacts={"checkpoint": list_checkpoints(config.output_dir)[-1][1]},
+        counts={"steps_done": checkpoints[-1][0] if checkpoints else 0},
+        artifacts={"checkpoint": checkpoints[-1][1]} if checkpoints else {},
     )
 
 
-def _run_key(config: StageRunConfig) -> dict[str, Any]:
+def _run_key(config: StageRunConfig, ranks: Ranks) -> dict[str, Any]:
     """Return what decides every number of a run."""
     values = config.recipe.to_toml_values()
     data, train = dict(values["data"]), dict(values["train"])
@@ -252,4 +316,6 @@ def _run_key(config: StageRunConfig) -> dict[str, Any]:
         "train": train,
         "init": init_run["weights_sha256"] if init_run else config.init,
         "max_steps": config.max_steps,
+        "validation_data": str(config.validation_data) if config.validation_data else None,
+        "ranks": ranks.world_size,
     }

@@ -13,20 +13,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from transformers import LlavaForConditionalGeneration, PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
-from medllava.data.packing import NUM_REAL
+from medllava.data.packing import IGNORED, LENGTHS, MicroBatches
 from medllava.errors import RecipeError
-from medllava.model.sources import without_bars
+from medllava.model.adapter import has_adapter
+from medllava.model.load import save_model
+from medllava.model.loaded import LoadedModel
 from medllava.progress import Progress
 from medllava.recipe import CheckpointConfig, StageConfig
 from medllava.store import write_json
-from medllava.train.checkpoint import clear_partial, partial_folder, seal_checkpoint
+from medllava.train.checkpoint import (
+    LEARNED_FILE,
+    clear_partial,
+    partial_folder,
+    seal_checkpoint,
+)
+from medllava.train.memory import Settings
 from medllava.train.monitor import MetricsFile, StepMeter
-from medllava.train.stages import learning_rate_of, part_of, rest_frozen
+from medllava.train.ranks import Ranks
+from medllava.train.sharding import BufferKeeper, whole_weights
+from medllava.train.stages import learned_tensors, learning_rate_of, part_of, rest_frozen
 
 _WEIGHT_DECAY_FROM_RANK = 2
 """Vectors (norms, biases) are never decayed, matrices are."""
@@ -51,14 +62,18 @@ class StopRequest:
 class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
     """Trains one stage."""
 
-    def __init__(  # noqa: PLR0913
+    settings = Settings(
+        zero_stage=0, gradient_checkpointing=False, offload=False, world_size=1, bytes_per_weight=4
+    )
+    ranks = Ranks()
+
+    def __init__(
         self,
-        model: LlavaForConditionalGeneration,
+        loaded: LoadedModel,
         args: TrainingArguments,
         *,
         output_dir: Path,
         batches: Dataset[dict[str, Tensor]],
-        processor: Any,  # noqa: ANN401 - any processor
         stage: StageConfig,
         checkpoint: CheckpointConfig,
         progress: Progress,
@@ -66,22 +81,27 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         """Take a model whose parts are already frozen or not.
 
         Args:
-            model: to train, in place.
+            loaded: model to train, in place, and the processor saved with every checkpoint.
             args: made by `training_arguments`.
             output_dir: of the run.
             batches: this rank's micro-batches of the whole run.
-            processor: saved with every checkpoint.
             stage: learning rates and decay.
             checkpoint: how often, and how many are kept.
             progress: advanced at every step.
         """
         super().__init__(
-            model, args, train_dataset=batches, data_collator=_only, processing_class=processor
+            loaded.model,
+            args,
+            train_dataset=batches,
+            data_collator=_only,
+            processing_class=loaded.processor,
         )
         self.remove_callback(PrinterCallback)
         self.output_dir = output_dir
         self._batches = batches
-        self._module: nn.Module = model
+        self._loaded = loaded
+        self._module: nn.Module = loaded.model
+        self._buffers_kept = BufferKeeper(loaded.model)
         self.stage = stage
         self.checkpoint = checkpoint
         self.progress = progress
@@ -89,7 +109,8 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         self.extra_files: dict[str, Any] = {}
         self.stop_request: StopRequest | None = None
         self.was_stopped = False
-        self._meter = StepMeter()
+        self.held_out: MicroBatches | None = None
+        self.meter = StepMeter()
 
     # Batches.
 
@@ -112,14 +133,15 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         """Fetch one step's micro-batches, counting tokens and the wait for them."""
         started = time.perf_counter()
         samples, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self._meter.add_wait(time.perf_counter() - started)
+        self.meter.add_wait(time.perf_counter() - started)
         for sample in samples:
-            self._meter.add_batch(sample, num_real=sample.pop(NUM_REAL))
+            self.meter.add_batch(sample, lengths=sample.pop(LENGTHS))
         return samples, num_items
 
     def compute_loss(self, model: nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as the base class
         """Compute the loss with the frozen parts at rest."""
         rest_frozen(self._module)
+        self._buffers_kept.restore(self._module)
         return super().compute_loss(model, *args, **kwargs)
 
     # Learning.
@@ -143,7 +165,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         """Write one record per step; `state.log_history` stays empty, so checkpoints stay small."""
         if "loss" not in logs:
             return
-        figures = self._meter.finish_step(world_size=self.args.world_size)
+        figures = self.meter.finish_step(self.ranks)
         record = {"step": self.state.global_step, **logs, **figures}
         if not torch.isfinite(torch.tensor(logs["loss"])):
             raise RecipeError(
@@ -172,17 +194,37 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
             self.control.should_save = self.was_stopped
         elif step % self.checkpoint.every_steps == 0 and step < last:
             self.control.should_save = True
+        will_save = self.control.should_save or step == last
         super()._maybe_log_save_evaluate(*args, **kwargs)
         self.control.should_save = False
+        if will_save and self.held_out is not None:
+            self._measure_held_out(self.held_out)
 
     _last_decided = -1
 
+    @torch.no_grad()
+    def _measure_held_out(self, batches: MicroBatches) -> None:
+        """Write the mean loss over the supervised tokens of the held-out records."""
+        self.model_wrapped.eval()
+        loss_sum, count = 0.0, 0
+        for number in range(len(batches)):
+            batch = batches[number]
+            del batch[LENGTHS]
+            count += int((batch["labels"] != IGNORED).sum())
+            inputs = self._prepare_inputs(batch)
+            with self.compute_loss_context_manager():
+                outputs = self.model_wrapped(**inputs, use_cache=False, num_items_in_batch=1)
+            loss_sum += float(outputs.loss)
+        self.model_wrapped.train()
+        loss_sum, total = self.ranks.total([loss_sum, count])
+        if self.metrics_file is not None:
+            record = {"step": self.state.global_step, "validation_loss": loss_sum / total}
+            self.metrics_file.write(record)
+
     def _all_ranks_heard_stop(self) -> bool:
         """Tell whether any rank was asked to stop; every rank gets the same answer."""
-        flag = torch.tensor(float(self.stop_request is not None and self.stop_request.is_set))
-        if self.args.world_size > 1:
-            flag = self.accelerator.reduce(flag.to(self.args.device), reduction="sum")
-        return bool(flag.item())
+        heard = self.stop_request is not None and self.stop_request.is_set
+        return bool(self.ranks.total([float(heard)])[0])
 
     def _save_checkpoint(self, model: nn.Module, trial: object) -> None:  # noqa: ARG002 - as the base class
         """Write everything beside, then rename; a kill at any byte leaves the last good one."""
@@ -192,8 +234,11 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
             clear_partial(self.output_dir)
             folder.mkdir(parents=True)
         self.accelerator.wait_for_everyone()
-        with without_bars():
-            self.save_model(str(folder), _internal_call=True)
+        with whole_weights(self._module, self.settings):
+            if self.args.should_save:
+                save_model(self._loaded, folder)
+                if has_adapter(self._module):
+                    save_file(learned_tensors(self._module), folder / LEARNED_FILE)
         self._save_optimizer_and_scheduler(str(folder))
         self._save_rng_state(str(folder))
         self.accelerator.wait_for_everyone()

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medllava.data.packing import fill_bins
+from medllava.data.bins import fill_bins
 from medllava.model.shapes import ModelShape
 from medllava.train.flops import Workload
 

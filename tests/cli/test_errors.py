@@ -42,3 +42,9 @@ def test_the_module_runs_as_the_script_does():
         [sys.executable, "-m", "medllava", "--version"], capture_output=True, text=True, check=True
     )
     assert done.stdout.startswith("medllava 0.")
+
+
+def test_an_unknown_stage_is_a_usage_error():
+    result = CliRunner().invoke(app, ["train", "--stage", "9"])
+    assert result.exit_code == 2
+    assert CliRunner().invoke(app, ["train"]).exit_code == 2

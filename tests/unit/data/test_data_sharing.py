@@ -96,7 +96,7 @@ def loss_and_gradients(
     total = 0.0
     for number in range(len(batches)):
         batch = batches[number]
-        num_tokens += batch.pop("num_real_tokens")
+        num_tokens += sum(batch.pop("lengths"))
         num_items = (batch["labels"] != -100).sum()
         loss = model(**batch, use_cache=False, num_items_in_batch=1).loss
         loss.backward()

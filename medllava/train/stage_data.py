@@ -1,0 +1,61 @@
+"""What a stage trains on: instructions, questions with answers, a benchmark, or made-up records."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from medllava.data.benchmarks import QuestionSet, finetune_records, load_questions
+from medllava.data.random_records import RANDOM_DATA, write_random_records
+from medllava.data.sources import INSTRUCTIONS_FILE, image_root, iter_instruction_records
+from medllava.records import InstructionRecord, Split, Stage
+from medllava.store import iter_jsonl
+from medllava.train.config import StageRunConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageData:
+    """The records of a stage and the folder their images are in."""
+
+    path: Path
+    image_root: Path
+    questions: QuestionSet | None = None
+    """Of a benchmark, or of the user's own questions; else the records are instructions."""
+
+    def records(self) -> Iterator[InstructionRecord]:
+        """Yield the records in the order of their file."""
+        if self.questions is None:
+            return iter_instruction_records(self.path)
+        return finetune_records(self.questions)
+
+
+def find_data(config: StageRunConfig, *, made_up: Path) -> StageData:
+    """Find the records a stage trains on.
+
+    Args:
+        config: `data` is instructions, questions with answers, a benchmark whose train split is
+            taken (stage 3), or `random`.
+        made_up: folder for the records of `random`.
+
+    Raises:
+        DataError: nothing is there, or its form is not known.
+    """
+    if config.data == RANDOM_DATA:
+        path = write_random_records(made_up, seed=config.recipe.train.seed)
+        return StageData(path=path, image_root=path)
+    path = Path(config.data)
+    if config.stage is Stage.FINETUNE and (not path.exists() or _holds_questions(path)):
+        split = None if path.is_file() else Split.TRAIN.value  # a file is taken whole
+        questions = load_questions(config.data, split=split, image_dir=config.image_dir)
+        root = questions.image_dir or questions.file.parent
+        return StageData(path=questions.file, image_root=root, questions=questions)
+    return StageData(path=path, image_root=image_root(path, config.image_dir))
+
+
+def _holds_questions(path: Path) -> bool:
+    """Tell questions with answers, or a benchmark's own folder, from instructions."""
+    if path.is_dir():
+        return not (path / INSTRUCTIONS_FILE).is_file()
+    if path.suffix != ".jsonl":
+        return False
+    first = next(iter_jsonl(path), None)
+    return first is not None and {"question", "answer"} <= first[1].keys()
