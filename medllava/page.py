@@ -67,9 +67,17 @@ def render_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> st
     return f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>'
 
 
-def render_bars(values: Mapping[str, float]) -> str:
-    """Return a horizontal bar chart of non-negative values, one row per key, in the given order."""
-    top = max(values.values(), default=0) or 1
+def render_bars(
+    values: Mapping[str, float], *, ranges: Mapping[str, tuple[float, float]] | None = None
+) -> str:
+    """Return a horizontal bar chart of non-negative values, one row per key, in the given order.
+
+    Args:
+        values: length of each bar.
+        ranges: low and high end of the line drawn over a bar, for those that have an interval.
+    """
+    ranges = ranges or {}
+    top = max([*values.values(), *(high for _, high in ranges.values())], default=0) or 1
     rows = []
     for i, (name, value) in enumerate(values.items()):
         y, width = 24 * i, 320 * value / top
@@ -77,8 +85,16 @@ def render_bars(values: Mapping[str, float]) -> str:
             f'<text x="190" y="{y + 15}" text-anchor="end">{html.escape(_short(name))}</text>'
             f'<rect x="200" y="{y + 3}" width="{width:.1f}" height="16" rx="2" '
             f'fill="{_COLOURS[0]}"/>'
-            f'<text x="{206 + width:.1f}" y="{y + 15}">{_number(value)}</text>'
         )
+        end = width
+        if name in ranges:
+            low, high = (200 + 320 * limit / top for limit in ranges[name])
+            end = max(width, high - 200)
+            rows.append(
+                f'<path d="M{low:.1f} {y + 11}H{high:.1f}M{low:.1f} {y + 7}v8M{high:.1f} {y + 7}v8"'
+                f' stroke="{_COLOURS[1]}" stroke-width="2" fill="none"/>'
+            )
+        rows.append(f'<text x="{206 + end:.1f}" y="{y + 15}">{_number(value)}</text>')
     return _svg(600, max(24 * len(values), 1), "".join(rows), label="bar chart")
 
 

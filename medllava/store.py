@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
@@ -98,6 +98,13 @@ def iter_jsonl(
             yield number, value
 
 
+def write_jsonl(path: Path, values: Iterable[Mapping[str, Any]]) -> None:
+    """Write JSON objects atomically, one line each."""
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as handle:
+        for value in values:
+            handle.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
+
+
 class JsonlWriter:
     """Append JSON objects to a file, one line each; a torn last line is cut off on opening."""
 
@@ -113,12 +120,18 @@ class JsonlWriter:
         self._handle = path.open("ab")
         self._sync = sync
 
-    def write(self, value: dict[str, Any]) -> None:
-        """Append one object and hand it to the operating system before returning."""
+    def write(self, value: dict[str, Any]) -> int:
+        """Append one object, hand it to the operating system, and return the line's offset."""
+        offset = self._handle.tell()
         self._handle.write(json.dumps(value, ensure_ascii=False, default=str).encode() + b"\n")
         self._handle.flush()
         if self._sync:
-            os.fsync(self._handle.fileno())
+            self.sync()
+        return offset
+
+    def sync(self) -> None:
+        """Wait until all that was written is on the disk."""
+        os.fsync(self._handle.fileno())
 
     def close(self) -> None:
         """Close the file."""
@@ -151,6 +164,10 @@ class Journal:
     def __len__(self) -> int:
         """Return how many keys are marked."""
         return len(self._entries)
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the marked keys, in the order in which they were first marked."""
+        return iter(self._entries)
 
     def __getitem__(self, key: str) -> dict[str, Any]:
         """Return the facts stored with `key`."""

@@ -1,4 +1,7 @@
-"""A tiny model that has really learned something: the colour of an image, and to stand by it."""
+"""A tiny model that has really learned something: the colour of an image, to stand by it, to sing.
+
+It answers "Sing." without an end, so that there is an answer to stop.
+"""
 
 from pathlib import Path
 
@@ -29,14 +32,22 @@ def dialogue(colour: str) -> list[Turn]:
     ]
 
 
-def train_colours(loaded: LoadedModel, *, steps: int = 120) -> float:
+def song(colour: str) -> list[Turn]:
+    return [
+        Turn(role="user", content="<image>\nSing."),
+        Turn(role="assistant", content="la " * 24),
+    ]
+
+
+def train_colours(loaded: LoadedModel, *, steps: int = 150) -> float:
     """Fit the dialogues of all colours; returns the last loss."""
     model, processor = loaded.model.train(), loaded.processor
+    end = processor.tokenizer.eos_token
+    texts = [render_prompt(processor, dialogue(c), open_reply=False) for c in COLOURS]
+    song_text = render_prompt(processor, song("red"), open_reply=False)
+    texts.append(song_text[: song_text.rindex(end)])
     batch = processor(
-        text=[render_prompt(processor, dialogue(c), open_reply=False) for c in COLOURS],
-        images=[plain(c) for c in COLOURS],
-        padding=True,
-        return_tensors="pt",
+        text=texts, images=[plain(c) for c in (*COLOURS, "red")], padding=True, return_tensors="pt"
     )
     skipped = (batch["attention_mask"] == 0) | (batch["input_ids"] == processor.image_token_id)
     batch["labels"] = batch["input_ids"].masked_fill(skipped, -100)

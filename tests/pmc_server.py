@@ -1,6 +1,8 @@
 """The bucket, the search and the converter on loopback, with faults on demand."""
 
 import json
+import random
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -24,6 +26,9 @@ class LoopbackArchive:
         self.search_dates: dict[str, list[int]] = {}
         self.converter: dict[str, str] = {}
         self.latency = 0.0
+        self.kill_after: int | None = None
+        """Objects until the client `victim` is killed in the middle of one."""
+        self.victim: subprocess.Popen[bytes] | None = None
         self.hang_seconds = 1.5
         self.lock = threading.Lock()
         self.url = ""
@@ -123,6 +128,9 @@ class _Handler(BaseHTTPRequestHandler):
         with self.archive.lock:
             waiting = self.archive.faults.get(key)
             fault = waiting.pop(0) if waiting else None
+            if self.archive.kill_after is not None:
+                self.archive.kill_after -= 1
+                fault = "kill" if self.archive.kill_after == 0 else fault
             if fault is None:
                 self.archive.served[key] += 1
         if fault in {"429", "503"}:
@@ -132,6 +140,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body[: len(body) // 2])
+            self.close_connection = True
+        elif fault == "kill":
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body[: random.randrange(len(body))])
+            if self.archive.victim is not None:
+                self.archive.victim.kill()
             self.close_connection = True
         elif fault == "wrong-bytes":
             self.reply(200, body[:-1] + bytes([body[-1] ^ 1]) if len(body) > 1 else b"x")

@@ -11,7 +11,6 @@ NOTICE = (
 """Told once per session; the model's own words are neither filtered nor extended."""
 
 PASSWORD_VARIABLE = "MEDLLAVA_WEB_PASSWORD"  # noqa: S105 - the variable's name, not its value
-API_KEY_VARIABLE = "OPENAI_API_KEY"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +58,8 @@ class Answer(Record):
 
     text: str
     finish_reason: str
-    """`stop`: the model ended it; `length`: cut at the limit; `interrupted`: by the user."""
+    """`stop`: the model ended it; `length`: cut at the limit; `interrupted`: by the user. A server
+    may have reasons of its own."""
     input_tokens: int = 0
     """Of the whole conversation so far, image tokens included."""
     cached_tokens: int = 0

@@ -10,7 +10,10 @@ from typing import Protocol
 from PIL import Image
 
 from medllava.chat.config import Answer
-from medllava.records import IMAGE_TOKEN, Turn
+from medllava.data.conversation import user_turn
+from medllava.records import Turn
+
+__all__ = ["Conversation", "user_turn"]
 
 
 class Conversation(Protocol):
@@ -48,12 +51,3 @@ class Conversation(Protocol):
     def forget(self) -> None:
         """Free what only saves time; the conversation stays."""
         ...
-
-
-def user_turn(text: str, *, num_images: int) -> Turn:
-    """Return the question with one placeholder line per image, as in the training data.
-
-    A placeholder that the user typed is taken out: it would claim an image that is not there.
-    """
-    plain = text.replace(IMAGE_TOKEN, "").strip()
-    return Turn(role="user", content=f"{IMAGE_TOKEN}\n" * num_images + plain)

@@ -11,7 +11,7 @@ from PIL import Image
 from medllava.chat.config import ViewConfig
 from medllava.data.image import load_image
 from medllava.errors import DataError
-from medllava.records import Turn
+from medllava.records import IMAGE_TOKEN, Turn
 from medllava.store import write_json, write_text
 
 
@@ -52,5 +52,6 @@ def save_conversation(
 
 def _render_markdown(turns: Sequence[Turn], *, images: Sequence[str], model: str) -> str:
     lines = [f"Model: {model}", *(f"Image: {name}" for name in images)]
-    lines += [f"**{turn.role.capitalize()}:** {turn.content}" for turn in turns]
+    said = ((turn.role, turn.content.replace(IMAGE_TOKEN, "").strip()) for turn in turns)
+    lines += [f"**{role.capitalize()}:** {text}" for role, text in said]
     return "\n\n".join(lines) + "\n"

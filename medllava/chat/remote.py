@@ -6,13 +6,14 @@ inside the request as PNG, whatever they were, so the server needs no DICOM read
 
 import base64
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from typing import cast
 
 from PIL import Image
 
 from medllava.chat.config import Answer, Sampling
-from medllava.chat.conversation import user_turn
 from medllava.chat.examples import encode_image
+from medllava.data.conversation import user_turn
 from medllava.llm.protocol import ChatModel, ChatRequest, Message
 from medllava.records import IMAGE_TOKEN, Turn
 
@@ -65,15 +66,16 @@ class RemoteConversation:
             seed=self._sampling.seed,
         )
         said, first, reason = "", 0.0, "interrupted"
+        ending = _Ending()
         try:
-            for piece in self._model.stream(request):
+            for piece in ending.watch(self._model.stream(request)):
                 first = first or time.perf_counter() - started
                 said += piece
                 yield piece
-            reason = "stop"
+            reason = ending.reason
         finally:
             said = said.strip()
-            if said or reason == "stop":
+            if said or reason != "interrupted":
                 self._messages += [asked, Message(role="assistant", content=said)]
                 self._turns += [turn, Turn(role="assistant", content=said)]
                 self._pending = []
@@ -83,3 +85,15 @@ class RemoteConversation:
                 first_token_seconds=first,
                 seconds=time.perf_counter() - started,
             )
+
+
+class _Ending:
+    """Why a stream ended: what its generator returned, where it tells."""
+
+    reason = "stop"
+
+    def watch(self, pieces: Iterator[str]) -> Iterator[str]:
+        """Pass on all pieces and keep the reason."""
+        # Only some streams return a reason; for the type checker an iterator returns nothing.
+        told = yield from cast("Generator[str, None, str | None]", pieces)
+        self.reason = told or self.reason

@@ -20,8 +20,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from medllava.chat.config import Answer, Sampling
-from medllava.chat.conversation import user_turn
-from medllava.data.conversation import needs_special_tokens, render_prompt
+from medllava.data.conversation import needs_special_tokens, render_prompt, user_turn
 from medllava.errors import DataError
 from medllava.model.loaded import LoadedModel
 from medllava.model.processor import num_image_tokens

@@ -8,21 +8,23 @@ from typing import Any
 
 from medllava.chat.config import ChatConfig
 from medllava.chat.conversation import Conversation
-from medllava.errors import SetupError
 from medllava.progress import Progress
 
 ConversationMaker = Callable[[], Conversation]
 """Begins another, empty conversation with the same model."""
+
+_MAX_RETRIES = 2
+"""Of a question to a server: somebody is waiting for the answer."""
 
 
 def open_model(config: ChatConfig, *, progress: Progress) -> ConversationMaker:
     """Load the model, or find the server, that answers.
 
     Raises:
-        SetupError: the model is not there, or would not fit in memory.
+        SetupError: the model is not there, or would not fit in memory; or a key is missing.
     """
     if config.base_url is not None:
-        raise SetupError("--base-url needs the language-model client, which is not built yet.")
+        return _reach_server(config)
     from medllava.chat.memory import place_model  # noqa: PLC0415 - torch
     from medllava.chat.session import ChatSession  # noqa: PLC0415 - torch
     from medllava.model.load import load_model  # noqa: PLC0415 - torch
@@ -40,6 +42,14 @@ def open_model(config: ChatConfig, *, progress: Progress) -> ConversationMaker:
     for note in loaded.notes:
         progress.note(note)
     return lambda: ChatSession(loaded, sampling=config.sampling)
+
+
+def _reach_server(config: ChatConfig) -> ConversationMaker:
+    from medllava.chat.remote import RemoteConversation  # noqa: PLC0415 - a model here needs none
+    from medllava.llm.client import OpenAIModel  # noqa: PLC0415
+
+    model = OpenAIModel(config.checkpoint, base_url=config.base_url, max_retries=_MAX_RETRIES)
+    return lambda: RemoteConversation(model, config.sampling)
 
 
 def _spread(model: Any) -> None:  # noqa: ANN401 - any transformers model

@@ -41,6 +41,7 @@ def serve_page(
     host: str,
     port: int,
     announce: Callable[[str], None],
+    sent_to: str | None = None,
 ) -> None:
     """Serve the page until the process is interrupted.
 
@@ -50,6 +51,7 @@ def serve_page(
         host: address to bind.
         port: 0 takes a free one.
         announce: told the page's address and, where others can reach it, what that means.
+        sent_to: the server that answers, where it is another one; the page says so.
 
     Raises:
         SetupError: the extra is not installed, or the address cannot be bound.
@@ -60,7 +62,9 @@ def serve_page(
         raise SetupError("the page needs an extra. Run: pip install 'medllava[web]'") from None
     password = os.environ.get(PASSWORD_VARIABLE) or None
     is_local = _is_loopback(host)
-    app = build_app(new_conversation, model=model, password=password, is_local=is_local)
+    app = build_app(
+        new_conversation, model=model, sent_to=sent_to, password=password, is_local=is_local
+    )
     with _bind(host, port) as listener:
         address = f"[{host}]" if ":" in host else host
         announce(f"Open http://{address}:{listener.getsockname()[1]} (Ctrl-C ends it)")
@@ -78,6 +82,7 @@ def build_app(
     new_conversation: Callable[[], Conversation],
     *,
     model: str,
+    sent_to: str | None = None,
     password: str | None = None,
     is_local: bool = True,
 ) -> "ASGIApp":
@@ -86,13 +91,14 @@ def build_app(
     Args:
         new_conversation: makes an empty conversation with the shared model.
         model: its name, shown on the page.
+        sent_to: the server that answers, where it is another one; the page says so.
         password: asked for by the browser, with any user name; None asks nobody.
         is_local: answer only to the names of this machine, so that no foreign page can reach in.
     """
     from starlette.applications import Starlette  # noqa: PLC0415 - an extra
     from starlette.routing import Route  # noqa: PLC0415 - an extra
 
-    handlers = _Handlers(Rooms(new_conversation), model=model)
+    handlers = _Handlers(Rooms(new_conversation), model=model, sent_to=sent_to)
     app = Starlette(
         routes=[
             Route("/", handlers.page),
@@ -110,9 +116,14 @@ def build_app(
 class _Handlers:
     """One method per route."""
 
-    def __init__(self, rooms: Rooms, *, model: str) -> None:
+    def __init__(self, rooms: Rooms, *, model: str, sent_to: str | None) -> None:
         self._rooms = rooms
-        self._model = model
+        self._facts = {
+            "model": model,
+            "sentTo": sent_to,
+            "notice": NOTICE,
+            "examples": [{"name": name, "question": text} for name, (_, text) in EXAMPLES.items()],
+        }
         self._template = resources.files("medllava.chat").joinpath("page.html").read_text("utf-8")
         self._examples = {name: encode_image(draw(), "PNG") for name, (draw, _) in EXAMPLES.items()}
 
@@ -120,13 +131,8 @@ class _Handlers:
         from starlette.responses import HTMLResponse  # noqa: PLC0415 - an extra
 
         nonce = secrets.token_urlsafe(16)
-        facts = {
-            "model": self._model,
-            "notice": NOTICE,
-            "examples": [{"name": name, "question": text} for name, (_, text) in EXAMPLES.items()],
-        }
         # "<" escaped, so that no name can close the script element it stands in
-        encoded = json.dumps(facts).replace("<", "\\u003c")
+        encoded = json.dumps(self._facts).replace("<", "\\u003c")
         html = self._template.replace("{{nonce}}", nonce).replace("{{facts}}", encoded)
         policy = (
             f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; "

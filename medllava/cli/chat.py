@@ -68,6 +68,14 @@ def run(
     from medllava.chat.config import NOTICE, ChatConfig, Sampling, ViewConfig
     from medllava.cli.chat_modes import answer, serve, talk
 
+    if base_url is not None:
+        _refuse_local_options(
+            {
+                "--top-p": top_p != 1,
+                "--dtype": dtype is not DType.auto,
+                "--load": load is not None,
+            }
+        )
     console = Console("chat", json_output=json_output, quiet=quiet, verbose=verbose)
     config = ChatConfig(
         checkpoint=checkpoint,
@@ -88,3 +96,16 @@ def run(
     else:
         questions = [prompt] if prompt is not None else sys.stdin
         answer(config, images or [], view, console, questions=questions)
+
+
+def _refuse_local_options(given: dict[str, bool]) -> None:
+    """Refuse what a server would never see, rather than drop it silently.
+
+    Raises:
+        typer.BadParameter: one was given.
+    """
+    for option, is_given in given.items():
+        if is_given:
+            raise typer.BadParameter(
+                f"{option} is for a model loaded here; a server at --base-url has its own."
+            )

@@ -67,6 +67,8 @@ def answer(
 
 def serve(config: ChatConfig, *, host: str, port: int, console: Console) -> None:
     """Serve the page until Ctrl-C."""
+    from urllib.parse import urlsplit
+
     from medllava.chat.start import open_model
     from medllava.chat.web import serve_page
 
@@ -78,4 +80,5 @@ def serve(config: ChatConfig, *, host: str, port: int, console: Console) -> None
         host=host,
         port=port,
         announce=console.hint,
+        sent_to=urlsplit(config.base_url).netloc or None if config.base_url else None,
     )

@@ -12,7 +12,7 @@ from medllava.cli.console import Console
 def run(
     task: Annotated[
         str,
-        typer.Argument(help="vqarad, slake, pathvqa, ..., or a folder or JSONL of questions."),
+        typer.Argument(help="vqarad, slake, pathvqa, ..., chat, or a folder or file of questions."),
     ],
     ckpt: options.Checkpoint = options.DEFAULT_CHECKPOINT,
     predictions: Annotated[
@@ -26,6 +26,9 @@ def run(
     image_dir: Annotated[
         Path | None, typer.Option("--image-dir", help="Folder the questions' images are in.")
     ] = None,
+    language: Annotated[
+        str, typer.Option("--language", help="Of the questions: en, or zh for slake.")
+    ] = "en",
     limit: options.Limit = None,
     controls: Annotated[
         str,
@@ -34,6 +37,17 @@ def run(
             help="Floors beside the score: permuted, blank, text, majority, constant, or all.",
         ),
     ] = "majority,constant",
+    probes: Annotated[
+        str,
+        typer.Option(
+            "--probes",
+            help="Closed items asked again: negated, reworded, shuffled, corrupted, or all.",
+        ),
+    ] = "",
+    train_data: Annotated[
+        list[Path] | None,
+        typer.Option("--train-data", help="Training data to look for these items in; repeatable."),
+    ] = None,
     protocol: Annotated[
         str, typer.Option("--protocol", help="strict or llava-med (its numbers beside ours).")
     ] = "strict",
@@ -41,12 +55,52 @@ def run(
         str | None,
         typer.Option("--closed-prompt", help="Put after closed questions; '' puts nothing."),
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1)] = 64,
+    judge: Annotated[
+        str | None, typer.Option("--judge", help="Model that grades eval chat, with its date.")
+    ] = None,
+    judge_base_url: Annotated[
+        str | None, typer.Option("--judge-base-url", help="Server of the judge; default OpenAI.")
+    ] = None,
+    judge_repeats: Annotated[
+        int, typer.Option("--judge-repeats", min=1, help="Judgements per question and order.")
+    ] = 1,
+    max_cost: Annotated[
+        float | None,
+        typer.Option("--max-cost", min=0, help="Stop before the judge costs more USD."),
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option("--max-new-tokens", min=1, help="Of an answer; default 64, eval chat 512."),
+    ] = None,
     batch_size: Annotated[
         int, typer.Option("--batch-size", min=0, help="Questions at once; 0 chooses.")
     ] = 0,
+    backend: Annotated[
+        str,
+        typer.Option(
+            "--backend", help="transformers, vllm, or the address of an OpenAI-compatible server."
+        ),
+    ] = "transformers",
+    gpus: Annotated[int, typer.Option("--gpus", min=1, help="Processes, one GPU each.")] = 1,
     device: options.Device = "auto",
+    temperature: Annotated[
+        float, typer.Option("--temperature", min=0.0, help="0 is greedy; above, answers are drawn.")
+    ] = 0.0,
     seed: options.Seed = 0,
+    num_seeds: Annotated[
+        int, typer.Option("--num-seeds", min=1, help="Ask with so many seeds and average.")
+    ] = 1,
+    draws: Annotated[
+        int, typer.Option("--draws", min=1, help="Bootstrap draws behind each interval.")
+    ] = 10_000,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            "--compare",
+            metavar="A B",
+            help="Test two files of answers, or eval folders, on the same questions.",
+        ),
+    ] = None,
     output_dir: Annotated[
         Path | None,
         typer.Option("--output-dir", "-o", help="Folder to write; default CKPT/eval/TASK."),
@@ -57,32 +111,70 @@ def run(
     verbose: options.Verbose = 0,
 ) -> None:
     """Score a checkpoint, or answers made elsewhere, with intervals and floors."""
-    from medllava.eval.config import DecodingConfig, EvalConfig, Protocol, parse_conditions
+    from medllava.eval.compare import compare_predictions, comparison_lines
+    from medllava.eval.config import (
+        DecodingConfig,
+        EvalConfig,
+        Protocol,
+        parse_backend,
+        parse_conditions,
+    )
+    from medllava.eval.probes import parse_probes
     from medllava.eval.run import default_output_dir, evaluate_task, score_lines
 
     console = Console("eval", json_output=json_output, quiet=quiet, verbose=verbose)
     if protocol not in list(Protocol):
         raise typer.BadParameter(f"{protocol!r} is not one of {', '.join(Protocol)}.")
+    answers = predictions or (compare[0] if compare else None)
+    kind, base_url = parse_backend(backend)
     config = EvalConfig(
         task=task,
         checkpoint=None if predictions else ckpt,
         predictions=predictions,
-        output_dir=output_dir or default_output_dir(task, checkpoint=ckpt, predictions=predictions),
+        output_dir=output_dir or default_output_dir(task, checkpoint=ckpt, predictions=answers),
         data=data,
         split=split,
         image_dir=image_dir,
+        language=language,
         limit=limit,
         conditions=parse_conditions(controls),
+        probes=parse_probes(probes),
+        train_data=tuple(train_data or ()),
         protocol=Protocol(protocol),
         decoding=DecodingConfig(
-            max_new_tokens=max_new_tokens, batch_size=batch_size, closed_prompt=closed_prompt
+            max_new_tokens=max_new_tokens or (512 if task == "chat" else 64),
+            temperature=temperature,
+            batch_size=batch_size,
+            closed_prompt=closed_prompt,
         ),
+        backend=kind,
+        base_url=base_url,
+        gpus=gpus,
         device=device,
-        seeds=(seed,),
+        seeds=tuple(range(seed, seed + num_seeds)),
+        draws=draws,
         resume=resume,
     )
     with console.progress() as progress:
-        summary = evaluate_task(config, progress=progress)
-    for line in score_lines(summary):
+        if task == "chat":
+            from medllava.eval.chat_run import JudgeConfig, chat_lines, judge_chat
+
+            if judge is None:
+                raise typer.BadParameter("eval chat needs --judge MODEL.")
+            by = JudgeConfig(
+                model=judge,
+                base_url=judge_base_url,
+                repeats=judge_repeats,
+                max_cost_usd=max_cost,
+            )
+            summary = judge_chat(config, by, progress=progress)
+            lines = chat_lines(summary)
+        elif compare is not None:
+            summary = compare_predictions(config, *compare, progress=progress)
+            lines = comparison_lines(summary)
+        else:
+            summary = evaluate_task(config, progress=progress)
+            lines = score_lines(summary)
+    for line in lines:
         console.say(line)
     console.finish(summary)

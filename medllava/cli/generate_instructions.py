@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from medllava.cli.console import Console
-from medllava.cli.options import Json, Limit, OutputDir, Quiet, Seed, Verbose
+from medllava.cli.options import DryRun, Json, Limit, OutputDir, Quiet, Seed, Verbose
 
 StageName = StrEnum("StageName", ["ALIGN", "INSTRUCT"])
 SplitName = StrEnum("SplitName", ["TRAIN", "VALIDATION", "TEST", "ALL"])
@@ -19,8 +19,39 @@ def run(
     output_dir: OutputDir,
     stage: Annotated[StageName, typer.Option("--stage", help="Which stage to make data for.")],
     teacher: Annotated[
-        str, typer.Option("--teacher", help="Who writes conversations; template needs no model.")
+        str,
+        typer.Option(
+            "--teacher",
+            help="Who writes conversations: template, local:FOLDER, recorded:FILE or a model name.",
+        ),
     ] = "template",
+    base_url: Annotated[
+        str | None,
+        typer.Option("--base-url", envvar="MEDLLAVA_BASE_URL", help="Server; default OpenAI."),
+    ] = None,
+    batch: Annotated[bool, typer.Option("--batch", help="Use the Batch API.")] = False,
+    inline_mentions: Annotated[
+        bool,
+        typer.Option("--inline-mentions/--no-inline-mentions", help="Show citing sentences."),
+    ] = True,
+    see_image: Annotated[
+        bool, typer.Option("--see-image", help="Show the teacher the picture too.")
+    ] = False,
+    max_cost: Annotated[
+        float | None, typer.Option("--max-cost", min=0, metavar="USD", help="Never spend more.")
+    ] = None,
+    prices: Annotated[
+        Path | None, typer.Option("--prices", help="TOML file of prices per million tokens.")
+    ] = None,
+    concurrency: Annotated[
+        int, typer.Option("--concurrency", min=1, max=512, help="Requests in flight at once.")
+    ] = 16,
+    requests_per_minute: Annotated[
+        float | None, typer.Option("--requests-per-minute", min=0.1, help="Rate limit.")
+    ] = None,
+    tokens_per_minute: Annotated[
+        float | None, typer.Option("--tokens-per-minute", min=1, help="Rate limit.")
+    ] = None,
     split: Annotated[SplitName, typer.Option("--split", help="Figures to use.")] = SplitName.TRAIN,
     limit: Limit = None,
     questions_per_figure: Annotated[
@@ -36,6 +67,10 @@ def run(
         PositionName | None,
         typer.Option("--image-position", help="Default: random for align, before for instruct."),
     ] = None,
+    llava_json: Annotated[
+        bool, typer.Option("--llava-json", help="Write LLaVA's JSON too.")
+    ] = False,
+    dry_run: DryRun = False,
     seed: Seed = 0,
     json_output: Json = False,
     quiet: Quiet = False,
@@ -61,6 +96,17 @@ def run(
         multi_turn=multi_turn,
         image_position=None if image_position is None else ImagePosition(image_position.value),
         seed=seed,
+        llava_json=llava_json,
+        base_url=base_url,
+        batch=batch,
+        inline_mentions=inline_mentions,
+        see_image=see_image,
+        max_cost_usd=max_cost,
+        prices=prices,
+        concurrency=concurrency,
+        requests_per_minute=requests_per_minute,
+        tokens_per_minute=tokens_per_minute,
+        dry_run=dry_run,
     )
     with console.progress() as progress:
         summary = generate_instructions(config, progress=progress)

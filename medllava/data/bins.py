@@ -45,12 +45,12 @@ def fewest_bins(lengths: Lengths, *, capacity: int) -> int:
     ascending = np.sort(lengths)
     sums = np.concatenate([[0], np.cumsum(ascending)])
     count, most = len(ascending), int(capacity // ascending[0])
-    bound = math.ceil(sums[-1] / capacity)
+    bound = math.ceil(int(sums[-1]) / capacity)
     for j in range(1, most):
         larger = np.arange(count // (j + 1) + 1)
         possible = int(larger[sums[(j + 1) * larger] <= capacity * larger].max())
         bound = max(bound, math.ceil((count - possible * (most - j)) / j))
-    return bound
+    return int(bound)
 
 
 def _fill_best_fit(lengths: Lengths, order: Sequence[int] | Lengths, capacity: int) -> list[Pack]:

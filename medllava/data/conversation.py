@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from medllava.errors import SetupError
-from medllava.records import IMAGE_TOKEN, Turn
+from medllava.records import IMAGE_TOKEN, AnswerType, Question, Turn
 
 ASSISTANT = "assistant"
 Span = tuple[int, int]
@@ -20,6 +20,29 @@ Span = tuple[int, int]
 _PROBE = "medllava probe"
 _string_templates: dict[str, bool] = {}
 """Template to whether it takes string contents; found once per template."""
+
+
+def user_turn(text: str, *, num_images: int) -> Turn:
+    """Return what a user says about some images: the images first, each on its line, then the text.
+
+    Args:
+        text: placeholders typed into it are taken out; only real images get one.
+        num_images: shown with this turn.
+    """
+    plain = text.replace(IMAGE_TOKEN, "").strip()
+    return Turn(role="user", content=f"{IMAGE_TOKEN}\n" * num_images + plain)
+
+
+def question_text(question: Question, *, closed_prompt: str = "") -> str:
+    """Return what is asked: the question, its choices, and how to answer if it is closed.
+
+    Training on a benchmark and being measured on it both ask with these words.
+    """
+    lines = [question.question.strip()]
+    lines += [f"{chr(ord('A') + i)}. {choice}" for i, choice in enumerate(question.choices)]
+    if question.answer_type is AnswerType.CLOSED and closed_prompt:
+        lines.append(closed_prompt)
+    return "\n".join(lines)
 
 
 def render_prompt(processor: Any, turns: Sequence[Turn], *, open_reply: bool) -> str:  # noqa: ANN401 - any processor or tokenizer with a chat template

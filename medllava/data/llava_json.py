@@ -112,7 +112,7 @@ def iter_llava_json(path: Path) -> Iterator[InstructionRecord]:
         RecordError: an item has no usable conversation; names the file and the item.
     """
     repaired = 0
-    for number, item in _iter_items(path):
+    for number, item in iter_llava_items(path):
         record, was_repaired = parse_llava_item(item, where=f"{path}, item {number}")
         repaired += was_repaired
         yield record
@@ -284,7 +284,13 @@ def _modality(domain: Mapping[str, Any]) -> Modality | None:
     return next((m for name, m in _DOMAINS.items() if domain.get(name)), None)
 
 
-def _iter_items(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def iter_llava_items(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (number from 1, object) of a JSON array, or of JSONL, holding one item in memory.
+
+    Raises:
+        DataError: the file is absent or not JSON.
+        RecordError: an item is not an object; names file and item.
+    """
     try:
         handle = path.open(encoding="utf-8-sig")
     except FileNotFoundError:

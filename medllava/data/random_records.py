@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from medllava.data.question_text import with_images
+from medllava.data.conversation import user_turn
 from medllava.data.sources import INSTRUCTIONS_FILE
 from medllava.records import InstructionRecord, Stage, Turn
 from medllava.store import JsonlWriter, atomic_path
@@ -53,9 +53,8 @@ def _make_record(number: int, random: np.random.Generator) -> InstructionRecord:
         images = []
     turns = []
     for lap in range(int(random.integers(1, 4))):
-        question = with_images(_say(random, 6), len(images) if lap == 0 else 0)
         turns += [
-            Turn(role="user", content=question),
+            user_turn(_say(random, 6), num_images=len(images) if lap == 0 else 0),
             Turn(role="assistant", content=_say(random, int(random.integers(1, 25)))),
         ]
     return InstructionRecord(

@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from medllava.errors import DataError
+from medllava.eval.probes import Probe
 
 
 class Protocol(StrEnum):
@@ -24,6 +25,7 @@ class Backend(StrEnum):
 
     TRANSFORMERS = "transformers"
     VLLM = "vllm"
+    """vLLM's server at `base_url`, or at its usual address on this machine."""
     OPENAI = "openai"
     """Any OpenAI-compatible server, named by `base_url`."""
 
@@ -84,17 +86,44 @@ class EvalConfig:
     decoding: DecodingConfig = DecodingConfig()
     backend: Backend = Backend.TRANSFORMERS
     base_url: str | None = None
+    served_model: str | None = None
+    """Name of the model on the server; None: the checkpoint's."""
     device: str = "auto"
     dtype: str = "auto"
     gpus: int = 1
+    """Processes, one GPU each, that share the images between them."""
     seeds: tuple[int, ...] = (0,)
     """Of sampling and of every random choice; several are averaged."""
     draws: int = 10_000
     """Bootstrap draws behind each interval."""
-    probes: tuple[str, ...] = ()
+    probes: tuple[Probe, ...] = ()
+    """Families of altered closed questions; the scores themselves do not contain them."""
     train_data: tuple[Path, ...] = ()
     """Training data to look for these questions and images in."""
+    train_image_dir: Path | None = None
+    """What the images of `train_data` are relative to; None: as in training."""
     resume: bool = True
+
+
+VLLM_ADDRESS = "http://localhost:8000/v1"
+
+
+def parse_backend(text: str) -> tuple[Backend, str | None]:
+    """Read the value of `--backend`: a backend, or the address of a server.
+
+    Raises:
+        DataError: it is neither.
+    """
+    if text.startswith(("http://", "https://")):
+        return Backend.OPENAI, text
+    if text == Backend.VLLM:
+        return Backend.VLLM, VLLM_ADDRESS
+    if text == Backend.TRANSFORMERS:
+        return Backend.TRANSFORMERS, None
+    raise DataError(
+        f"--backend {text!r} is not transformers, vllm, or the address of a server, such as "
+        "http://localhost:8000/v1."
+    )
 
 
 def parse_conditions(text: str) -> tuple[Condition, ...]:

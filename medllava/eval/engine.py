@@ -10,6 +10,7 @@ import hashlib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from PIL import Image
@@ -17,21 +18,19 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from medllava.data.conversation import needs_special_tokens, render_prompt
+from medllava.data.conversation import needs_special_tokens, render_prompt, user_turn
 from medllava.data.image import load_image
 from medllava.errors import DataError, SetupError
 from medllava.eval.config import DecodingConfig
-from medllava.eval.predict import BLANK, Ask, Batch
+from medllava.eval.predict import BLANK, Ask, Batch, blank_image
 from medllava.model.loaded import LoadedModel
 from medllava.model.processor import num_image_tokens
-from medllava.records import IMAGE_TOKEN, Turn
+from medllava.records import IMAGE_TOKEN
 
 _CPU_BATCH, _GPU_BATCH = 16, 32
 _BATCHES_PER_WINDOW = 8
 """Questions that are sorted by length together; their prefixes are held at once."""
 _ENCODER_BATCH = 8
-_GREY = (128, 128, 128)
-_BLANK_SIDE = 336
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +94,8 @@ class Engine:
                 ) from None
 
     def _prompt(self, ask: Ask) -> _Prompt:
-        content = ask.text if ask.image is None else f"{IMAGE_TOKEN}\n{ask.text}"
-        text = render_prompt(self._processor, [Turn(role="user", content=content)], open_reply=True)
+        turn = user_turn(ask.text, num_images=int(ask.image is not None))
+        text = render_prompt(self._processor, [turn], open_reply=True)
         add = needs_special_tokens(self._processor, text)
         if ask.image is not None:
             text = text.replace(IMAGE_TOKEN, IMAGE_TOKEN * num_image_tokens(self._processor))
@@ -279,7 +278,7 @@ def _stream(ask: Ask) -> torch.Generator:
 
 def _open_image(image: str | None) -> Image.Image:
     if image == BLANK:
-        return Image.new("RGB", (_BLANK_SIDE, _BLANK_SIDE), _GREY)
+        return blank_image()
     if image is None:
         raise ValueError("a prompt with image tokens has no image")
-    return load_image(image)
+    return load_image(Path(image))

@@ -11,6 +11,14 @@ from typing import Any
 
 from medllava import page
 from medllava.errors import DataError
+from medllava.eval.config import Condition
+from medllava.eval.html_sections import (
+    contamination_section,
+    estimate_cell,
+    llava_med_section,
+    probe_section,
+    published_section,
+)
 from medllava.eval.scores import METRICS, Metric, Values
 from medllava.records import Question
 from medllava.store import contained_path
@@ -37,14 +45,19 @@ def render_report(
         image_dir: where images are; None or unreadable images are left out.
     """
     task, scores = report["task"], report
-    sections = [("Scores", _score_table(scores)), ("What was asked", _facts(report))]
+    sections = [("Scores", _score_table(scores) + _floor_bars(scores["conditions"]))]
     sections += _groups("By answer type", scores["by_answer_type"])
     sections += _groups("By category", scores["by_category"])
+    sections += probe_section(report.get("probes"))
+    sections += contamination_section(report.get("contamination"))
+    sections += llava_med_section(report.get("llava_med"))
+    sections += published_section(task["name"], report)
     right, wrong = _examples(questions, values)
     for heading, rows in (("Worst errors", wrong), ("Right answers", right)):
         cards = [_card(questions[row], replies[row], image_dir) for row in rows]
         if cards:
             sections.append((heading, page.render_cards(cards)))
+    sections.append(("What was asked, and with what", _facts(report)))
     return page.render_page(
         f"{task['name']}: {report['model']['source']}",
         subtitle=(
@@ -53,17 +66,6 @@ def render_report(
         ),
         sections=sections,
     )
-
-
-def format_estimate(estimate: Mapping[str, Any] | None, *, is_share: bool = True) -> str:
-    """Return "value [low, high]", shares in percent; a dash where there is none."""
-    if estimate is None or estimate["value"] is None:
-        return "-"
-    factor = 100 if is_share else 1
-    text = f"{factor * estimate['value']:.1f}"
-    if estimate["low"] is None:
-        return text
-    return f"{text} [{factor * estimate['low']:.1f}, {factor * estimate['high']:.1f}]"
 
 
 def _shown_metrics(conditions: Mapping[str, Any]) -> list[Metric]:
@@ -78,9 +80,29 @@ def _score_table(scores: Mapping[str, Any]) -> str:
     return page.render_table(
         ["condition", *(_heading(metric) for metric in metrics)],
         [
-            [name, *(format_estimate(estimates.get(m.name), is_share=m.is_share) for m in metrics)]
+            [name, *(estimate_cell(estimates.get(m.name), is_share=m.is_share) for m in metrics)]
             for name, estimates in rows.items()
         ],
+    )
+
+
+def _floor_bars(conditions: Mapping[str, Any]) -> str:
+    """Draw the score that says most beside its floors."""
+    metric = next(
+        m for m in ("closed_accuracy", "token_recall") if m in conditions[Condition.REAL.value]
+    )
+    estimates = {name: found[metric] for name, found in conditions.items() if metric in found}
+    return page.render_text(f"{metric.replace('_', ' ').capitalize()}, %:") + _bars(estimates)
+
+
+def _bars(estimates: Mapping[str, Mapping[str, Any]]) -> str:
+    return page.render_bars(
+        {name: round(100 * e["value"], 1) for name, e in estimates.items()},
+        ranges={
+            name: (100 * e["low"], 100 * e["high"])
+            for name, e in estimates.items()
+            if e["low"] is not None
+        },
     )
 
 
@@ -98,14 +120,12 @@ def _groups(heading: str, groups: Mapping[str, Any]) -> list[tuple[str, str]]:
             [
                 name,
                 max(e["num_questions"] for e in estimates.values()),
-                *(format_estimate(estimates.get(m.name)) for m in metrics),
+                *(estimate_cell(estimates.get(m.name)) for m in metrics),
             ]
             for name, estimates in groups.items()
         ],
     )
-    bars = page.render_bars(
-        {name: 100 * estimates["token_recall"]["value"] for name, estimates in groups.items()}
-    )
+    bars = _bars({name: estimates["token_recall"] for name, estimates in groups.items()})
     return [(heading, table + page.render_text("Token recall, %:") + bars)]
 
 
@@ -118,8 +138,11 @@ def _facts(report: Mapping[str, Any]) -> str:
         "file": f"{task['file']} (SHA-256 {task['file_sha256']})",
         "open or closed": task["rule"],
         "answer-format prompt": report["prompts"]["closed"] or "none: asked as written",
-        "decoding": ", ".join(f"{key} {value}" for key, value in report["decoding"].items()),
+        "decoding": ", ".join(f"{key} {value}" for key, value in report["decoding"].items())
+        or "made elsewhere",
         "protocol": report["protocol"],
+        "packages": ", ".join(f"{name} {v}" for name, v in report["packages"].items()),
+        "code": report["commit"] or "-",
         "notes": " ".join(task["notes"]) or "-",
     }
     return page.render_table(["", ""], list(facts.items()))
@@ -148,10 +171,10 @@ def _spread(questions: Sequence[Question], rows: Sequence[int]) -> list[int]:
 
 def _card(question: Question, reply: str, image_dir: Path | None) -> tuple[str | None, list[str]]:
     lines = [question.question, f"answer: {reply or '(empty)'}", f"reference: {question.answer}"]
-    return _thumbnail(question.image, image_dir), lines
+    return thumbnail(question.image, image_dir), lines
 
 
-def _thumbnail(image: str | None, image_dir: Path | None) -> str | None:
+def thumbnail(image: str | None, image_dir: Path | None) -> str | None:
     """Return a small JPEG as a data address, so that the page stays whole when it is sent."""
     if image is None or image_dir is None or not (image_dir / image).is_file():
         return None

@@ -107,27 +107,31 @@ def cluster_sums(values: Values, clusters: NDArray[np.int64]) -> tuple[Values, V
     return sums, counts
 
 
-def paired_p_value(
+def paired_p_values(
     differences: Values, clusters: NDArray[np.int64], *, draws: int, seed: int
-) -> float:
+) -> Values:
     """Return the two-sided p of "no difference", flipping the sign of whole images at random.
 
     Args:
-        differences: (questions,) score of one system minus the other's; NaN does not count.
+        differences: (questions, K) score of one system minus the other's; NaN does not count.
         clusters: (questions,) number of each question's image.
         draws: sign patterns; the smallest possible p is 1 / (draws + 1).
-        seed: of the patterns.
+        seed: of the patterns, which all columns share.
+
+    Returns:
+        (K,)
     """
-    sums = cluster_sums(differences[:, None], clusters)[0][:, 0]
-    observed = abs(sums.sum())
+    sums = cluster_sums(differences, clusters)[0]
+    observed = np.abs(sums.sum(axis=0))
     rng = np.random.default_rng(seed)
     step = max(1, _CELLS // max(len(sums), 1))
-    hits = 0
+    hits = np.zeros(sums.shape[1], dtype=np.int64)
     for start in range(0, draws, step):
         size = min(step, draws - start)
         signs = rng.integers(0, 2, size=(size, len(sums)), dtype=np.int8) * 2 - 1
+        flipped = np.abs(signs.astype(np.float64) @ sums)
         # Rounding must not hide patterns that are equal to the observed one.
-        hits += int((np.abs(signs @ sums) >= observed - 1e-9).sum())
+        hits += (flipped >= observed - 1e-9).sum(axis=0)
     return (hits + 1) / (draws + 1)
 
 

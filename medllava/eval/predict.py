@@ -5,22 +5,34 @@ appended to a partial file that the next run reads. The batches are planned over
 not, so a resumed run computes what an uninterrupted one would have computed.
 """
 
+import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from medllava.data.conversation import question_text
 from medllava.errors import DataError, RecordError
 from medllava.eval.config import Condition
+from medllava.eval.probes import Probed
 from medllava.progress import Progress
-from medllava.records import AnswerType, Question
+from medllava.records import Question
 from medllava.store import JsonlWriter, iter_jsonl
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _log = logging.getLogger(__name__)
 
 BLANK = "blank:"
 """Stands for the uniform grey image where a path would stand."""
+
+_GREY = (128, 128, 128)
+_BLANK_SIDE = 336
+
+Key = tuple[str, str, int]
+"""Question id, condition, seed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,12 +49,24 @@ class Ask:
     """What the user says, without the image."""
 
     @property
-    def key(self) -> tuple[str, str, int]:
+    def key(self) -> Key:
         """What makes it unique in a run."""
         return self.id, self.condition, self.seed
 
+    @property
+    def digest(self) -> str:
+        """What was shown and said; another picture or wording must not take an old reply."""
+        return hashlib.sha256(f"{self.image}\n{self.text}".encode()).hexdigest()[:16]
+
 
 Batch = list[tuple[Ask, str]]
+
+
+def blank_image() -> "Image.Image":
+    """Return the picture that `BLANK` stands for."""
+    from PIL import Image  # noqa: PLC0415 - scoring opens no picture
+
+    return Image.new("RGB", (_BLANK_SIDE, _BLANK_SIDE), _GREY)
 
 
 class Answerer(Protocol):
@@ -57,22 +81,13 @@ class Answerer(Protocol):
         ...
 
 
-def prompt_text(question: Question, *, closed_prompt: str) -> str:
-    """Return what the user says: the question, its choices, and how to answer if it is closed."""
-    lines = [question.question.strip()]
-    lines += [f"{chr(ord('A') + i)}. {choice}" for i, choice in enumerate(question.choices)]
-    if question.answer_type is AnswerType.CLOSED and closed_prompt:
-        lines.append(closed_prompt)
-    return "\n".join(lines)
-
-
 def build_asks(
     questions: Sequence[Question],
     *,
     condition: Condition,
     seed: int,
-    image_paths: dict[str, Path],
-    shown_instead: dict[str, str],
+    image_paths: Mapping[str, Path],
+    shown_instead: Mapping[str, str],
     closed_prompt: str,
 ) -> list[Ask]:
     """Return what the model is asked under one condition.
@@ -83,7 +98,7 @@ def build_asks(
         seed: of sampling.
         image_paths: file of every image named by a question.
         shown_instead: image to image, for `permuted`.
-        closed_prompt: see `prompt_text`.
+        closed_prompt: see `data.conversation.question_text`.
     """
 
     def shown(image: str | None) -> str | None:
@@ -99,37 +114,55 @@ def build_asks(
             condition=condition.value,
             seed=seed,
             image=shown(question.image),
-            text=prompt_text(question, closed_prompt=closed_prompt),
+            text=question_text(question, closed_prompt=closed_prompt),
         )
         for question in questions
     ]
 
 
 def collect_replies(
-    asks: Sequence[Ask], answerer: Answerer, partial: Path, *, progress: Progress
-) -> dict[tuple[str, str, int], str]:
-    """Return a reply for every ask, reading what an earlier run left in `partial`."""
-    replies = dict(_read_partial(partial))
-    wanted = {ask.key for ask in asks}
-    replies = {key: text for key, text in replies.items() if key in wanted}
-    progress.start("answers", total=len(asks))
+    asks: Sequence[Ask],
+    answerer: Answerer,
+    partial: Path,
+    *,
+    progress: Progress,
+    is_greedy: bool = False,
+) -> dict[Key, str]:
+    """Return a reply for every ask, reading what an earlier run left in `partial`.
+
+    Args:
+        asks: with unique keys.
+        answerer: asked for what is not there yet.
+        partial: replies as they came, one line each.
+        progress: told about asks.
+        is_greedy: equal asks get equal replies, so each is asked once; blank and text-only
+            conditions repeat themselves a lot.
+    """
+    firsts: dict[Key | str, Ask] = {}
+    same = {ask.key: firsts.setdefault(ask.digest if is_greedy else ask.key, ask) for ask in asks}
+    digests = {ask.key: ask.digest for ask in firsts.values()}
+    replies = {
+        key: text for key, digest, text in _read_partial(partial) if digests.get(key) == digest
+    }
+    progress.start("answers", total=len(firsts))
     progress.advance(len(replies))
     with JsonlWriter(partial) as writer:
-        for batch in answerer.answer(asks, is_done=lambda ask: ask.key in replies):
+        for batch in answerer.answer(list(firsts.values()), is_done=lambda ask: ask.key in replies):
             for ask, text in batch:
                 if ask.key not in replies:
-                    writer.write(
-                        {"id": ask.id, "condition": ask.condition, "seed": ask.seed, "text": text}
-                    )
+                    names = {"id": ask.id, "condition": ask.condition, "seed": ask.seed}
+                    writer.write({**names, "asked": ask.digest, "text": text})
                     replies[ask.key] = text
                     progress.advance()
-    return replies
+    return {key: replies[first.key] for key, first in same.items()}
 
 
-def _read_partial(partial: Path) -> Iterator[tuple[tuple[str, str, int], str]]:
+def _read_partial(partial: Path) -> Iterator[tuple[Key, str, str]]:
+    """Yield key, digest of what was asked, and reply."""
     if partial.exists():
         for _, line in iter_jsonl(partial, allow_torn_tail=True):
-            yield (str(line["id"]), str(line["condition"]), int(line["seed"])), str(line["text"])
+            key = (str(line["id"]), str(line["condition"]), int(line["seed"]))
+            yield key, str(line.get("asked")), str(line["text"])
 
 
 def read_predictions(file: Path, questions: Sequence[Question]) -> dict[tuple[str, int], list[str]]:
@@ -142,17 +175,61 @@ def read_predictions(file: Path, questions: Sequence[Question]) -> dict[tuple[st
         RecordError: a line has no id or no text, or an id comes twice with different texts.
         DataError: questions without a line; names up to three of them.
     """
+    found = {run: texts for run, texts in _read_runs(file).items() if run[0] in list(Condition)}
+    if not any(condition == Condition.REAL for condition, _ in found):
+        found[Condition.REAL.value, 0] = {}
+    for replies in found.values():
+        _check_complete(replies, questions, file=file)
+    return {run: [replies[q.id] for q in questions] for run, replies in found.items()}
+
+
+def read_texts(file: Path, ids: Sequence[str]) -> list[str]:
+    """Return the texts made for these ids under the real condition, its lowest seed.
+
+    Raises:
+        DataError: an id has no text.
+    """
+    found = _read_runs(file)
+    real = min((run for run in found if run[0] == Condition.REAL), default=None)
+    texts = found[real] if real else {}
+    missing = [key for key in ids if key not in texts]
+    if missing:
+        raise DataError(f"no prediction for {missing[0]!r} and {len(missing) - 1:,} more: {file}.")
+    return [texts[key] for key in ids]
+
+
+def read_probe_replies(file: Path, made: Mapping[str, Sequence[Probed]]) -> dict[str, list[str]]:
+    """Return the replies to altered questions that a file of predictions holds, by variant.
+
+    Raises:
+        DataError: a variant is there, but not for every question it fits.
+    """
+    found = {condition: texts for (condition, _), texts in _read_runs(file).items()}
+    replies: dict[str, list[str]] = {}
+    for variant in made.keys() & found.keys():
+        bases = [probed.base for probed in made[variant]]
+        _check_complete(found[variant], bases, file=file)
+        replies[variant] = [found[variant][question.id] for question in bases]
+    return {variant: replies[variant] for variant in made if variant in replies}
+
+
+def _read_runs(file: Path) -> dict[tuple[str, int], dict[str, str]]:
+    """Return id to text by condition and seed.
+
+    Raises:
+        RecordError: a line has no id or no text, or an id comes twice with different texts.
+    """
     found: dict[tuple[str, int], dict[str, str]] = {}
     for number, line in iter_jsonl(file):
         where = f"{file}, line {number}"
         key, text = _id_and_text(line, where=where)
-        run = (str(line.get("condition", Condition.REAL.value)), int(line.get("seed", 0)))
+        try:
+            run = (str(line.get("condition", Condition.REAL.value)), int(line.get("seed", 0)))
+        except (TypeError, ValueError):
+            raise RecordError(f"seed {line['seed']!r} is not a number: {where}.") from None
         if found.setdefault(run, {}).setdefault(key, text) != text:
             raise RecordError(f"id {key!r} has two different texts: {where}. Keep one.")
-    found.setdefault((Condition.REAL.value, 0), {})
-    for replies in found.values():
-        _check_complete(replies, questions, file=file)
-    return {run: [replies[q.id] for q in questions] for run, replies in found.items()}
+    return found
 
 
 def _check_complete(replies: dict[str, str], questions: Sequence[Question], *, file: Path) -> None:

@@ -91,6 +91,36 @@ def build_scores(
     return scores
 
 
+def score_subsets(
+    questions: Sequence[Question],
+    values: Values,
+    subsets: Mapping[str, Sequence[bool]],
+    *,
+    draws: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Return the scores of parts of the questions, such as those without flagged images.
+
+    Args:
+        questions: all of them.
+        values: of one condition, (questions, metrics).
+        subsets: name to one truth value per question.
+        draws: of the bootstrap over images.
+        seed: of the draws.
+    """
+    columns = _Columns([], {})
+    for name, members in subsets.items():
+        for column, metric in enumerate(METRIC_NAMES):
+            columns.add(name, metric, np.where(np.array(members), values[:, column], np.nan))
+    result = bootstrap(
+        np.stack(columns.values, axis=1), image_clusters(questions), draws=draws, seed=seed
+    )
+    return {
+        name: {"num_questions": int(sum(members)), "scores": _estimates(name, columns, result)}
+        for name, members in subsets.items()
+    }
+
+
 def _groups(questions: Sequence[Question]) -> dict[str, Any]:
     """Return masks of the questions of each answer type and category."""
     groups = {

@@ -1,25 +1,38 @@
 """The evaluation step: questions, replies, scores, report."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from medllava.data.benchmark_task import published_rows
 from medllava.data.benchmarks import QuestionSet, load_questions
-from medllava.errors import DataError
-from medllava.eval.config import ASKED_CONDITIONS, Condition, EvalConfig
-from medllava.eval.controls import constant_replies, majority_replies, permute_images
-from medllava.eval.html import format_estimate, render_report
-from medllava.eval.predict import Answerer, Ask, build_asks, collect_replies, read_predictions
+from medllava.eval.asking import (
+    Answers,
+    ask_model,
+    closed_prompt_of,
+    floors_without_model,
+    read_answers,
+)
+from medllava.eval.config import Backend, Condition, EvalConfig, Protocol
+from medllava.eval.contamination import IMAGE_FLAGS, Contamination, Flag, find_contamination
+from medllava.eval.html import render_report
+from medllava.eval.html_sections import format_estimate
+from medllava.eval.legacy_scores import score_llava_med, train_open_answers
+from medllava.eval.probe_scores import score_probes
+from medllava.eval.probes import build_probes
 from medllava.eval.provenance import code_commit, describe_model, package_versions
-from medllava.eval.report import SCHEMA_VERSION, build_scores, score_conditions
+from medllava.eval.report import SCHEMA_VERSION, build_scores, score_conditions, score_subsets
+from medllava.eval.scores import Values
 from medllava.progress import Progress, SilentProgress
 from medllava.records import Question, StepSummary
-from medllava.store import atomic_path, contained_path, exclusive, sha256_of, write_json, write_text
-
-Runs = dict[tuple[str, int], list[str]]
-"""(condition, seed) to replies in the order of the questions."""
+from medllava.store import (
+    contained_path,
+    exclusive,
+    sha256_of,
+    write_json,
+    write_jsonl,
+    write_text,
+)
 
 
 def evaluate_task(
@@ -31,10 +44,12 @@ def evaluate_task(
 
     Output folder::
 
-        report.json         scores with intervals, floors, provenance
-        report.html         the same to look at, with answers beside images
-        predictions.jsonl   {id, condition, seed, text}, controls included
-        answers/            replies as they came; the next run goes on from them
+        report.json           scores with intervals, floors, probes, provenance
+        report.html           the same to look at, with answers beside images
+        predictions.jsonl     {id, condition, seed, text}, controls and probes included
+        contamination.jsonl   flagged items and what raised the flags; with `train_data`
+        answers/              replies as they came; the next run goes on from them
+        probes/               corrupted images
 
     Raises:
         DataError: questions, images or predictions are missing or malformed.
@@ -42,138 +57,78 @@ def evaluate_task(
         RemoteError: a server gave no answer after retries.
     """
     task = load_questions(
-        config.task, data=config.data, split=config.split, image_dir=config.image_dir
+        config.task,
+        data=config.data,
+        split=config.split,
+        image_dir=config.image_dir,
+        language=config.language,
     )
     questions = task.questions[: config.limit]
+    made = build_probes(questions, config.probes, seed=config.seeds[0])
+    made = {variant: altered for variant, altered in made.items() if altered}
     with exclusive(config.output_dir):
+        model = _describe_source(config)
         if config.predictions is not None:
-            model: dict[str, Any] = {"source": str(config.predictions)}
-            model["predictions_sha256"] = sha256_of(config.predictions)
-            runs = _runs_from_file(config, questions)
+            answers = read_answers(config, questions, made)
         else:
-            model = describe_model(config.checkpoint or "")
-            runs = _runs_from_model(config, task, questions, model, progress=progress)
-        runs |= _runs_without_model(config, questions)
+            answers = ask_model(config, task, questions, made, model=model, progress=progress)
+        answers.runs |= floors_without_model(config, questions)
+        found = _look_for_training_data(config, task, questions, progress)
         progress.start("scores")
-        report = _build_report(config, task, questions, runs, model)
-        return _write(config, task, questions, runs, report)
+        values, _ = score_conditions(questions, {_real(answers): answers.runs[_real(answers)]})
+        real = values[Condition.REAL.value]
+        report = _build_report(config, task, questions, answers, model)
+        report["published"] = published_rows(task.name)
+        if config.protocol is Protocol.LLAVA_MED:
+            report["llava_med"] = _llava_med_report(config, task, questions, answers)
+        if made:
+            report["probes"] = _probe_report(config, questions, answers)
+        if found is not None:
+            report["contamination"] = _contamination_report(config, questions, real, found)
+        return _write(config, task, questions, answers, report, real, found)
 
 
-def _runs_from_file(config: EvalConfig, questions: Sequence[Question]) -> Runs:
-    assert config.predictions is not None  # noqa: S101 - the caller looked
-    found = read_predictions(config.predictions, questions)
-    wanted = {c.value for c in (*config.conditions, Condition.REAL) if c in ASKED_CONDITIONS}
-    absent = sorted(wanted - {condition for condition, _ in found})
-    if absent:
-        raise DataError(
-            f"no answers under {', '.join(absent)}: {config.predictions}. "
-            "Only a model can be shown other images; use --ckpt, or leave these --controls out."
-        )
-    return {run: replies for run, replies in found.items() if run[0] in wanted}
+def _real(answers: Answers) -> tuple[str, int]:
+    """Return the run that examples and parts of the report are taken from."""
+    return min(run for run in answers.runs if run[0] == Condition.REAL)
 
 
-def _runs_without_model(config: EvalConfig, questions: Sequence[Question]) -> Runs:
-    runs: Runs = {}
-    if Condition.MAJORITY in config.conditions:
-        runs[Condition.MAJORITY.value, 0] = majority_replies(questions)
-    if Condition.CONSTANT in config.conditions:
-        runs[Condition.CONSTANT.value, 0] = constant_replies(questions)
-    return runs
+def _describe_source(config: EvalConfig) -> dict[str, Any]:
+    if config.predictions is not None:
+        return {
+            "source": str(config.predictions),
+            "predictions_sha256": sha256_of(config.predictions),
+        }
+    model = describe_model(config.checkpoint or "")
+    if config.backend is not Backend.TRANSFORMERS:
+        model |= {"server": config.base_url, "served_model": config.served_model}
+    return model
 
 
-def _runs_from_model(
-    config: EvalConfig,
-    task: QuestionSet,
-    questions: Sequence[Question],
-    model: dict[str, Any],
-    *,
-    progress: Progress,
-) -> Runs:
-    asks = _all_asks(config, task, questions)
-    answers = config.output_dir / "answers" / f"{_fingerprint(config, task, model)}.jsonl"
-    if not config.resume:
-        answers.unlink(missing_ok=True)
-    answerer = _build_answerer(config)
-    replies = collect_replies(asks, answerer, answers, progress=progress)
-    runs: Runs = {}
-    for ask in asks:
-        runs.setdefault((ask.condition, ask.seed), []).append(replies[ask.key])
-    return runs
-
-
-def _all_asks(config: EvalConfig, task: QuestionSet, questions: Sequence[Question]) -> list[Ask]:
-    paths = _image_paths(task, questions)
-    asked = [c for c in Condition if c in ASKED_CONDITIONS and c in config.conditions]
-    asks: list[Ask] = []
-    for condition in asked:
-        for seed in config.seeds:
-            instead = {}
-            if condition is Condition.PERMUTED:
-                contents = {image: sha256_of(path) for image, path in paths.items()}
-                instead = permute_images(contents, seed=seed)
-            asks += build_asks(
-                questions,
-                condition=condition,
-                seed=seed,
-                image_paths=paths,
-                shown_instead=instead,
-                closed_prompt=_closed_prompt(config, task),
-            )
-    return asks
-
-
-def _image_paths(task: QuestionSet, questions: Sequence[Question]) -> dict[str, Path]:
-    """Return the file of every image, all of them checked before a model is loaded."""
+def _look_for_training_data(
+    config: EvalConfig, task: QuestionSet, questions: Sequence[Question], progress: Progress
+) -> Contamination | None:
+    if not config.train_data:
+        return None
+    progress.start("training data")
     root = task.image_dir or task.file.parent
-    images = sorted({question.image for question in questions if question.image is not None})
-    paths = {image: contained_path(root, image) for image in images}
-    missing = [image for image, path in paths.items() if not path.is_file()]
-    if missing:
-        named = ", ".join(missing[:3])
-        raise DataError(
-            f"{len(missing):,} of {len(paths):,} images are not there ({named}): {root}. "
-            "Name their folder with --image-dir."
-        )
-    return paths
-
-
-def _closed_prompt(config: EvalConfig, task: QuestionSet) -> str:
-    own = config.decoding.closed_prompt
-    return task.closed_prompt if own is None else own
-
-
-def _fingerprint(config: EvalConfig, task: QuestionSet, model: dict[str, Any]) -> str:
-    """Name what the replies depend on; other weights or prompts must not be continued."""
-    facts = [
-        model["source"],
-        model["weights_sha256"],
-        task.file_sha256,
-        str(task.image_dir),
-        config.decoding.max_new_tokens,
-        config.decoding.temperature,
-        _closed_prompt(config, task),
-        config.backend.value,
-        config.dtype,
-    ]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
-
-
-def _build_answerer(config: EvalConfig) -> Answerer:
-    from medllava.eval.engine import Engine  # noqa: PLC0415 - torch, only where a model answers
-    from medllava.model.load import load_model  # noqa: PLC0415
-
-    loaded = load_model(config.checkpoint or "", device=config.device, dtype=config.dtype)
-    return Engine(loaded, config.decoding)
+    images = {q.image for q in questions if q.image is not None}
+    return find_contamination(
+        questions,
+        {image: contained_path(root, image) for image in images},
+        config.train_data,
+        image_dir=config.train_image_dir,
+    )
 
 
 def _build_report(
     config: EvalConfig,
     task: QuestionSet,
     questions: Sequence[Question],
-    runs: Runs,
+    answers: Answers,
     model: dict[str, Any],
 ) -> dict[str, Any]:
-    scores = build_scores(questions, runs, draws=config.draws, seed=config.seeds[0])
+    scores = build_scores(questions, answers.runs, draws=config.draws, seed=config.seeds[0])
     decoding = {
         "max_new_tokens": config.decoding.max_new_tokens,
         "temperature": config.decoding.temperature,
@@ -187,19 +142,67 @@ def _build_report(
             "name": task.name,
             "version": task.version,
             "split": task.split,
+            "language": task.language,
             "file": str(task.file),
             "file_sha256": task.file_sha256,
             "rule": task.rule,
+            "asked": task.describe(),
             "notes": list(task.notes),
             "limit": config.limit,
         },
         "protocol": config.protocol.value,
         **scores,
         "model": model,
-        "prompts": {"closed": _closed_prompt(config, task)},
+        "prompts": {"closed": closed_prompt_of(config, task)},
         "decoding": {} if config.predictions else decoding,
         "packages": package_versions(),
         "commit": code_commit(),
+    }
+
+
+def _llava_med_report(
+    config: EvalConfig, task: QuestionSet, questions: Sequence[Question], answers: Answers
+) -> dict[str, Any]:
+    return score_llava_med(
+        questions,
+        [replies for run, replies in sorted(answers.runs.items()) if run[0] == Condition.REAL],
+        candidates=train_open_answers(task, config.task, data=config.data),
+        draws=config.draws,
+        seed=config.seeds[0],
+    )
+
+
+def _probe_report(
+    config: EvalConfig, questions: Sequence[Question], answers: Answers
+) -> dict[str, Any]:
+    return score_probes(
+        questions,
+        answers.runs[_real(answers)],
+        answers.made,
+        answers.probes,
+        draws=config.draws,
+        seed=config.seeds[0],
+    )
+
+
+def _contamination_report(
+    config: EvalConfig, questions: Sequence[Question], values: Values, found: Contamination
+) -> dict[str, Any]:
+    has_image = [found.has(q.id, IMAGE_FLAGS) for q in questions]
+    has_any = [found.has(q.id, Flag) for q in questions]
+    subsets = {
+        "all": [True] * len(questions),
+        "without flagged images": [not flagged for flagged in has_image],
+        "without any flag": [not flagged for flagged in has_any],
+        "flagged": has_any,
+    }
+    return {
+        "train_data": found.sources,
+        "flags": found.counts(),
+        "num_flagged": sum(has_any),
+        "scores": score_subsets(
+            questions, values, subsets, draws=config.draws, seed=config.seeds[0]
+        ),
     }
 
 
@@ -207,8 +210,10 @@ def _write(
     config: EvalConfig,
     task: QuestionSet,
     questions: Sequence[Question],
-    runs: Runs,
+    answers: Answers,
     report: dict[str, Any],
+    values: Values,
+    found: Contamination | None,
 ) -> StepSummary:
     folder = config.output_dir
     files = {
@@ -216,24 +221,61 @@ def _write(
         "page": folder / "report.html",
         "predictions": folder / "predictions.jsonl",
     }
-    with atomic_path(files["predictions"]) as temporary, temporary.open("w") as handle:
-        for (condition, seed), replies in runs.items():
-            for question, text in zip(questions, replies, strict=True):
-                line = {"id": question.id, "condition": condition, "seed": seed, "text": text}
-                handle.write(json.dumps(line, ensure_ascii=False) + "\n")
-    real = (Condition.REAL.value, min(seed for name, seed in runs if name == Condition.REAL))
-    values = score_conditions(questions, {real: runs[real]})[0][Condition.REAL.value]
+    write_jsonl(files["predictions"], _prediction_lines(config, questions, answers))
+    if found is not None:
+        files["contamination"] = folder / "contamination.jsonl"
+        write_jsonl(
+            files["contamination"],
+            [
+                {"id": q.id, "image": q.image, "flags": found.flags[q.id]}
+                for q in questions
+                if q.id in found.flags
+            ],
+        )
     write_text(
         files["page"],
-        render_report(report, questions, runs[real], values, image_dir=task.image_dir),
+        render_report(
+            report, questions, answers.runs[_real(answers)], values, image_dir=task.image_dir
+        ),
     )
     write_json(files["report"], report)
+    shown = (
+        "task",
+        "conditions",
+        "visual_gain",
+        "protocol",
+        "llava_med",
+        "probes",
+        "contamination",
+    )
     return StepSummary(
         step="eval",
         counts={"questions": len(questions), "images": report["num_images"]},
-        details={key: report[key] for key in ("conditions", "visual_gain", "protocol")},
+        details={key: report[key] for key in shown if key in report},
         artifacts=files,
     )
+
+
+def _prediction_lines(
+    config: EvalConfig, questions: Sequence[Question], answers: Answers
+) -> list[dict[str, Any]]:
+    lines = [
+        {"id": question.id, "condition": condition, "seed": seed, "text": text}
+        for (condition, seed), replies in answers.runs.items()
+        for question, text in zip(questions, replies, strict=True)
+    ]
+    lines += [
+        {
+            "id": probed.base.id,
+            "condition": variant,
+            "seed": config.seeds[0],
+            "text": text,
+            "question": probed.question.question,
+        }
+        for variant, replies in answers.probes.items()
+        for probed, text in zip(answers.made[variant], replies, strict=True)
+    ]
+    return lines
 
 
 def default_output_dir(task: str, *, checkpoint: str, predictions: Path | None) -> Path:
@@ -247,6 +289,7 @@ def default_output_dir(task: str, *, checkpoint: str, predictions: Path | None) 
 
 def score_lines(summary: StepSummary) -> list[str]:
     """Return the scores as lines for a terminal."""
+    asked = [summary.details["task"]["asked"], *summary.details["task"]["notes"]]
     rows = dict(summary.details["conditions"])
     if summary.details["visual_gain"]:
         rows["real minus permuted"] = summary.details["visual_gain"]
@@ -255,7 +298,10 @@ def score_lines(summary: StepSummary) -> list[str]:
     for row, estimates in rows.items():
         cells = "".join(f"{format_estimate(estimates.get(name)):>22}" for name in names)
         lines.append(f"{row:<20}{cells}")
-    return [*lines, "in %, with 95 % intervals by bootstrap over images"]
+    lines.append("in %, with 95 % intervals by bootstrap over images")
+    for kind, estimate in summary.details.get("llava_med", {}).get("paper", {}).items():
+        lines.append(f"LLaVA-Med protocol, {kind:<6} {estimate['value']:>22.4f}")
+    return [*asked, "", *lines]
 
 
 _PRINTED = ("closed_accuracy", "open_token_recall", "exact_match", "token_recall", "unparseable")

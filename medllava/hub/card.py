@@ -25,6 +25,9 @@ NOTICE = (
     "any other clinical purpose.** Answers can be fluent and wrong."
 )
 
+_DESCRIPTIVE = {"num_words", "repetition", "unparseable"}
+"""They describe the answers and are no score: in the card's table, not in the hub's metadata."""
+
 _USE = """```python
 from transformers import pipeline
 
@@ -122,7 +125,7 @@ def _metadata(facts: ModelFacts, ledger: Ledger, repo_id: str) -> str:
 
 def _results(evaluation: Evaluation) -> Iterator[EvalResult]:
     for score in evaluation.scores:
-        if score.condition != REAL:
+        if score.condition != REAL or score.metric in _DESCRIPTIVE:
             continue
         protocol = {"protocol": evaluation.protocol} if evaluation.protocol else {}
         interval = {} if score.low is None else {"interval_95": [score.low, score.high]}
@@ -176,10 +179,18 @@ def _training_section(facts: ModelFacts) -> str:
     headers = ("stage", "recipe", "learning rate", "batch", "steps", "tokens", "seed", "commit")
     recipe = json.dumps(facts.recipe, indent=2, ensure_ascii=False)
     return (
-        f"{render_table(headers, rows)}\n\nThe settings are those of the resolved recipe, also in "
-        f"`recipe.json`; the full record of the run is `run.json`.\n\n<details><summary>Resolved "
-        f"recipe</summary>\n\n```json\n{recipe}\n```\n\n</details>"
+        f"{render_table(headers, rows)}\n\n{_commands(facts.stages)}\n\n"
+        "The settings are those of the resolved recipe, also in `recipe.json`; the full record of "
+        "the run is `run.json`.\n\n<details><summary>Resolved recipe</summary>\n\n"
+        f"```json\n{recipe}\n```\n\n</details>"
     )
+
+
+def _commands(stages: Sequence[StageRun]) -> str:
+    """Return the commands that trained, as a block of shell lines."""
+    lines = [stage.command or f"# stage {stage.stage}: command unknown" for stage in stages]
+    lines = [" ".join(line.replace("`", "'").split()) for line in lines]
+    return "```sh\n" + "\n".join(lines) + "\n```"
 
 
 def _data_section(stages: Sequence[StageRun]) -> str:

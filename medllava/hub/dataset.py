@@ -20,6 +20,7 @@ from datasets import Features, Image, List, Value
 
 from medllava.data.sources import image_root, iter_instruction_records
 from medllava.errors import DataError
+from medllava.hub.facts import CAPTIONS
 from medllava.hub.licenses import parse_license
 from medllava.hub.privacy import find_secret, hide_paths
 from medllava.hub.provenance import Source, trace_sources
@@ -170,7 +171,8 @@ def stage_instructions(
             owner = record.figure_id or record.record_id
             writer.write(row, split=record.split.value, owner=owner, rights=rights)
             _count(facts, record.split.value, rights.license or rights.license_url, record.modality)
-            facts.teachers[record.teacher or "unknown"] += 1
+            unnamed = CAPTIONS if record.stage is Stage.ALIGN else "unknown"
+            facts.teachers[record.teacher or unnamed] += 1
     return facts
 
 

@@ -14,10 +14,13 @@ from medllava.errors import DataError
 from medllava.hub.privacy import hide_paths
 from medllava.hub.provenance import Source, parse_sources, trace_sources
 from medllava.hub.scores import Evaluation, load_evaluations
+from medllava.records import Stage
 from medllava.store import read_json
 
 _FROM_PARTS = "parts"
 """What run.json calls a start from the recipe's own parts."""
+CAPTIONS = "none, figure captions"
+"""Who wrote the replies of alignment pairs: they are under the figures' own licences."""
 ROLES = {"language_model": "language model", "vision_encoder": "vision encoder"}
 
 
@@ -49,6 +52,7 @@ class Data:
     licenses: dict[str, int] = field(default_factory=dict)
     modalities: dict[str, int] = field(default_factory=dict)
     teachers: dict[str, int] = field(default_factory=dict)
+    """Alignment pairs without a teacher count as `CAPTIONS`."""
     sources: tuple[Source, ...] = ()
 
 
@@ -68,6 +72,8 @@ class StageRun:
     packages: dict[str, str]
     carbon_grams: float | None
     """CO2 equivalent, only where it was measured."""
+    command: str | None = None
+    """As it was typed, without the paths of a machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +174,7 @@ def _stage(run: Mapping[str, Any]) -> StageRun:
             dropped=values.get("dropped"),
             licenses=_counts(values.get("by_license")),
             modalities=_counts(values.get("by_modality")),
-            teachers=_counts(values.get("by_teacher")),
+            teachers=_teachers(run.get("stage"), values.get("by_teacher")),
             sources=parse_sources(values.get("sources")) or trace_sources(Path(origin)),
         ),
         steps=run.get("steps"),
@@ -179,7 +185,17 @@ def _stage(run: Mapping[str, Any]) -> StageRun:
         git_commit=machine.get("git_commit"),
         packages=dict(machine.get("packages") or {}),
         carbon_grams=run.get("carbon_g_co2eq"),
+        command=hide_paths(str(run.get("command") or "")) or None,
     )
+
+
+def _teachers(stage: object, value: object) -> dict[str, int]:
+    counts = _counts(value)
+    if stage == Stage.ALIGN:
+        unnamed = [name for name in counts if name in {"", "unknown"}]
+        if number := sum(counts.pop(name) for name in unnamed):
+            counts[CAPTIONS] = number
+    return counts
 
 
 def _counts(value: object) -> dict[str, int]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from medllava.errors import DataError
-from medllava.hub.facts import ROLES, Data, ModelFacts, Part
+from medllava.hub.facts import CAPTIONS, ROLES, Data, ModelFacts, Part
 from medllava.hub.licenses import OWN_WORK, UNKNOWN, Terms, parse_license, teacher_terms
 from medllava.hub.provenance import Source
 
@@ -111,7 +111,7 @@ def dataset_ledger(
         for name, count in sorted(licenses.items())
     ]
     rows += [_source_row(source) for source in sources]
-    rows += [_teacher_row(teacher, count) for teacher, count in sorted(teachers.items())]
+    rows += _teacher_rows(teachers)
     return _conclude(rows, has_weights=False)
 
 
@@ -131,8 +131,7 @@ def _data_rows(stage: str, data: Data) -> Iterator[Row]:
         used = "records" if data.used is None else f"{data.used:,} records"
         yield Row(kind="data", what=f"{stage}: {used}", terms=UNKNOWN)
     yield from (_source_row(source) for source in data.sources)
-    for teacher, count in sorted(data.teachers.items()):
-        yield _teacher_row(teacher or "none named", count)
+    yield from _teacher_rows(data.teachers)
 
 
 def _source_row(source: Source) -> Row:
@@ -140,9 +139,12 @@ def _source_row(source: Source) -> Row:
     return Row(kind="source", what=source.title, terms=terms, note=source.note)
 
 
-def _teacher_row(teacher: str, count: int) -> Row:
-    terms = teacher_terms(teacher)
-    return Row(kind="teacher", what=f"{teacher}: {count:,} records", terms=terms, note=terms.note)
+def _teacher_rows(teachers: Mapping[str, int]) -> Iterator[Row]:
+    for teacher, count in sorted(teachers.items()):
+        if teacher != CAPTIONS:
+            terms = teacher_terms(teacher)
+            what = f"{teacher or 'unknown'}: {count:,} records"
+            yield Row(kind="teacher", what=what, terms=terms, note=terms.note)
 
 
 def _conclude(rows: Iterable[Row], *, has_weights: bool) -> Ledger:

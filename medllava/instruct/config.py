@@ -36,3 +36,29 @@ class GenerateConfig:
     """Of the template teacher: share of yes/no questions."""
     multi_turn: bool = False
     """Of the template teacher: all questions about a figure in one conversation."""
+    llava_json: bool = False
+    """Write the records as LLaVA's JSON too."""
+    base_url: str | None = None
+    """Address of the teacher's server; None: OpenAI."""
+    batch: bool = False
+    """Ask through the Batch API."""
+    inline_mentions: bool = True
+    """Show the teacher the sentences of the article that cite the figure."""
+    see_image: bool = False
+    """Show the teacher the picture too."""
+    temperature: float = 0.7
+    """Of the teacher's sampling."""
+    max_cost_usd: float | None = None
+    """Nothing is sent that could bring the folder's total above this."""
+    prices: Path | None = None
+    """TOML file of prices, before the shipped table."""
+    concurrency: int = 16
+    """Requests in flight at once."""
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    timeout_seconds: float = 300.0
+    """Of one attempt at one request."""
+    poll_seconds: float = 30.0
+    """Between two looks at a batch."""
+    dry_run: bool = False
+    """Count what would be sent; send and write nothing."""

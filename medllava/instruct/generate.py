@@ -6,24 +6,36 @@ teacher, questions for `eval`):
     DIR/
       instructions.jsonl   one InstructionRecord a line
       questions.jsonl      template teacher only: the same questions in eval's form
-      rejected.jsonl       what was left out, with the rule that said so
+      rejected.jsonl       what was left out, with the rule that said so and the raw reply
+      llava.json           on request: the records as LLaVA's JSON
       summary.json         counts, settings, and where the images are
+      report.html          a page to look at
+      ledger.jsonl         language models only: every request and reply, with usage and cost
+      batches.jsonl        Batch API only: what was submitted and collected
 """
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
+from medllava.data.llava_json import write_llava_json
+from medllava.data.sources import iter_instruction_records
 from medllava.instruct.alignment import align_figure, draw, place_image
 from medllava.instruct.config import TEMPLATE_TEACHER, GenerateConfig, ImagePosition
+from medllava.instruct.conversations import write_conversations
+from medllava.instruct.estimate import estimate_run
 from medllava.instruct.figures import count_figures, iter_figures, iter_round_robin, manifest_path
 from medllava.instruct.output import (
     INSTRUCTIONS,
+    LLAVA_JSON,
     QUESTIONS,
     REJECTED,
+    REPORT,
     SUMMARY,
     InstructionsWriter,
     write_summary,
 )
+from medllava.instruct.report import write_report
 from medllava.instruct.template import (
     TEMPLATE_VERSION,
     Exchange,
@@ -53,18 +65,37 @@ def generate_instructions(
     progress = progress or SilentProgress()
     if config.stage is Stage.FINETUNE:
         raise ValueError("stage finetune takes a benchmark's data; nothing is generated for it")
+    if config.dry_run and not config.output_dir.exists():
+        return _estimate(config, progress)
     with exclusive(config.output_dir):
-        return _generate(config, progress)
+        return (_estimate if config.dry_run else _generate)(config, progress)
+
+
+def _estimate(config: GenerateConfig, progress: Progress) -> StepSummary:
+    if not _asks_model(config):
+        figures = count_figures(manifest_path(config.figures), split=config.split).total()
+        counts = {"figures": min(figures, config.limit or figures), "requests": 0, "cost_usd": 0.0}
+        return StepSummary(step="generate-instructions", counts=counts, details={"dry_run": True})
+    return estimate_run(config, progress, reject_reason=reject_reason)
 
 
 def _generate(config: GenerateConfig, progress: Progress) -> StepSummary:
-    is_template = config.stage is Stage.INSTRUCT
-    with InstructionsWriter(config.output_dir, with_questions=is_template) as writer:
+    usage: dict[str, Any] = {}
+    is_template = config.stage is Stage.INSTRUCT and not _asks_model(config)
+    with InstructionsWriter(
+        config.output_dir, with_questions=is_template, seed=config.seed
+    ) as writer:
         if is_template:
             _write_template(config, writer, progress)
+        elif config.stage is Stage.INSTRUCT:
+            usage = write_conversations(config, writer, progress, reject_reason=reject_reason)
         else:
             _write_aligned(config, writer, progress)
-    return _finish(config, writer)
+    return _finish(config, writer, usage)
+
+
+def _asks_model(config: GenerateConfig) -> bool:
+    return config.stage is Stage.INSTRUCT and config.teacher != TEMPLATE_TEACHER
 
 
 def _write_aligned(config: GenerateConfig, writer: InstructionsWriter, progress: Progress) -> None:
@@ -173,21 +204,55 @@ def _limited(figures: Iterator[FigureRecord], limit: int | None) -> Iterator[Fig
         yield figure
 
 
-def _finish(config: GenerateConfig, writer: InstructionsWriter) -> StepSummary:
+def _finish(
+    config: GenerateConfig, writer: InstructionsWriter, usage: dict[str, Any]
+) -> StepSummary:
     folder = config.output_dir
+    image_dir = manifest_path(config.figures).parent
     settings = {k: str(v) for k, v in dataclasses.asdict(config).items() if v is not None}
-    facts = {"stage": config.stage.value, "counts": dict(writer.counts), "settings": settings}
-    facts["rejected_by_reason"] = dict(writer.reasons.most_common())
-    write_summary(folder, image_dir=manifest_path(config.figures).parent, facts=facts)
+    facts: dict[str, Any] = {
+        "stage": config.stage.value,
+        "counts": dict(writer.counts),
+        "settings": settings,
+        "rejected_by_reason": dict(writer.reasons.most_common()),
+    }
+    if usage:
+        facts |= {
+            "dropped_turns_by_rule": dict(writer.turn_rules.most_common()),
+            "unanswered_by_reason": dict(writer.left.most_common()),
+            "usage": usage,
+        }
+    write_summary(folder, image_dir=image_dir, facts=facts)
+    write_report(
+        folder / REPORT,
+        writer.digest,
+        title=f"Instructions for stage {config.stage.value}",
+        image_dir=image_dir,
+        counts=writer.counts,
+        reasons=writer.reasons + writer.turn_rules + writer.left,
+        usage=usage,
+    )
     artifacts = {"instructions": folder / INSTRUCTIONS}
-    if config.stage is Stage.INSTRUCT:
+    if config.stage is Stage.INSTRUCT and not _asks_model(config):
         artifacts["questions"] = folder / QUESTIONS
-    artifacts |= {"rejected": folder / REJECTED, "summary": folder / SUMMARY}
+    if config.llava_json:
+        artifacts["llava_json"] = folder / LLAVA_JSON
+        write_llava_json(artifacts["llava_json"], iter_instruction_records(folder))
+    artifacts |= {
+        "rejected": folder / REJECTED,
+        "summary": folder / SUMMARY,
+        "report": folder / REPORT,
+    }
     stage_number = 1 if config.stage is Stage.ALIGN else 2
+    details = {k: v for k, v in facts.items() if k in _TOLD}
     return StepSummary(
         step="generate-instructions",
-        counts=dict(writer.counts),
-        details={"rejected_by_reason": dict(writer.reasons.most_common())},
+        complete=not writer.left,
+        counts=dict(writer.counts) | ({"cost_usd": usage["cost_usd"]} if usage else {}),
+        details=details,
         artifacts=artifacts,
         hint=f"medllava train --stage {stage_number} --data {folder}",
     )
+
+
+_TOLD = {"rejected_by_reason", "dropped_turns_by_rule", "unanswered_by_reason", "usage"}

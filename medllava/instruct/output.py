@@ -12,22 +12,28 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+from medllava.instruct.digest import Digest
 from medllava.records import InstructionRecord, Question
 from medllava.store import atomic_path, write_json
 
 INSTRUCTIONS, QUESTIONS, REJECTED = "instructions.jsonl", "questions.jsonl", "rejected.jsonl"
-SUMMARY, REPORT = "summary.json", "report.html"
+SUMMARY, REPORT, LLAVA_JSON = "summary.json", "report.html", "llava.json"
 
 
 class InstructionsWriter:
     """Writes the line files of an instructions folder and counts what it writes."""
 
-    def __init__(self, folder: Path, *, with_questions: bool = False) -> None:
-        """Prepare to write into `folder`, made if absent."""
+    def __init__(self, folder: Path, *, with_questions: bool = False, seed: int = 0) -> None:
+        """Prepare to write into `folder`, made if absent; `seed` draws the report's samples."""
         self.folder = folder
+        self.digest = Digest(seed=seed)
         self.counts: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
-        """Rejections by reason."""
+        """Rejected figures by reason."""
+        self.turn_rules: Counter[str] = Counter()
+        """Turns that were left out of a conversation, by rule."""
+        self.left: Counter[str] = Counter()
+        """Figures that another run has to ask about, by reason."""
         self._with_questions = with_questions
         self._stack = ExitStack()
 
@@ -52,6 +58,7 @@ class InstructionsWriter:
         _write_line(self._records, record.to_json())
         self.counts["records"] += 1
         self.counts["pairs"] += sum(turn.role == "assistant" for turn in record.turns)
+        self.digest.add(record)
 
     def write_question(self, question: Question) -> None:
         """Append the twin of a record in the form of a benchmark question."""
@@ -65,6 +72,19 @@ class InstructionsWriter:
         _write_line(self._rejected, {"figure_id": figure_id, "reason": reason, **facts})
         self.counts["rejected"] += 1
         self.reasons[reason] += 1
+
+    def drop_turn(self, figure_id: str, rule: str, question: str, answer: str) -> None:
+        """Append one pair that was left out of a figure's conversation."""
+        turn = {"figure_id": figure_id, "reason": rule, "question": question, "answer": answer}
+        _write_line(self._rejected, turn)
+        self.counts["dropped_turns"] += 1
+        self.turn_rules[rule] += 1
+
+    def leave(self, figure_id: str, reason: str, *, detail: str) -> None:
+        """Append a figure without an answer; running again asks about it."""
+        _write_line(self._rejected, {"figure_id": figure_id, "reason": reason, "detail": detail})
+        self.counts["unanswered"] += 1
+        self.left[reason] += 1
 
     def _open(self, name: str) -> IO[str]:
         temporary = self._stack.enter_context(atomic_path(self.folder / name))

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from medllava.errors import RemoteError
 from medllava.records import Record
 
 
@@ -20,7 +21,7 @@ class Message(Record):
     """`system`, `user` or `assistant`."""
     content: str
     images: tuple[str, ...] = ()
-    """Image files shown with the message, as local paths."""
+    """Images shown before the text, as local paths or `data:` addresses."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +51,14 @@ class ChatReply(Record):
     output_tokens: int = 0
 
 
+class RequestRefusedError(RemoteError):
+    """The service will not answer this one request, however often it is asked; others may pass."""
+
+
+class AccessError(RemoteError):
+    """The service will not answer any request: key, model name, address or quota."""
+
+
 class ChatModel(Protocol):
     """Anything that answers chat requests."""
 
@@ -60,6 +69,8 @@ class ChatModel(Protocol):
         """Answer one request.
 
         Raises:
+            RequestRefusedError: this request is not acceptable; another may be.
+            AccessError: no request is.
             RemoteError: no answer after retries.
         """
         ...

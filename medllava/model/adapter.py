@@ -103,9 +103,11 @@ def merge_adapter(model: nn.Module) -> None:
     """Fold the adapter into the layers beneath and take it away, in place."""
     for name, layer in list(_adapted_layers(model)):
         base: Any = layer.base_layer
-        base.weight = nn.Parameter(_merged_weight(layer), requires_grad=False)
+        merged = nn.Linear(base.in_features, base.out_features, bias=False, device="meta")
+        merged.weight = nn.Parameter(_merged_weight(layer), requires_grad=False)
+        merged.bias = base.bias
         parent, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(parent), leaf, base)
+        setattr(model.get_submodule(parent), leaf, merged)
 
 
 def _adapted_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
@@ -116,6 +118,7 @@ def _adapted_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
 
 def _merged_weight(layer: Any) -> Tensor:  # noqa: ANN401 - peft's own class
     """Return W + scale * B A, in the precision of the adapter where W is quantized."""
+    layer.base_layer.state_dict()  # undoes what bitsandbytes repacks for a CPU that only infers
     weight = layer.base_layer.weight
     (adapter,) = layer.active_adapters
     delta: Tensor = layer.get_delta_weight(adapter)

@@ -16,12 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoTokenizer,
     CLIPVisionConfig,
     GenerationConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    PreTrainedConfig,
 )
 
 from medllava.errors import SetupError
@@ -34,6 +36,7 @@ from medllava.model.tensors import find_file, read_tensors
 from medllava.recipe import FeatureSelect, Geometry, LanguageModelConfig, VisionEncoderConfig
 
 _TEXT_TYPES = {"llava_mistral": "mistral", "llava_llama": "llama", "llava": "llama"}
+_MARKS = ("<im_start>", "<im_end>")
 _TOWER = "vision_tower.vision_model."
 _RENAMES = (
     (r"model\.vision_tower\.vision_tower\.vision_model\.(.*)", _TOWER + r"\1"),
@@ -43,6 +46,8 @@ _RENAMES = (
     (r"lm_head\.(.*)", r"language_model.lm_head.\1"),
     (r"model\.(.*)", r"language_model.model.\1"),
 )
+_ROTARY = {"rope_theta", "rope_scaling", "rope_parameters"}
+_NOT_SIZES = {"model_type", "pad_token_id"}
 _BUFFERS = (".rotary_emb.inv_freq", ".embeddings.position_ids")
 _EMBEDDINGS = ("model.embed_tokens.weight", "lm_head.weight")
 
@@ -153,6 +158,24 @@ def add_delta(
     return result
 
 
+def text_config(config: dict[str, Any], *, vocab_size: int) -> PreTrainedConfig:
+    """Take the language model's own values out of an older checkpoint's flat configuration.
+
+    The rotary base has another name there than the configuration class shows, so it is asked for by
+    name: Mistral-7B-Instruct-v0.2 turns with 1e6, a hundred times the default.
+    """
+    text_type = _TEXT_TYPES[config["model_type"]]
+    own = AutoConfig.for_model(text_type).to_dict().keys() - PreTrainedConfig().to_dict().keys()
+    wanted = own | _ROTARY
+    values = {k: v for k, v in config.items() if k in wanted and k not in _NOT_SIZES}
+    values["tie_word_embeddings"] = config.get("tie_word_embeddings", False)
+    values["vocab_size"] = vocab_size
+    made: PreTrainedConfig = AutoConfig.for_model(text_type, **values)
+    causal: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(made)]
+    made.architectures = [causal.__name__]
+    return made
+
+
 def clip_config(state: dict[str, Tensor]) -> CLIPVisionConfig:
     """Read the sizes of a CLIP tower off its weights; its head width is 64, as in all of CLIP."""
     patches = state[_TOWER + "embeddings.patch_embedding.weight"]
@@ -226,14 +249,11 @@ def _build(
 ) -> LlavaForConditionalGeneration:
     """Fill the native model with the renamed tensors."""
     has_own = isinstance(encoder, CLIPVisionConfig)
-    text_type = _TEXT_TYPES[config["model_type"]]
-    known = AutoConfig.for_model(text_type).to_dict()
-    text = {k: v for k, v in config.items() if k in known and k not in ("model_type", "dtype")}
-    text["vocab_size"] = len(state["language_model.model.embed_tokens.weight"])
+    rows = len(state["language_model.model.embed_tokens.weight"])
     full = config.get("mm_vision_select_feature", "patch") == "cls_patch"
     values: dict[str, Any] = {
         "vision_config": encoder if has_own else encoder.config,
-        "text_config": AutoConfig.for_model(text_type, **text),
+        "text_config": text_config(config, vocab_size=rows),
         "projector_hidden_act": "linear" if is_linear else "gelu",
         "vision_feature_layer": config.get("mm_vision_select_layer", -2),
         "vision_feature_select_strategy": "full" if full else "default",
@@ -266,6 +286,11 @@ def _attach_processor(
     known = set(tokenizer.get_vocab().values())
     tower = inner.model.vision_tower
     has_marks = bool(config.get("mm_use_im_start_end"))
+    if has_marks and (lost := set(_MARKS) - tokenizer.get_vocab().keys()):
+        raise SetupError(
+            f"images are marked with {' and '.join(sorted(lost))}, which the tokenizer lacks: "
+            f"{source}. Take the tokenizer files that came with the checkpoint."
+        )
     template = MISTRAL if config["model_type"] == "llava_mistral" else VICUNA
     processor = build_processor(
         tokenizer,
@@ -279,7 +304,7 @@ def _attach_processor(
         language_model=LanguageModelConfig(
             source=source, chat_template=HUMAN_ASSISTANT if is_linear else template
         ),
-        image_marks=("<im_start>", "<im_end>") if has_marks else None,
+        image_marks=_MARKS if has_marks else None,
     )
     fit_embeddings(inner, sorted(set(tokenizer.get_vocab().values()) - known))
     inner.config.image_token_index = processor.image_token_id

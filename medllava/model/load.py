@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import (
     AutoProcessor,
     BitsAndBytesConfig,
@@ -34,6 +35,9 @@ from medllava.recipe import Attention
 __all__ = ["LoadedModel", "choose_device", "load_model", "save_model"]
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+_SHARD = "5GB"
+_TOWER = "model.vision_tower."
+_WITH_VISION_MODEL = ("clip_vision_model", "siglip_vision_model")
 _LAST = "config.json"
 """Written last: a folder that has it is complete."""
 
@@ -102,9 +106,9 @@ def load_native(
         options |= {"quantization_config": _quantization(quantize, dtype), "device_map": device}
     with reading_weights(source, key="--ckpt"):
         loaded: Any = LlavaForConditionalGeneration.from_pretrained(
-            source, output_loading_info=True, **options
+            source, output_loading_info=True, use_safetensors=True, **options
         )
-        processor = AutoProcessor.from_pretrained(source)
+        processor = AutoProcessor.from_pretrained(source, backend="pil")
     model, info = loaded
     check_keys(info, source=source)
     if not isinstance(processor, LlavaProcessor) or processor.patch_size is None:
@@ -147,12 +151,12 @@ def save_model(loaded: LoadedModel, folder: Path, *, dtype: torch.dtype | None =
     folder.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
     try:
-        state = merged_state_dict(loaded.model) if has_adapter(loaded.model) else None
-        if dtype is not None:
-            state = state or loaded.model.state_dict()
-            state = {name: tensor.to(dtype) for name, tensor in state.items()}
         with without_bars():
-            loaded.model.save_pretrained(temporary, state_dict=state)
+            loaded.model.save_pretrained(
+                temporary,
+                state_dict=_exported_state(loaded.model, dtype),
+                max_shard_size=_SHARD,
+            )
         if dtype is not None:
             _write_dtype(temporary / _LAST, dtype)
         loaded.processor.save_pretrained(temporary)
@@ -161,6 +165,23 @@ def save_model(loaded: LoadedModel, folder: Path, *, dtype: torch.dtype | None =
             path.replace(folder / path.name)
     finally:
         shutil.rmtree(temporary)
+
+
+def _exported_state(model: Any, dtype: torch.dtype | None) -> dict[str, Tensor]:  # noqa: ANN401 - a LLaVA
+    """Return the tensors to write, an adapter merged, under names that every server knows.
+
+    transformers 5 has no `vision_model` inside CLIP and SigLIP towers and reads either name; vLLM,
+    SGLang and older transformers read only the name with it.
+    """
+    state = merged_state_dict(model) if has_adapter(model) else model.state_dict()
+    has_inner = model.config.vision_config.model_type in _WITH_VISION_MODEL
+    exported = {}
+    for name, tensor in state.items():
+        rest = name.removeprefix(_TOWER)
+        if has_inner and rest != name and not rest.startswith("vision_model."):
+            name = f"{_TOWER}vision_model.{rest}"
+        exported[name] = tensor if dtype is None else tensor.to(dtype)
+    return exported
 
 
 def _write_dtype(path: Path, dtype: torch.dtype) -> None:

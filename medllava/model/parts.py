@@ -108,7 +108,7 @@ def load_language_model(
     else:
         with reading_weights(config.source, key="model.language_model.source"):
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                config.source, dtype=dtype, output_loading_info=True, trust_remote_code=False
+                config.source, dtype=dtype, output_loading_info=True, use_safetensors=True
             )
         model, info = loaded
         check_keys(info, source=config.source)
@@ -139,7 +139,7 @@ def _read_vision_encoder(source: str, dtype: torch.dtype) -> PreTrainedModel:
     whole = AutoConfig.from_pretrained(source)
     vision = getattr(whole, "vision_config", whole)
     loaded: Any = AutoModel.from_pretrained(
-        source, config=vision, dtype=dtype, output_loading_info=True
+        source, config=vision, dtype=dtype, output_loading_info=True, use_safetensors=True
     )
     encoder: PreTrainedModel
     encoder, info = loaded
@@ -180,6 +180,8 @@ def _assemble(
     """Put the parts into an empty native model; no weight is copied."""
     tokenizer = processor.tokenizer
     dtype = language_model.dtype
+    # Servers build the language model from this name; some know none for a bare configuration.
+    language_model.config.architectures = [type(language_model).__name__]
     values: dict[str, Any] = {
         "vision_config": encoder.config,
         "text_config": language_model.config,
@@ -191,22 +193,51 @@ def _assemble(
         "pad_token_id": tokenizer.pad_token_id,
         "dtype": dtype,
     }
+    head: Any = language_model.get_output_embeddings()
+    _check_language_model(language_model, source=config.language_model.source)
     with torch.device("meta"):
         model: Any = LlavaForConditionalGeneration(LlavaConfig(**values))
     model.model.language_model = language_model.base_model
     model.model.vision_tower = encoder
-    model.lm_head = language_model.get_output_embeddings()
+    model.lm_head = head
     model.model.multi_modal_projector.to_empty(device="cpu")
     model.to(dtype)
     _initialise_projector(model, seed=seed)
     own: Any = language_model.generation_config
     model.generation_config = GenerationConfig(
         bos_token_id=own.bos_token_id,
-        eos_token_id=own.eos_token_id or tokenizer.eos_token_id,
+        eos_token_id=_end_ids(own.eos_token_id, tokenizer),
         pad_token_id=tokenizer.pad_token_id,
     )
     native: LlavaForConditionalGeneration = model
     return native
+
+
+def _end_ids(own: int | list[int] | None, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return every token that ends a reply: those of the part, and the one that closes a turn.
+
+    Other engines know only what the generation configuration says, and would run on past a turn
+    whose end is the tokenizer's own.
+    """
+    ends = list(own) if isinstance(own, list | tuple) else [own]
+    return sorted({int(end) for end in (*ends, tokenizer.eos_token_id) if end is not None})
+
+
+def _check_language_model(model: PreTrainedModel, *, source: str) -> None:
+    """Stop if the native class has no place for something the language model has."""
+    head: Any = model.get_output_embeddings()
+    lack = ""
+    if getattr(head, "bias", None) is not None:
+        lack = "adds a bias to its logits"
+    elif getattr(model.config, "final_logit_softcapping", None):
+        lack = "caps its logits"
+    elif not hasattr(model.base_model, "embed_tokens"):
+        lack = "keeps its word embeddings elsewhere (a position table beside them, mostly)"
+    if lack:
+        raise SetupError(
+            f"this language model ({model.config.model_type}) {lack}, for which the native LLaVA "
+            f"has no place: {source}. Choose another language model."
+        )
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
 
 from medllava.errors import SetupError
+from medllava.model.tensors import has_pickle, pickle_error
 
 _SHOWN = 5
 
@@ -38,7 +39,9 @@ def reading_weights(source: str, *, key: str) -> Iterator[None]:
     try:
         with without_bars():
             yield
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
+        if has_pickle(source):
+            raise pickle_error(source) from None
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise SetupError(
             f"cannot load {source!r} ({key}): {reason} "
@@ -63,12 +66,15 @@ def read_config(source: str) -> dict[str, Any]:
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """Keep transformers' own progress bars off stderr, which belongs to the command line."""
+    """Keep transformers' bars and load reports off stderr, which belongs to the command line."""
     shown = transformers_logging.is_progress_bar_enabled()
+    verbosity = transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     try:
         yield
     finally:
+        transformers_logging.set_verbosity(verbosity)
         if shown:
             transformers_logging.enable_progress_bar()
 

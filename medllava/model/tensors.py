@@ -1,14 +1,15 @@
 """Tensors of a checkpoint folder or hub repository, without any model class and without pickle.
 
-Safetensors files are mapped, not read; older `.bin` files are opened with torch's weights-only
-reader, which runs nothing from the file.
+Safetensors files are mapped, not read. A `.bin` file is a pickle, which can run code while it is
+opened: it is refused, and the error says how to convert it.
 """
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
+from huggingface_hub import file_exists
+from huggingface_hub.errors import HfHubHTTPError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers.utils.hub import cached_file
@@ -17,17 +18,16 @@ from medllava.errors import SetupError
 
 _LAYOUTS = (
     ("model.safetensors.index.json", "model.safetensors"),
-    ("pytorch_model.bin.index.json", "pytorch_model.bin"),
     ("", "open_clip_model.safetensors"),
-    ("", "open_clip_pytorch_model.bin"),
 )
+_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "open_clip_pytorch_model.bin")
 
 
 def iter_tensor_files(source: str, *, local_only: bool = False) -> Iterator[Path]:
     """Yield the weight files of `source`, a folder or a hub id, fetching them where needed.
 
     Raises:
-        SetupError: there are none.
+        SetupError: there are none, or only pickles.
     """
     for index, single in _LAYOUTS:
         listing = find_file(source, index, local_only=local_only) if index else None
@@ -45,17 +45,35 @@ def iter_tensor_files(source: str, *, local_only: bool = False) -> Iterator[Path
         if path is not None:
             yield path
             return
-    raise SetupError(f"no weights (safetensors or .bin): {source}. Check the path or the id.")
+    if not local_only and has_pickle(source):
+        raise pickle_error(source)
+    raise SetupError(f"no weights (model.safetensors): {source}. Check the path or the id.")
+
+
+def has_pickle(source: str) -> bool:
+    """Tell whether a folder or hub repository has pickled weights; none is fetched."""
+    folder = Path(source)
+    if folder.is_dir():
+        return any((folder / name).is_file() for name in _PICKLES)
+    try:
+        return any(file_exists(source, name) for name in _PICKLES)
+    except (OSError, ValueError, HfHubHTTPError):  # no network, no such repository
+        return False
+
+
+def pickle_error(source: str) -> SetupError:
+    """Return the error for weights that come as pickles only, with the way round."""
+    return SetupError(
+        f"the weights are pickles (.bin), which can run code when opened: {source}. Convert them "
+        f"once: python -m medllava.model.to_safetensors {source} FOLDER, then name FOLDER."
+    )
 
 
 def read_tensors(source: str, *, local_only: bool = False) -> dict[str, Tensor]:
     """Return all tensors of a checkpoint by their names on disk."""
     tensors: dict[str, Tensor] = {}
     for path in iter_tensor_files(source, local_only=local_only):
-        if path.suffix == ".safetensors":
-            tensors |= load_file(path)
-        else:
-            tensors |= torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        tensors |= load_file(path)
     return tensors
 
 

@@ -59,8 +59,7 @@ def build_random_language_model(values: dict[str, Any], *, seed: int) -> PreTrai
     config = random_part_config(values, key="model.language_model.config")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    return model
+        return _from_config(AutoModelForCausalLM, config, key="model.language_model.config")
 
 
 def build_random_vision_encoder(values: dict[str, Any], *, seed: int) -> PreTrainedModel:
@@ -68,7 +67,14 @@ def build_random_vision_encoder(values: dict[str, Any], *, seed: int) -> PreTrai
     config = random_part_config(values, key="model.vision_encoder.config")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: PreTrainedModel = AutoModel.from_config(config, dtype=torch.float32)
+        return _from_config(AutoModel, config, key="model.vision_encoder.config")
+
+
+def _from_config(auto: Any, config: Any, *, key: str) -> PreTrainedModel:  # noqa: ANN401 - transformers' own
+    try:
+        model: PreTrainedModel = auto.from_config(config, dtype=torch.float32)
+    except Exception as error:  # noqa: BLE001 - any, for sizes that do not fit together
+        raise RecipeError(f"{key}: no model can be built of these values ({error}).") from None
     return model
 
 

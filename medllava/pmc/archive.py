@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from medllava.errors import DataError
 from medllava.pmc.rights import normalize_code
 from medllava.pmc.state import Item
-from medllava.pmc.xml import Element, parse_xml
+from medllava.pmc.xml import Element, parse_article
 from medllava.store import contained_path
 
 KEY = re.compile(r"(PMC[1-9]\d{0,11})\.([1-9]\d{0,3})")
@@ -127,7 +127,7 @@ class BucketSource:
         def load_root() -> Element:
             if xml_name not in objects:
                 raise ObjectError("xml-missing", f"no XML is listed for {key}")
-            return parse_xml(self._store.read(f"{key}/{xml_name}", md5=objects[xml_name]))
+            return parse_article(self._store.read(f"{key}/{xml_name}", md5=objects[xml_name]))
 
         def load_image(name: str) -> SourceImage:
             return SourceImage(

@@ -1,23 +1,17 @@
 """Which figure shows a picture that an earlier one showed: the same bytes, or nearly the same look.
 
-Hashes live in SQLite. Near means that at most seven of the 256 bits of the difference hash differ
-(with the hash cut into eight bands such a pair agrees in one of them at least, so an index finds
-it) and that the grey values agree as well: plates of a key share their grid, not their greys.
+Hashes live in SQLite; what counts as near is said in `data.look`.
 """
 
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-MAX_DISTANCE = 7
-MAX_GREY_DIFFERENCE = 4.0
-"""Mean over the 12 x 12 thumbnail, of 255. Recompression moves it by less than one."""
-_BANDS = MAX_DISTANCE + 1
-_HASH_DIGITS = 64
-_BAND_DIGITS = _HASH_DIGITS // _BANDS
+from medllava.data.look import NUM_BANDS, are_alike, look_bands
+
 _CANDIDATES = (
     "SELECT DISTINCT near.id, look, figure FROM bands JOIN near ON near.id = bands.id"  # noqa: S608 - only question marks are put in
-    f" WHERE band IN ({','.join('?' * _BANDS)}) ORDER BY near.id"
+    f" WHERE band IN ({','.join('?' * NUM_BANDS)}) ORDER BY near.id"
 )
 
 
@@ -55,7 +49,8 @@ class DuplicateFinder:
                 "INSERT INTO near (look, figure) VALUES (?, ?)", (look, figure)
             )
             self._base.executemany(
-                "INSERT INTO bands VALUES (?, ?)", [(band, row.lastrowid) for band in _bands(look)]
+                "INSERT INTO bands VALUES (?, ?)",
+                [(band, row.lastrowid) for band in look_bands(look)],
             )
         return None
 
@@ -67,23 +62,7 @@ class DuplicateFinder:
         """Return the first figure with an image close to this one."""
         if not look:
             return None
-        for _, other, figure in self._base.execute(_CANDIDATES, _bands(look)):
+        for _, other, figure in self._base.execute(_CANDIDATES, look_bands(look)):
             if are_alike(look, other):
                 return str(figure)
         return None
-
-
-def are_alike(look: str, other: str) -> bool:
-    """Tell whether two pictures look nearly the same."""
-    bits, other_bits = (int(value[:_HASH_DIGITS], 16) for value in (look, other))
-    if (bits ^ other_bits).bit_count() > MAX_DISTANCE:
-        return False
-    greys, other_greys = (bytes.fromhex(value[_HASH_DIGITS:]) for value in (look, other))
-    difference = sum(abs(a - b) for a, b in zip(greys, other_greys, strict=True))
-    return difference <= MAX_GREY_DIFFERENCE * len(greys)
-
-
-def _bands(look: str) -> list[str]:
-    return [
-        f"{band}{look[band * _BAND_DIGITS : (band + 1) * _BAND_DIGITS]}" for band in range(_BANDS)
-    ]

@@ -7,14 +7,13 @@ its own quantisation tables, so that nothing is lost twice.
 
 import hashlib
 import io
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from medllava.data.look import compute_look
 from medllava.errors import DataError
 
 MAX_IMAGE_BYTES = 256 * 1024 * 1024
@@ -28,7 +27,6 @@ _MAGIC = (
 )
 _UPRIGHT = 1
 _ORIENTATION_TAG = 0x0112
-HASH_SIDE, THUMBNAIL_SIDE = 16, 12
 _GUTTER_SIDE = 96
 _WHITE, _BLACK = 245, 10
 
@@ -53,7 +51,7 @@ class CleanImage:
     extension: str
     sha256: str
     look: str
-    """See `compute_look`."""
+    """See `data.look`."""
     has_gutters: bool
     """White or black bands cross the picture, as between panels."""
 
@@ -149,25 +147,6 @@ def _on_white(image: Image.Image) -> Image.Image:
     return canvas
 
 
-def compute_look(pixels: Image.Image) -> str:
-    """Return what a picture looks like, for `duplicates`; empty for nearly blank ones.
-
-    256 bits say which of neighbouring cells is brighter, 12 x 12 bytes are its grey values; both as
-    hex. Blank pictures all look alike, so only exact copies of them count as duplicates.
-    """
-    side = HASH_SIDE
-    grey = pixels.convert("L")
-    cells = grey.resize((side + 1, side), Image.Resampling.BILINEAR).tobytes()
-    bits = 0
-    for row in range(side):
-        for left, right in pairwise(cells[row * (side + 1) : (row + 1) * (side + 1)]):
-            bits = bits << 1 | (left > right)
-    if bits.bit_count() <= side:
-        return ""
-    thumbnail = grey.resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BILINEAR)
-    return f"{bits:064x}{thumbnail.tobytes().hex()}"
-
-
 def find_gutters(pixels: Image.Image) -> bool:
     """Tell whether a white or black band crosses the picture between two busy parts."""
     side = _GUTTER_SIDE
@@ -192,8 +171,12 @@ def _has_inner_band(lines: Sequence[bytes]) -> bool:
 
 
 def write_image(path: Path, data: bytes) -> None:
-    """Put a file in place at once, without a sync: it is checked before it is relied on."""
+    """Put a file in place at once, without a sync: it is checked before it is relied on.
+
+    The temporary name is the same every time, so that the run after a kill leaves none behind; an
+    article, and with it each of its images, belongs to one worker.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{threading.get_ident()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_bytes(data)
     temporary.replace(path)

@@ -222,7 +222,7 @@ def _is_supplement(element: Element, label: str) -> bool:
 def _read_graphics(element: Element) -> Iterator[tuple[str, ...]]:
     """Yield, for each image of a figure, its names: one, or several where it has alternatives."""
     forms: dict[Element, list[str]] = {}
-    by_id: dict[str, Element] = {}
+    by_id: dict[str | None, Element] = {}
     for graphic in element.iter("{*}graphic"):
         holder = graphic
         for ancestor in graphic.iterancestors():
@@ -237,8 +237,9 @@ def _read_graphics(element: Element) -> Iterator[tuple[str, ...]]:
         href = _read_href(graphic)
         if holder is None or not href:
             continue
-        holder = by_id.get(graphic.get("alternate-form-of", ""), holder)
-        by_id[graphic.get("id", "")] = holder
+        holder = by_id.get(graphic.get("alternate-form-of"), holder)
+        if graphic.get("id"):
+            by_id[graphic.get("id")] = holder
         forms.setdefault(holder, []).append(href)
     for names in forms.values():
         yield tuple(sorted(dict.fromkeys(names), key=_form_rank))

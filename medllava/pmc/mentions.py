@@ -7,56 +7,57 @@ are not running text.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from string import ascii_letters
 
 from lxml import etree
 
 from medllava.pmc.text import render_text
 from medllava.pmc.xml import Element, local_name
 
-_OPEN, _CLOSE, _FIRST = "\ue000", "\ue001", 0xE100
-"""Private characters that mark where a reference begins and ends; the second one numbers it."""
-_MARK = re.compile("\ue000(.)([^\ue001]*)\ue001", re.DOTALL)
-_ANY_MARK = re.compile("\ue000.|\ue001", re.DOTALL)
+_OPEN, _CLOSE, _FIRST = "\x01", "\x02", 0xE100
+"""Mark where a reference begins and ends: characters that XML cannot hold. The one after the first
+numbers it."""
+_MARK = re.compile("\x01(.)([^\x02]*)\x02", re.DOTALL)
+_ANY_MARK = re.compile("\x01.|\x02", re.DOTALL)
 _DASH = "[-\u2010-\u2015\u2212]"
 _RANGE_GAP = re.compile(rf"\s*(?:{_DASH}|to|through)\s*")
 _BLOCKS = frozenset({"p", "title", "td", "th", "term", "attrib", "list-item", "disp-quote"})
 _EXCLUDED = frozenset(
     {"fig", "fig-group", "table-wrap", "sub-article", "response", "front-stub", "ref-list"}
 )
-_NAMED = etree.XPath(
-    "descendant::text()[contains(., 'ig.') or contains(., 'igure') or contains(., 'igs')"
-    " or contains(., 'FIG')]"
-)
+_HOLDERS = ("{*}p", "{*}title")
+"""Blocks looked through for figures that are named without a tag."""
+_TEXT_OF = etree.XPath("string()", smart_strings=False)
 _KINDS = (
     "fig|figs|figure|figures|scheme|schemes|plate|plates|chart|charts|graph|graphs|map|maps"
     "|photo|diagram|illustration|image|box"
 )
 _LABEL = re.compile(rf"({_KINDS})\.?\s*(\d+)\s*[.:]?", re.IGNORECASE)
 _NUMBER = r"\d+(?!\.\d)(?:\s?\(?[A-Za-z](?:\s?(?:{d}|,)\s?[A-Za-z])*\b\)?)?".replace("{d}", _DASH)
-_NAME = re.compile(
-    rf"(?P<before>[\w.]+\s+|[\w.]*)\b(?P<kind>{_KINDS})\b\.?\s*"
-    rf"(?P<numbers>{_NUMBER}(?:\s*(?:,\s*and|,|;|and|&|to|through|{_DASH})\s*{_NUMBER})*)"
-    r"(?P<after>\s+(?:of|in|from)\s+(?:the\s+)?(?:refs?\b|references?\b|\[))?",
-    re.IGNORECASE,
+_NUMBERS_NAMED = (
+    rf"\b\.?\s*(?P<numbers>{_NUMBER}(?:\s*(?:,\s*and|,|;|and|&|to|through|{_DASH})\s*{_NUMBER})*)"
+    r"(?P<after>\s+(?i:of|in|from)\s+(?i:the\s+)?(?i:refs?\b|references?\b|\[))?"
 )
 _ELSEWHERE = re.compile(
-    r"supp|additional|extended|appendix|appendices|online|file|s\d*$|response|reviewer",
+    r"supp|additional|extended|appendix|appendices|online|file|response|reviewer"
+    r"|^(?-i:\W*S\d*)$",
     re.IGNORECASE,
 )
 _NUMBERS = re.compile(
     rf"(\d+)[^\d]*?(?:(?:{_DASH}|\bto\b|\bthrough\b)\s*(\d+))?(?=\D*|$)", re.IGNORECASE
 )
 _SENTENCE_END = re.compile(
-    r"[.!?][\"'\u201d\u2019)\]]*\ue001?\s+(?=[\ue000\"'\u201c\u2018(\[]?.?[A-Z0-9\u0370-\u03ff])"
+    r"[.!?][\"'\u201d\u2019)\]]*\x02?\s+(?=[\x01\"'\u201c\u2018(\[]?.?[A-Z0-9\u0370-\u03ff])"
 )
-_ABBREVIATION = re.compile(
-    r"(?:\b(?:figs?|refs?|eqs?|eqn|tabs?|al|e\.g|i\.e|vs|cf|ca|approx|resp|dr|prof|nos?|vol|spp?|var"
-    r"|st|inc|ltd|co|jr|suppl?|sec|chap|pp?|subsp|ssp|viz|mr|mrs|ms|incl|max|min|temp|ser|cat)"
-    r"|\b[A-Z]|\be\.g|\bi\.e)\.$",
-    re.IGNORECASE,
-)
+_ABBREVIATION_WORDS = """
+    fig figs ref refs eq eqs eqn tab tabs al vs cf ca approx resp dr prof no nos vol sp spp var st
+    inc ltd co jr sup supp suppl sec chap p pp subsp ssp viz mr mrs ms incl max min temp ser cat
+"""
+_ABBREVIATIONS = frozenset(_ABBREVIATION_WORDS.split())
+_LONGEST_ABBREVIATION = max(map(len, _ABBREVIATIONS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +69,24 @@ class Target:
     label: str
 
 
-def find_mentions(root: Element, targets: Sequence[Target]) -> list[tuple[str, ...]]:
-    """Return, for each figure, the sentences that cite it, in reading order without repeats."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Index:
+    """How the figures of an article can be cited."""
+
+    by_id: dict[str, list[int]]
+    by_label: dict[tuple[str, int], int]
+    name: re.Pattern[str]
+    """Finds a word for a kind of figure that is there, and numbers."""
+    hints: tuple[re.Pattern[str], ...]
+    """Patterns that begin with plain letters, which `re` finds far faster; one fits where `name`
+    does."""
+
+    def may_name(self, text: str) -> bool:
+        """Tell whether a text is worth the search for names."""
+        return any(hint.search(text) for hint in self.hints)
+
+
+def _index_targets(targets: Sequence[Target]) -> _Index:
     by_id: dict[str, list[int]] = {}
     by_label: dict[tuple[str, int], int] = {}
     for index, target in enumerate(targets):
@@ -78,38 +95,73 @@ def find_mentions(root: Element, targets: Sequence[Target]) -> list[tuple[str, .
         label = _LABEL.fullmatch(target.label)
         if label:
             by_label.setdefault((_kind(label[1]), int(label[2])), index)
+    kinds = frozenset(kind for kind, _ in by_label)
+    pattern, hints = _compile_names(kinds)
+    return _Index(by_id=by_id, by_label=by_label, name=pattern, hints=hints)
+
+
+@lru_cache(maxsize=64)
+def _compile_names(kinds: frozenset[str]) -> tuple[re.Pattern[str], tuple[re.Pattern[str], ...]]:
+    """Return the pattern for names of these kinds of figure, and the hints at it."""
+    tails = ["ig(?:ure)?s?" if kind == "figure" else f"{kind[1:]}s?" for kind in sorted(kinds)]
+    hints = [rf"{tail}\.?\s*\d" for tail in tails]
+    hints += [rf"{tail.upper()}\.?\s*\d" for tail in tails]
+    words = [
+        _any_case("fig") + f"(?:{_any_case('ure')})?" if kind == "figure" else _any_case(kind)
+        for kind in sorted(kinds)
+    ]
+    name = re.compile(f"(?P<kind>(?:{'|'.join(words) or '(?!)'})[sS]?){_NUMBERS_NAMED}")
+    return name, tuple(map(re.compile, hints))
+
+
+def _any_case(word: str) -> str:
+    return "".join(f"[{letter.upper()}{letter}]" for letter in word)
+
+
+def find_mentions(root: Element, targets: Sequence[Target]) -> list[tuple[str, ...]]:
+    """Return, for each figure, the sentences that cite it, in reading order without repeats."""
+    index = _index_targets(targets)
     found: list[dict[str, None]] = [{} for _ in targets]
-    for block, references in _citing_blocks(root, by_id):
-        for sentence, cited in _read_block(block, references, by_id, by_label):
-            for index in cited:
-                found[index][sentence] = None
+    for block, references in _citing_blocks(root, index):
+        for sentence, cited in _read_block(block, references, index):
+            for number in cited:
+                found[number][sentence] = None
     return [tuple(sentences) for sentences in found]
 
 
-def _citing_blocks(
-    root: Element, by_id: dict[str, list[int]]
-) -> Iterator[tuple[Element, list[Element]]]:
+def _citing_blocks(root: Element, index: _Index) -> Iterator[tuple[Element, list[Element]]]:
     """Yield the blocks that may cite a figure, in document order, with their tagged references."""
     blocks: dict[Element, list[Element]] = {}
     for reference in root.iter("{*}xref"):
-        if any(name in by_id for name in reference.get("rid", "").split()):
+        rid = reference.get("rid", "")
+        if rid in index.by_id or (" " in rid and any(r in index.by_id for r in rid.split())):
             block = _block_of(reference)
             if block is not None:
                 blocks.setdefault(block, []).append(reference)
-    tagged = len(blocks)
-    for text in _NAMED(root):
-        parent = text.getparent()
-        if text.is_tail:
-            parent = parent.getparent()
-        if parent is not None and parent.tag is not etree.Entity:
-            block = _block_of(parent)
-            if block is not None:
-                blocks.setdefault(block, [])
-    if len(blocks) == tagged:
+    named = [block for block in _naming_blocks(root, index, blocks) if block not in blocks]
+    if not named:
         yield from blocks.items()
         return
-    order = {element: position for position, element in enumerate(root.iter())} if blocks else {}
+    blocks.update((block, []) for block in named)
+    tags = [f"{{*}}{name}" for name in _BLOCKS]
+    order = {element: position for position, element in enumerate(root.iter(*tags))}
     yield from sorted(blocks.items(), key=lambda item: order[item[0]])
+
+
+def _naming_blocks(root: Element, index: _Index, known: Container[Element]) -> Iterator[Element]:
+    """Yield the blocks of running text, but for those known, whose own words name a figure."""
+    if not index.by_label:
+        return
+    for holder in root.iter(*_HOLDERS):
+        if holder in known or local_name(holder.getparent()) == "caption":
+            continue
+        if next(_named(_TEXT_OF(holder), index), None) is None:
+            continue
+        block = _block_of(holder)
+        inner = next(holder.iterdescendants(*_HOLDERS), None)
+        # A paragraph around others is theirs to report, unless its own words come first.
+        if block is not None and (inner is None or index.name.search(holder.text or "")):
+            yield block
 
 
 def _block_of(element: Element) -> Element | None:
@@ -129,10 +181,7 @@ def _block_of(element: Element) -> Element | None:
 
 
 def _read_block(
-    block: Element,
-    references: list[Element],
-    by_id: dict[str, list[int]],
-    by_label: dict[tuple[str, int], int],
+    block: Element, references: list[Element], index: _Index
 ) -> Iterator[tuple[str, list[int]]]:
     """Yield each citing sentence of a block with the figures it cites."""
     marks = {
@@ -141,13 +190,19 @@ def _read_block(
     }
     text = render_text(block, marks=marks)
     rids = [
-        [index for name in reference.get("rid", "").split() for index in by_id.get(name, ())]
+        [
+            number
+            for name in reference.get("rid", "").split()
+            for number in index.by_id.get(name, ())
+        ]
         for reference in references
     ]
-    for sentence in split_sentences(text):
+    spots = [match.start() for match in _MARK.finditer(text)] if references else []
+    spots += [match.start() for hint in index.hints for match in hint.finditer(text)]
+    for sentence in sentences_around(text, sorted(spots)):
         plain = _ANY_MARK.sub("", sentence)
         cited = dict.fromkeys(_tagged(sentence, rids))
-        cited.update(dict.fromkeys(_named(plain, by_label)))
+        cited.update(dict.fromkeys(_named(plain, index)))
         if cited:
             yield plain, list(cited)
 
@@ -165,31 +220,61 @@ def _tagged(sentence: str, rids: list[list[int]]) -> Iterator[int]:
         previous = match
 
 
-def _named(sentence: str, by_label: dict[tuple[str, int], int]) -> Iterator[int]:
-    """Yield the figures that a sentence names by label, ranges included."""
-    for match in _NAME.finditer(sentence):
-        if match["after"] or _ELSEWHERE.search(match["before"].strip()):
+def _named(text: str, index: _Index) -> Iterator[int]:
+    """Yield the figures that a text names by label, ranges included."""
+    if not index.may_name(text):
+        return
+    for match in index.name.finditer(text):
+        start = match.start()
+        head = text[max(0, start - 40) : start]
+        is_word = head[-1:].isalnum() or head[-1:] == "_"
+        before = head.rstrip().removesuffix(" Data").removesuffix(" data").rpartition(" ")[2]
+        if is_word or match["after"] or _ELSEWHERE.search(before):
             continue
         kind = _kind(match["kind"])
         for first, last in _NUMBERS.findall(match["numbers"]):
             end = int(last) if last else int(first)
             for number in range(int(first), min(end, int(first) + 50) + 1):
-                if (kind, number) in by_label:
-                    yield by_label[kind, number]
+                if (kind, number) in index.by_label:
+                    yield index.by_label[kind, number]
 
 
-def split_sentences(text: str) -> list[str]:
-    """Return the sentences of a paragraph; "Fig. 2", "et al.", "E. coli" and decimals hold."""
-    sentences, start = [], 0
-    for match in _SENTENCE_END.finditer(text):
-        head = _ANY_MARK.sub("", text[max(start, match.start() - 12) : match.start() + 1])
-        if match[0][0] == "." and _ABBREVIATION.search(head):
+def sentences_around(text: str, spots: Sequence[int]) -> Iterator[str]:
+    """Yield the sentences of a paragraph that hold one of these places, each once.
+
+    "Fig. 2", "et al.", "E. coli" and decimals do not end a sentence.
+
+    Args:
+        text: a paragraph.
+        spots: places in it, in order.
+    """
+    ends = [(match.start(), match.end()) for match in _SENTENCE_END.finditer(text)] if spots else []
+    start, position = 0, 0
+    for spot in spots:
+        if spot < start:
             continue
-        sentences.append(text[start : match.end()].strip())
-        start = match.end()
-    if text[start:].strip():
-        sentences.append(text[start:].strip())
-    return sentences
+        while position < len(ends) and ends[position][1] <= spot:
+            position += 1
+        first = position
+        while first and not _ends_sentence(text, ends[first - 1][0]):
+            first -= 1
+        while position < len(ends) and not _ends_sentence(text, ends[position][0]):
+            position += 1
+        end = ends[position][1] if position < len(ends) else len(text)
+        yield text[ends[first - 1][1] if first else 0 : end].strip()
+        start = end
+
+
+def _ends_sentence(text: str, stop: int) -> bool:
+    """Tell whether the mark at `stop` ends a sentence, not an abbreviation or an initial."""
+    if text[stop] != ".":
+        return True
+    tail = text[max(0, stop - _LONGEST_ABBREVIATION - 2) : stop].replace(_CLOSE, "")
+    head = tail.rstrip(ascii_letters)
+    word = tail[len(head) :]
+    if not word or head[-1:].isalnum() or head[-1:] == "_":
+        return True
+    return len(word) > 1 and word.lower() not in _ABBREVIATIONS
 
 
 def _kind(word: str) -> str:

@@ -23,6 +23,7 @@ KNOWN_CODES = (
     "TDM",
 )
 _ADDRESS = re.compile(r"creativecommons\.org/(?:licenses|publicdomain)/([a-z0-9-]+)", re.IGNORECASE)
+_WRITTEN_ADDRESS = re.compile(r"https?://creativecommons\.org/[\w./-]+[\w/]", re.IGNORECASE)
 _THIRD_PARTY = re.compile(
     r"with (?:kind |the )?permission|permission (?:from|of)|courtesy of|all rights reserved"
     r"|\u00a9|\bcopyright\b|\(c\) (?:19|20)\d\d"
@@ -43,6 +44,8 @@ def read_license(meta: Element | None) -> License:
     """Return the licence that `article-meta`, or a figure, states in its permissions."""
     property_code = _read_property(meta)
     permissions = child(meta, "permissions")
+    if permissions is None and child(meta, "license") is not None:
+        permissions = meta  # before JATS, the licence stood in the metadata itself
     if permissions is None:
         return License(code=property_code)
     url = next((u for u in _iter_addresses(permissions) if "creativecommons.org/" in u), None)
@@ -133,3 +136,5 @@ def _iter_addresses(permissions: Element) -> Iterator[str]:
         for name, value in element.items():
             if name == "href" or name.endswith("}href"):
                 yield str(value)
+    for element in permissions.iter("{*}license"):
+        yield from _WRITTEN_ADDRESS.findall("".join(element.itertext()))

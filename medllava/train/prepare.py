@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from medllava.data.dataset import ExampleIndex, build_index, load_index, save_index
+from medllava.data.image import load_image
 from medllava.data.packing import MicroBatches, Schedule, build_schedule
 from medllava.data.pixels import PixelReader
 from medllava.data.sources import image_root
@@ -273,6 +274,5 @@ def _sample_images(config: StageRunConfig, data: StageData) -> list[Image.Image]
     for name in names:
         path = data.image_root / name
         if len(images) < _CALIBRATION_IMAGES and path.is_file():
-            with Image.open(path) as image:
-                images.append(image.convert("RGB"))
+            images.append(load_image(path))
     return images

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from medllava.data.benchmarks import QuestionSet, load_questions
-from medllava.data.question_text import iter_question_records
+from medllava.data.benchmarks import QuestionSet, finetune_records, load_questions
 from medllava.data.random_records import RANDOM_DATA, write_random_records
 from medllava.data.sources import INSTRUCTIONS_FILE, image_root, iter_instruction_records
 from medllava.records import InstructionRecord, Split, Stage
@@ -26,7 +25,7 @@ class StageData:
         """Yield the records in the order of their file."""
         if self.questions is None:
             return iter_instruction_records(self.path)
-        return iter_question_records(self.questions.questions, task=self.questions)
+        return finetune_records(self.questions)
 
 
 def find_data(config: StageRunConfig, *, made_up: Path) -> StageData:
@@ -45,7 +44,8 @@ def find_data(config: StageRunConfig, *, made_up: Path) -> StageData:
         return StageData(path=path, image_root=path)
     path = Path(config.data)
     if config.stage is Stage.FINETUNE and (not path.exists() or _holds_questions(path)):
-        questions = load_questions(config.data, split=Split.TRAIN.value, image_dir=config.image_dir)
+        split = None if path.is_file() else Split.TRAIN.value  # a file is taken whole
+        questions = load_questions(config.data, split=split, image_dir=config.image_dir)
         root = questions.image_dir or questions.file.parent
         return StageData(path=questions.file, image_root=root, questions=questions)
     return StageData(path=path, image_root=image_root(path, config.image_dir))

@@ -1,6 +1,6 @@
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -41,13 +41,17 @@ def test_help_loads_no_heavy_module(arguments: list[str]):
 
 
 def test_help_lists_the_six_commands_quickly():
+    def children_seconds() -> float:
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return usage.ru_utime + usage.ru_stime
+
     def run() -> float:
-        start = time.perf_counter()
+        start = children_seconds()
         done = subprocess.run(
             [sys.executable, "-m", "medllava", "--help"], capture_output=True, text=True, check=True
         )
         assert all(command in done.stdout for command in COMMANDS)
-        return time.perf_counter() - start
+        return children_seconds() - start
 
-    # The budget is 0.3 s on a quiet machine; the best of five keeps a busy one from failing it.
-    assert min(run() for _ in range(5)) < 0.6
+    # The budget is 0.3 s on a quiet machine; processor time does not count waiting for others.
+    assert min(run() for _ in range(3)) < 0.6

@@ -1,8 +1,9 @@
 """A hub on loopback: the calls `huggingface_hub` makes to publish a folder, and their failures.
 
 Branches are plain folders under `root/models/owner/name/BRANCH`, so what was pushed can be read by
-anything that reads folders. Large files go through the LFS batch call and a PUT whose content must
-hash to its name; a commit that names an object which was never sent is refused.
+anything that reads folders. Large files come through Xet, the way that `huggingface_hub` takes by
+itself, or through the LFS batch call and a PUT; either way their content must hash to its name, and
+a commit that names an object which was never sent is refused.
 """
 
 import base64
@@ -18,6 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import hub_xet
 import huggingface_hub.constants
 import huggingface_hub.utils._http
 import yaml
@@ -97,10 +99,10 @@ def running_hub(root: Path) -> Iterator[Hub]:
 
 
 @contextmanager
-def connected_hub(root: Path, monkeypatch) -> Iterator[Hub]:
-    """Run a hub and make this process's `huggingface_hub` talk to it, without waits or Xet."""
+def connected_hub(root: Path, monkeypatch, *, xet: bool = False) -> Iterator[Hub]:
+    """Run a hub and make this process's `huggingface_hub` talk to it, without waits."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", not xet)
     monkeypatch.setattr(huggingface_hub.utils._http.time, "sleep", lambda seconds: None)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     with running_hub(root) as hub:
@@ -136,7 +138,8 @@ class _Handler(BaseHTTPRequestHandler):
         if status is not None:
             self._answer(method, status, {"error": f"injected {status}"})
             return
-        if method != "PUT" and self.headers.get("Authorization") != f"Bearer {TOKEN}":
+        token = hub_xet.TOKEN if path.startswith("/cas/") else TOKEN
+        if method != "PUT" and self.headers.get("Authorization") != f"Bearer {token}":
             self._answer(method, 401, {"error": "Invalid credentials in Authorization header"})
             return
         for route_method, pattern, action in _ROUTES:
@@ -267,6 +270,23 @@ def put(hub, body, query, oid):
     return 200, {}
 
 
+def xet_token(hub, body, query, kind, repo, revision):
+    return 200, {"casUrl": f"{hub.endpoint}/cas", "accessToken": hub_xet.TOKEN, "exp": 2**32}
+
+
+def xorb(hub, body, query, name):
+    hub.put_started.set()
+    return 200, {"was_inserted": hub_xet.store_xorb(hub.root, name, body)}
+
+
+def shard(hub, body, query):
+    try:
+        hub_xet.store_files(hub.root, body)
+    except ValueError as error:
+        return 400, {"error": str(error)}
+    return 200, {"result": 1}
+
+
 def commit(hub, body, query, kind, repo, revision):
     lines = [json.loads(line) for line in body.splitlines()]
     target = unquote(revision)
@@ -332,4 +352,7 @@ _ROUTES = (
     ("POST", f"{_REPO}/commit/{_REVISION}", commit),
     ("POST", r"/(?:datasets/)?(?P<repo>[^/]+/[^/]+)\.git/info/lfs/objects/batch", batch),
     ("PUT", "/lfs-store/(?P<oid>[0-9a-f]+)", put),
+    ("GET", f"{_REPO}/xet-write-token/{_REVISION}", xet_token),
+    ("POST", "/cas/v1/xorbs/default/(?P<name>[0-9a-f]+)", xorb),
+    ("POST", "/cas/v1/shards", shard),
 )

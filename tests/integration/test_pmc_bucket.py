@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +19,11 @@ from medllava.errors import DataError, RemoteError
 from medllava.pmc.config import FetchConfig
 from medllava.pmc.fetch import fetch_figures
 
+os.environ.setdefault(
+    "PYTHONPATH", str(Path(__file__).parents[2])
+)  # for the processes started here
 NUM_ARTICLES = 10
+KILLS_AFTER = (2, 5, 9, 6)
 OUTPUTS = ("figures.parquet", "rejected.parquet", "ATTRIBUTION.md", "report.html")
 
 
@@ -94,24 +97,22 @@ def test_faults_change_nothing_in_the_output(archive: LoopbackArchive, tmp_path:
 def test_kill_at_any_moment_gives_the_same_folder(archive: LoopbackArchive, tmp_path: Path) -> None:
     fetch_figures(make_config(archive, tmp_path / "calm"))
     archive.served.clear()
-    archive.latency = 0.03
     command = [
         *(sys.executable, "-m", "medllava", "fetch-pmc", "-o", str(tmp_path / "killed")),
         *("--base-url", archive.url, "--workers", "4", "--test-fraction", "0.2", "--json"),
     ]
-    kills = 0
-    for wait in (0.9, 1.1, 1.3, 1.5):
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-            time.sleep(wait)
-            kills += process.poll() is None
-            process.send_signal(signal.SIGKILL)
+    # In the middle of an object each time: the inventory, then metadata, XML and images.
+    for kill_after in KILLS_AFTER:
+        archive.kill_after = kill_after
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as archive.victim:
+            assert archive.victim.wait(timeout=120) == -signal.SIGKILL
+    archive.kill_after = None
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert kills >= 1
     assert json.loads(done.stdout)["status"] == "ok"
     assert content_of(tmp_path / "killed") == content_of(tmp_path / "calm")
     # What was on its way when the process died has to come again: one object per worker and kill.
     repeated = sum(count - 1 for key, count in archive.served.items() if key.startswith("PMC"))
-    assert repeated <= 4 * kills
+    assert repeated <= 4 * len(KILLS_AFTER)
 
 
 def test_byte_limit_stops_and_the_next_run_goes_on(
@@ -295,6 +296,3 @@ def test_real_articles_from_a_loopback_bucket(pmc_samples: Path, tmp_path: Path)
         fetch_figures(make_config(archive, tmp_path / "rough"))
     assert len(rows_of(tmp_path / "calm")) == 12
     assert content_of(tmp_path / "rough") == content_of(tmp_path / "calm")
-
-
-os.environ.setdefault("PYTHONPATH", str(Path(__file__).parents[2]))

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from medllava.chat.config import Answer, ViewConfig
-from medllava.chat.conversation import user_turn
 from medllava.chat.terminal import Terminal
 from medllava.chat.thumbnail import render_thumbnail
+from medllava.data.conversation import user_turn
 from medllava.errors import DataError, RemoteError
 from medllava.records import Turn
 

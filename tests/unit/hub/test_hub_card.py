@@ -64,6 +64,25 @@ def test_stages_stand_in_the_order_they_ran(tmp_path):
     assert "2,000" in text
 
 
+def test_commands_stand_in_order_without_private_paths_or_say_unknown(tmp_path):
+    align = {"stage": "align", "command": "medllava train r --stage 1 --data /home/alice/x/align"}
+    run = {"stage": "instruct", "init": {"source": "stage1", "run": align}}
+    text = card(write(tmp_path, run))
+    block = "```sh\nmedllava train r --stage 1 --data align\n# stage instruct: command unknown\n```"
+    assert block in text
+
+
+def test_alignment_pairs_without_a_teacher_are_captions_and_nothing_unknown(tmp_path):
+    data = {"used": 5, "by_license": {"CC BY": 5}, "by_teacher": {"unknown": 5}}
+    facts = write(tmp_path, {"stage": "align", "data": data})
+    assert "| teacher | none, figure captions 5 |" in card(facts)
+    assert not [row for row in model_ledger(facts).rows if row.kind == "teacher"]
+    facts = write(tmp_path, {"stage": "instruct", "data": data})
+    rows = [row for row in model_ledger(facts).rows if row.kind == "teacher"]
+    assert [row.what for row in rows] == ["unknown: 5 records"]
+    assert not rows[0].terms.is_known
+
+
 def test_published_start_is_named_and_its_licence_is_asked_for(tmp_path):
     run = {"stage": "instruct", "init": {"source": "org/llava", "run": None}}
     facts = write(tmp_path, run)

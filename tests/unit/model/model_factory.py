@@ -44,6 +44,7 @@ def tiny_mistral() -> MistralForCausalLM:
             num_attention_heads=4,
             num_key_value_heads=2,
             sliding_window=None,
+            rope_theta=10.0,  # far from the default, which an import must not fall back to
         )
     ).eval()
 
@@ -69,6 +70,10 @@ def write_checkpoint(
     folder.mkdir(parents=True)
     save_file({k: v.contiguous() for k, v in tensors.items()}, folder / "model.safetensors")
     text = tiny_mistral().config.to_dict()
+    text["rope_theta"] = text.pop("rope_parameters")["rope_theta"]  # as the older layout has it
     (folder / "config.json").write_text(json.dumps({**text, **config}))
-    build_tiny_tokenizer(vocab_size=VOCAB).save_pretrained(folder)
+    tokenizer = build_tiny_tokenizer(vocab_size=VOCAB)
+    if config.get("mm_use_im_start_end"):
+        tokenizer.add_tokens(["<im_start>", "<im_end>"], special_tokens=True)
+    tokenizer.save_pretrained(folder)
     return folder

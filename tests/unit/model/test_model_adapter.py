@@ -20,6 +20,7 @@ from medllava.model.adapter import (
 from medllava.model.load import load_model, save_model
 from medllava.model.loaded import LoadedModel
 from medllava.model.parts import build_model
+from medllava.model.quantize import quantize_language_model
 from medllava.recipe import load_recipe
 
 pytestmark = pytest.mark.skipif(
@@ -100,3 +101,61 @@ def test_adapter_tensors_come_back_bit_by_bit() -> None:
     assert torch.equal(logits(fresh), logits(loaded))
     with pytest.raises(SetupError, match="other layers"):
         load_adapter_state(fresh.model, {})
+
+
+needs_4bit = pytest.mark.skipif(
+    importlib.util.find_spec("bitsandbytes") is None,
+    reason="bitsandbytes is an extra: medllava[quantize]",
+)
+
+
+def quantized() -> LoadedModel:
+    loaded = build()
+    num_layers = quantize_language_model(loaded.model, compute_dtype=torch.float32)
+    assert num_layers == 2 * 7
+    attach_adapter(loaded.model, rank=4, alpha=8, seed=1)
+    for name, parameter in loaded.model.named_parameters():
+        learns = is_adapter_parameter(name) or "multi_modal_projector" in name
+        parameter.requires_grad_(learns)
+    return loaded
+
+
+@needs_4bit
+def test_adapter_and_projector_learn_on_a_frozen_4bit_base_and_are_merged(tmp_path: Path) -> None:
+    loaded = quantized()
+    model = loaded.model
+    base = {n: p.clone() for n, p in model.named_parameters() if not p.requires_grad}
+    assert {p.dtype for n, p in base.items() if "proj.base_layer" in n} == {torch.uint8}
+    inputs = loaded.processor(
+        text=["<image>What is it?"], images=[noise_image()], return_tensors="pt"
+    )
+    learning = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learning, lr=1e-2)
+    model.train()
+    losses = []
+    for _ in range(16):
+        loss = model(**inputs, labels=inputs["input_ids"]).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0] - 0.5
+    after = dict(model.named_parameters())
+    assert all(torch.equal(tensor, after[name]) for name, tensor in base.items())
+    model.eval()
+    before = logits(loaded)
+    save_model(loaded, tmp_path)
+    again = load_model(str(tmp_path), device="cpu")
+    # The merged weights are the unpacked ones plus the adapter, in full precision: 1e-5 measured.
+    assert torch.allclose(logits(again), before, atol=1e-3)
+    assert not torch.allclose(logits(again), logits(build()), atol=1e-2)
+    assert {p.dtype for p in again.model.parameters()} == {torch.float32}
+
+
+@needs_4bit
+def test_merging_in_memory_unpacks_the_4bit_weights() -> None:
+    loaded = quantized()
+    before = logits(loaded)
+    merge_adapter(loaded.model)
+    assert loaded.model.state_dict().keys() == build().model.state_dict().keys()
+    assert torch.allclose(logits(loaded), before, atol=1e-3)

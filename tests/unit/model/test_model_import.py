@@ -17,6 +17,7 @@ from model_factory import (
 )
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from medllava.errors import SetupError
 from medllava.model.import_llava_med import add_delta, import_llava
@@ -41,9 +42,14 @@ def mlp() -> nn.Sequential:
 
 
 @torch.no_grad()
-def direct_logits(projector: nn.Module, pixels: Tensor, before: Tensor, after: Tensor) -> Tensor:
+def direct_logits(
+    projector: nn.Module,
+    pixels: Tensor,
+    before: Tensor,
+    after: Tensor,
+    language_model: PreTrainedModel,
+) -> Tensor:
     """Compute what the reference's model computes, from its parts alone."""
-    language_model = tiny_mistral()
     states = tiny_clip()(pixel_values=pixels, output_hidden_states=True).hidden_states
     image = projector(states[-2][:, 1:])
     embed = language_model.get_input_embeddings()
@@ -51,7 +57,9 @@ def direct_logits(projector: nn.Module, pixels: Tensor, before: Tensor, after: T
     return language_model(inputs_embeds=embeddings).logits
 
 
-def check_same(loaded: LoadedModel, projector: nn.Module) -> None:
+def check_same(
+    loaded: LoadedModel, projector: nn.Module, language_model: PreTrainedModel | None = None
+) -> None:
     processor, model = loaded.processor, loaded.model
     pixels = processor.image_processor([noise_image()], return_tensors="pt")["pixel_values"]
     before, after = torch.tensor([5, 9, 11]), torch.tensor([20, 30])
@@ -62,7 +70,7 @@ def check_same(loaded: LoadedModel, projector: nn.Module) -> None:
     # Worst case measured: 0 (the same operations in the same order). The image token's own column
     # is left out: its row is new, and no reply contains it.
     columns = torch.arange(VOCAB) != model.config.image_token_id
-    expected = direct_logits(projector, pixels, before, after)
+    expected = direct_logits(projector, pixels, before, after, language_model or tiny_mistral())
     assert torch.allclose(logits[..., columns], expected[..., columns], atol=1e-5)
 
 
@@ -78,6 +86,9 @@ def test_v15_checkpoint_gives_the_logits_of_a_direct_computation(tmp_path: Path)
         [{"role": "user", "content": "<image>\nWhat?"}], add_generation_prompt=True
     )
     assert text.endswith("[INST] <image>\nWhat? [/INST]")
+    text_config = loaded.model.config.text_config
+    assert text_config.rope_parameters["rope_theta"] == 10.0
+    assert text_config.architectures == ["MistralForCausalLM"]
 
 
 def test_vision_weights_that_differ_from_the_stock_encoder_are_reported(tmp_path: Path) -> None:
@@ -120,6 +131,42 @@ def test_v1_single_linear_projector_is_exact(tmp_path: Path) -> None:
         [{"role": "user", "content": [{"type": "text", "text": "Q"}, {"type": "image"}]}]
     )
     assert "### Human: Q\n<im_start><image><im_end>\n" in text
+
+
+def test_marks_that_the_tokenizer_lacks_stop_the_import(tmp_path: Path) -> None:
+    tensors = old_layout(tiny_mistral(), tiny_clip(), nn.Linear(WIDTH, HIDDEN).state_dict())
+    folder = write_checkpoint(tmp_path / "v1", tensors, V15)
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**values, "mm_use_im_start_end": True}))
+    with pytest.raises(SetupError, match="<im_end> and <im_start>, which the tokenizer lacks"):
+        load_model(str(folder), device="cpu")
+
+
+def test_llama_checkpoint_of_llava_15_speaks_vicuna_and_keeps_its_rotary_scaling(
+    tmp_path: Path,
+) -> None:
+    torch.manual_seed(1)
+    language_model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCAB,
+            hidden_size=HIDDEN,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            rope_parameters={"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0},
+        )
+    ).eval()
+    projector = mlp()
+    tensors = old_layout(language_model, tiny_clip(), projector.state_dict())
+    folder = write_checkpoint(tmp_path / "v15", tensors, {**V15, "model_type": "llava_llama"})
+    values = json.loads((folder / "config.json").read_text())
+    values |= {"rope_theta": 10000.0, "rope_scaling": {"type": "linear", "factor": 4.0}}
+    values |= {"num_key_value_heads": 4}
+    (folder / "config.json").write_text(json.dumps(values))
+    loaded = load_model(str(folder), device="cpu")
+    check_same(loaded, projector, language_model)
+    text = loaded.processor.apply_chat_template([{"role": "user", "content": "<image>\nWhat?"}])
+    assert text.endswith("USER: <image>\nWhat? ")
 
 
 def test_delta_is_added_to_its_base_on_the_rows_they_share(tmp_path: Path) -> None:

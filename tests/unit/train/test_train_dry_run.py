@@ -121,6 +121,6 @@ def test_questions_with_answers_are_trained_on_in_stage_3(tmp_path: Path) -> Non
     config = resolve_config("debug", stage="3", data=str(file), is_plan=True)
     (record,) = find_data(config, made_up=tmp_path).records()
     assert record.stage is Stage.FINETUNE
-    assert [turn.content for turn in record.turns] == ["Which?\nA. left\nB. right", "left"]
-    with pytest.raises(DataError, match="no questions"):
+    assert [turn.content for turn in record.turns] == ["Which?\nA. left\nB. right", "A"]
+    with pytest.raises(DataError, match="no-such-benchmark"):
         find_data(replace(config, data="no-such-benchmark"), made_up=tmp_path)

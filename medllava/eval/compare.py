@@ -1,0 +1,135 @@
+"""Two sets of answers to the same questions: which is better, and could it be chance?
+
+Two files of predictions enter, `compare.json` leaves: for every metric both scores, their
+difference with its interval, and the p of a paired test. Intervals and test treat an image with all
+its questions as one draw.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medllava.data.benchmarks import load_questions
+from medllava.eval.config import Condition, EvalConfig
+from medllava.eval.intervals import bootstrap, paired_p_values
+from medllava.eval.predict import read_predictions
+from medllava.eval.report import SCHEMA_VERSION, score_conditions
+from medllava.eval.scores import METRICS, Values, image_clusters
+from medllava.progress import Progress, SilentProgress
+from medllava.records import Question, StepSummary
+from medllava.store import exclusive, sha256_of, write_json
+
+PREDICTIONS_FILE = "predictions.jsonl"
+
+
+def compare_predictions(
+    config: EvalConfig,
+    first: Path,
+    second: Path,
+    *,
+    progress: Progress = SilentProgress(),  # noqa: B008 - has no state
+) -> StepSummary:
+    """Compare two files of predictions, or two folders of `medllava eval`, on the same items.
+
+    Writes `compare.json` into `config.output_dir`. Several seeds of a file are averaged per item.
+
+    Raises:
+        DataError: questions or predictions are missing or malformed; both must answer all items.
+    """
+    task = load_questions(
+        config.task,
+        data=config.data,
+        split=config.split,
+        image_dir=config.image_dir,
+        language=config.language,
+    )
+    questions = task.questions[: config.limit]
+    files = [path / PREDICTIONS_FILE if path.is_dir() else path for path in (first, second)]
+    values = [_real_values(file, questions) for file in files]
+    progress.start("comparison")
+    report = {
+        "schema_version": SCHEMA_VERSION,
+        "task": {"name": task.name, "version": task.version, "split": task.split},
+        "num_questions": len(questions),
+        "systems": [
+            {"name": name, "file": str(file), "sha256": sha256_of(file)}
+            for name, file in zip(("a", "b"), files, strict=True)
+        ],
+        "metrics": compare_values(questions, *values, draws=config.draws, seed=config.seeds[0]),
+        "test": "sign flips of whole images, two-sided; p is not corrected for several metrics",
+    }
+    target = config.output_dir / "compare.json"
+    with exclusive(config.output_dir):
+        write_json(target, report)
+    return StepSummary(
+        step="eval",
+        counts={"questions": len(questions)},
+        details={key: report[key] for key in ("systems", "metrics")},
+        artifacts={"comparison": target},
+    )
+
+
+def compare_values(
+    questions: Sequence[Question], first: Values, second: Values, *, draws: int, seed: int
+) -> dict[str, Any]:
+    """Return for each metric both means, their difference with interval, p, and who won how often.
+
+    Args:
+        questions: in the order of the rows.
+        first: (questions, metrics) scores of system a.
+        second: the same of system b.
+        draws: of the bootstrap, and sign patterns of the test.
+        seed: of both.
+    """
+    clusters = image_clusters(questions)
+    result = bootstrap(np.hstack([first, second]), clusters, draws=draws, seed=seed)
+    p_values = paired_p_values(second - first, clusters, draws=draws, seed=seed)
+    found: dict[str, Any] = {}
+    for column, metric in enumerate(METRICS):
+        a, b = column, column + len(METRICS)
+        difference = result.difference(b, a)
+        if difference.value is None:
+            continue
+        gains = second[:, column] - first[:, column]
+        found[metric.name] = {
+            "a": result.estimate(a).to_json(),
+            "b": result.estimate(b).to_json(),
+            "b_minus_a": difference.to_json(),
+            "p": float(p_values[column]),
+            "a_higher": int((gains < 0).sum()),
+            "b_higher": int((gains > 0).sum()),
+            "higher_is_better": metric.higher_is_better,
+        }
+    return found
+
+
+def comparison_lines(summary: StepSummary) -> list[str]:
+    """Return the comparison as lines for a terminal."""
+    lines = [f"{'':<20}{'a':>9}{'b':>9}{'b minus a':>26}{'p':>9}{'a higher':>10}{'b higher':>10}"]
+    for metric in METRICS:
+        row = summary.details["metrics"].get(metric.name)
+        if row is None:
+            continue
+        factor = 100 if metric.is_share else 1
+        a, b = (factor * row[name]["value"] for name in ("a", "b"))
+        lines.append(
+            f"{metric.name.replace('_', ' '):<20}{a:>9.1f}{b:>9.1f}"
+            f"{_signed(row['b_minus_a'], factor):>26}{row['p']:>9.4f}"
+            f"{row['a_higher']:>10,}{row['b_higher']:>10,}"
+        )
+    return [*lines, "shares in %; intervals and p: paired, over images, p not corrected"]
+
+
+def _signed(estimate: dict[str, Any], factor: int) -> str:
+    text = f"{factor * estimate['value']:+.1f}"
+    if estimate["low"] is None:
+        return text
+    return f"{text} [{factor * estimate['low']:+.1f}, {factor * estimate['high']:+.1f}]"
+
+
+def _real_values(file: Path, questions: Sequence[Question]) -> Values:
+    runs = read_predictions(file, questions)
+    real = {run: replies for run, replies in runs.items() if run[0] == Condition.REAL}
+    return score_conditions(questions, real)[0][Condition.REAL.value]

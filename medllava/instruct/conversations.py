@@ -1,0 +1,206 @@
+"""Figures to conversations through a language model: ask, read, filter, write.
+
+Figures come in turn from each modality; for each one a request goes to the teacher and its reply is
+on disk, in the ledger, before it is read. Everything after the reply is a pure function of it, so
+new rules can be tried on old replies without paying again.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from medllava.errors import DataError
+from medllava.instruct.alignment import draw, place_image
+from medllava.instruct.config import GenerateConfig, ImagePosition
+from medllava.instruct.duplicates import DuplicateFinder
+from medllava.instruct.figures import iter_round_robin, manifest_path
+from medllava.instruct.filters import ALL_DROPPED, NEAR_DUPLICATE, NO_TURNS, filter_pairs
+from medllava.instruct.output import InstructionsWriter
+from medllava.instruct.parse import Dropped, Pair, parse_conversation
+from medllava.instruct.prompts import PROMPT_VERSION, build_request
+from medllava.instruct.teacher import Teacher
+from medllava.llm.ledger import Ledger
+from medllava.llm.protocol import ChatReply, ChatRequest
+from medllava.llm.runner import REFUSED, Outcome
+from medllava.progress import Progress
+from medllava.records import FigureRecord, InstructionRecord, Stage, Turn
+from medllava.store import contained_path
+
+LEDGER = "ledger.jsonl"
+IMAGE_MISSING = "image_missing"
+
+RejectReason = Callable[[FigureRecord], str | None]
+
+
+def write_conversations(
+    config: GenerateConfig,
+    writer: InstructionsWriter,
+    progress: Progress,
+    *,
+    reject_reason: RejectReason,
+) -> dict[str, Any]:
+    """Write one conversation for each figure that yields one; return what it took.
+
+    Args:
+        config: with the name of a language model as teacher.
+        writer: takes records and rejections.
+        progress: told of every answer.
+        reject_reason: names the rule that leaves a figure out unasked, or None.
+
+    Raises:
+        AccessError: the service will not answer any request.
+        RemoteError: it does not answer any more; run again to go on.
+    """
+    teacher = Teacher(config)
+    queue = FigureQueue(config, reject_reason)
+    finder = DuplicateFinder()
+    with Ledger(config.output_dir / LEDGER) as ledger:
+        progress.start("asking", total=config.limit)
+        for outcome in teacher.ask(queue.requests(), ledger=ledger, progress=progress):
+            figure = queue.next_asked(writer)
+            if outcome.reply is not None:
+                _take_reply(config, writer, finder, figure, outcome)
+            elif outcome.reason == REFUSED:
+                writer.reject(figure.figure_id, REFUSED, detail=outcome.detail)
+            else:
+                writer.leave(figure.figure_id, outcome.reason, detail=outcome.detail)
+        queue.flush(writer)
+        return {
+            "teacher": teacher.model.name,
+            "prompt_version": PROMPT_VERSION,
+            "input_tokens": ledger.input_tokens,
+            "output_tokens": ledger.output_tokens,
+            "cost_usd": round(ledger.spent_usd, 6),
+            "maybe_paid_usd": round(ledger.committed_usd - ledger.spent_usd, 6),
+            "times_asked": ledger.times_asked,
+        }
+
+
+class FigureQueue:
+    """Figures that were read and whose outcome is not yet known, in order."""
+
+    def __init__(self, config: GenerateConfig, reject_reason: RejectReason) -> None:
+        """Prepare to read the figures of a config."""
+        self._config = config
+        self._reject_reason = reject_reason
+        self._root = manifest_path(config.figures).parent
+        self._waiting: deque[tuple[FigureRecord, str | None]] = deque()
+
+    def requests(self) -> Iterator[ChatRequest]:
+        """Yield a request for every figure that can be asked about."""
+        config = self._config
+        for figure in iter_round_robin(
+            manifest_path(config.figures), split=config.split, limit=config.limit
+        ):
+            reason = self._reject_reason(figure)
+            image = None
+            if reason is None and config.see_image:
+                image = _present(self._root, figure.images[0])
+                reason = IMAGE_MISSING if image is None else None
+            self._waiting.append((figure, reason))
+            if reason is None:
+                yield build_request(
+                    figure,
+                    inline_mentions=config.inline_mentions,
+                    image=image,
+                    temperature=config.temperature,
+                    seed=draw(config.seed, figure.figure_id) & 0x7FFFFFFF,
+                )
+
+    def next_asked(self, writer: InstructionsWriter) -> FigureRecord:
+        """Return the next figure that was asked about, writing down those before it."""
+        while True:
+            figure, reason = self._waiting.popleft()
+            if reason is None:
+                return figure
+            writer.reject(figure.figure_id, reason)
+
+    def flush(self, writer: InstructionsWriter) -> None:
+        """Write down the figures after the last one that was asked about."""
+        for figure, reason in self._waiting:
+            if reason is not None:
+                writer.reject(figure.figure_id, reason)
+        self._waiting.clear()
+
+
+def read_reply(text: str) -> tuple[tuple[Pair, ...], tuple[Dropped, ...], str | None]:
+    """Return the pairs of a reply that may be learned from, those that may not, and a reason.
+
+    The reason is None unless nothing is left.
+    """
+    parsed = parse_conversation(text)
+    if not parsed.pairs and not parsed.dropped:
+        return (), (), NO_TURNS
+    filtered = filter_pairs(parsed.pairs)
+    dropped = parsed.dropped + filtered.dropped
+    return filtered.pairs, dropped, None if filtered.pairs else ALL_DROPPED
+
+
+def _take_reply(
+    config: GenerateConfig,
+    writer: InstructionsWriter,
+    finder: DuplicateFinder,
+    figure: FigureRecord,
+    outcome: Outcome,
+) -> None:
+    reply = outcome.reply
+    if reply is None:
+        raise ValueError("an outcome with a reply is needed")
+    pairs, dropped, reason = read_reply(reply.text)
+    if reason is None and finder.is_duplicate(pairs):
+        reason = NEAR_DUPLICATE
+    for pair in dropped:
+        writer.drop_turn(figure.figure_id, pair.rule, pair.question, pair.answer)
+    if reason is not None:
+        writer.reject(figure.figure_id, reason, raw=reply.text, finish_reason=reply.finish_reason)
+        return
+    writer.write(_build_record(config, figure, pairs, reply, outcome))
+
+
+def _build_record(
+    config: GenerateConfig,
+    figure: FigureRecord,
+    pairs: tuple[Pair, ...],
+    reply: ChatReply,
+    outcome: Outcome,
+) -> InstructionRecord:
+    """Return the record; the image token goes to the first question that was kept."""
+    position = (config.image_position or ImagePosition.BEFORE).value
+    turns: list[Turn] = []
+    for pair in pairs:
+        question = pair.question
+        if not turns:
+            place = draw(config.seed, figure.figure_id)
+            question = place_image(question, position, draw=place)
+        turns.append(Turn(role="user", content=question))
+        turns.append(Turn(role="assistant", content=pair.answer))
+    return InstructionRecord(
+        record_id=figure.figure_id,
+        images=figure.images,
+        turns=tuple(turns),
+        stage=Stage.INSTRUCT,
+        teacher=config.teacher,
+        figure_id=figure.figure_id,
+        modality=figure.modality,
+        license=figure.license,
+        split=figure.split,
+        provenance={
+            "version": PROMPT_VERSION,
+            "model": reply.model,
+            "inline_mentions": config.inline_mentions,
+            "see_image": config.see_image,
+            "time": outcome.time,
+            "input_tokens": reply.input_tokens,
+            "output_tokens": reply.output_tokens,
+            "cost_usd": round(outcome.cost_usd, 8),
+        },
+    )
+
+
+def _present(root: Path, image: str) -> str | None:
+    try:
+        path = contained_path(root, image)
+    except DataError:
+        return None
+    return str(path) if path.is_file() else None

@@ -1,0 +1,176 @@
+"""Named rules that decide which pairs of a conversation may be learned from.
+
+Pairs go in; kept pairs and dropped ones with their rule come out. A phrase that points at the text
+source is cut out where the sentence stands without it; the case of a word is never changed, except
+that a sentence which lost its beginning starts with a capital again. Questions are held to the
+same rules as answers.
+
+Source: the families of phrases follow LLaVA-Med's published post-processing; rules and outcomes
+are ours and differ where its were wrong (see the tests).
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from medllava.instruct.parse import Dropped, Pair
+
+MOST_QUESTION_WORDS, MOST_ANSWER_WORDS = 60, 220
+FEWEST_QUESTION_WORDS, FEWEST_ANSWER_WORDS = 2, 1
+
+_SOURCE = (
+    r"(?:(?:the|this|that|its|a)\s+)?(?:(?:provided|given|accompanying|additional|available|image|"
+    r"figure|picture|mri|ct|x-ray|histology|radiology)(?:'s)?\s+(?:and\s+)?)*"
+    r"(?:captions?|descriptions?|legends?|contexts?|(?:context|information)(?:\s+provided)?|"
+    r"(?:sentences|text|article)(?:\s+provided)?)(?:\s+(?:provided|given|above))?"
+)
+_LEAD = re.compile(
+    rf"^(?P<yes>(?:yes|no),\s+)?(?:according\s+to|based\s+on|as\s+(?:mentioned|described|stated|"
+    rf"indicated)\s+in|from|in|given|considering)\s+{_SOURCE},\s*",
+    re.IGNORECASE,
+)
+_SAYS = re.compile(
+    rf"^(?P<yes>(?:yes|no),\s+)?{_SOURCE}\s+(?:mentions|describes|suggests|states|says|indicates|"
+    r"notes|explains)\s+that\s+",
+    re.IGNORECASE,
+)
+_ASIDE = re.compile(
+    rf",?\s*(?:\(\s*)?as\s+(?:is\s+)?(?:mentioned|indicated|described|suggested|stated|noted|"
+    rf"reported|shown)\s+(?:in|by)\s+{_SOURCE}(?:\s*\))?(?P<end>,(?=\s)|(?=[.;!?]|$))",
+    re.IGNORECASE,
+)
+_LEAK = re.compile(
+    r"\bcaptions?\b|\blegends?\b|^descriptions?\b"
+    r"|\b(?:the|this|that|image|figure|provided|given)\s+(?:\w+\s+)?descriptions?\b"
+    r"|\b(?:provided|given|additional|the|this)\s+context\b|\bcontext\s+provided\b"
+    r"|\b(?:information|details?|text|sentences?)\s+(?:is\s+|are\s+)?(?:provided|given)\b"
+    r"|\b(?:provided|given)\s+(?:information|details|text|sentences?)\b"
+    r"|\bin-text\b|\bthe\s+text\b(?!\s+(?:label|overlay|annotation|box|in\s+the\s+image))"
+    r"|\b(?:the|this)\s+(?:article|manuscript|paper|passage|publication)\b|\bthe\s+authors?\b"
+    r"|\b(?:mentioned|stated|reported|specified)\b(?!\s+(?:above|earlier))"
+    r"|\bfig(?:ure|\.)?\s*\d",
+    re.IGNORECASE,
+)
+_REFUSAL = re.compile(
+    r"\bsorry\b|\bas\s+an\s+ai\b|\blanguage\s+model\b"
+    r"|\b(?:cannot|can't|can\s+not|could\s+not|couldn't|unable\s+to|not\s+able\s+to)\s+(?:\w+\s+)?"
+    r"(?:see|view|access|look\s+at|tell\s+from|provide|determine|answer|assist|help)\b"
+    r"|\b(?:no|not\s+have|n't\s+have|without)\s+(?:\w+\s+)?access\b"
+    r"|\bwithout\s+(?:seeing|viewing|the\s+(?:actual\s+)?(?:image|picture))\b"
+    r"|\bnot\s+(?:explicitly\s+)?(?:mentioned|provided|specified|described|given|stated)\b"
+    r"|\bimage\s+(?:itself\s+)?(?:is|was)\s+not\s+(?:available|provided|shown|visible)\b",
+    re.IGNORECASE,
+)
+_ADVICE = re.compile(
+    r"\b(?:you|the\s+patient|patients?|he|she|they)\s+(?:should|must|ought\s+to|need(?:s)?\s+to)\b"
+    r"|\b(?:i|we)(?:\s+would|'d)?\s+(?:recommend|advise|suggest\s+(?:that\s+you|seeing|taking))\b"
+    r"|\b(?:consult|see|seek|ask|contact)\s+(?:with\s+)?(?:a|an|your|their|the)?\s*(?:\w+\s+)?"
+    r"(?:doctor|physician|professional|specialist|clinician|medical\s+(?:advice|attention|help)|"
+    r"radiologist|healthcare\s+\w+)\b"
+    r"|\btreatment\s+(?:should|is\s+(?:recommended|indicated|advised))\b"
+    r"|\b(?:is|are)\s+(?:recommended|advised)\b|\bmy\s+diagnosis\b|\bi\s+diagnose\b",
+    re.IGNORECASE,
+)
+_UNSEEN = re.compile(
+    r"\b\d{1,3}[\s-]*(?:years?|yrs?|months?|weeks?|days?)[\s-]*(?:old|of\s+age)\b"
+    r"|\baged?\s+\d|\b(?:19|20)\d\d\b|\bp\s*[<=>]\s*0?\.\d|\bn\s*=\s*\d"
+    r"|\b\d+\s+(?:years?|months?|weeks?|days?|hours?)\s+(?:after|before|later|earlier|ago|post)\b"
+    r"|\b\d+(?:\.\d+)?\s*(?:mg|ml|mcg|ng|iu|mmol|mmhg)\b|\b\d+\s+patients\b"
+    r"|\bpatient's\s+(?:history|name|age)\b|\bfollow-up\s+of\b|\[\d+\]",
+    re.IGNORECASE,
+)
+_WORD = re.compile(r"[^\W_]+")
+
+Rule = Callable[[Pair], bool]
+"""Tells whether a pair breaks it."""
+
+
+def _is_short(pair: Pair) -> bool:
+    few_asked = len(pair.question.split()) < FEWEST_QUESTION_WORDS
+    return few_asked or len(_WORD.findall(pair.answer)) < FEWEST_ANSWER_WORDS
+
+
+def _is_long(pair: Pair) -> bool:
+    many_asked = len(pair.question.split()) > MOST_QUESTION_WORDS
+    return many_asked or len(pair.answer.split()) > MOST_ANSWER_WORDS
+
+
+def _has_marker(pair: Pair) -> bool:
+    both = f"{pair.question}\n{pair.answer}"
+    return "<image>" in both or "```" in both or '{"' in both
+
+
+RULES: dict[str, Rule] = {
+    "markup": _has_marker,
+    "refusal": lambda pair: bool(_REFUSAL.search(pair.answer)),
+    "text_source": lambda pair: bool(_LEAK.search(pair.question) or _LEAK.search(pair.answer)),
+    "unseen_fact": lambda pair: bool(_UNSEEN.search(pair.question) or _UNSEEN.search(pair.answer)),
+    "medical_advice": lambda pair: bool(_ADVICE.search(pair.answer)),
+    "too_short": _is_short,
+    "too_long": _is_long,
+}
+"""In the order in which they are tried; the first one that is broken names the reason.
+
+- `markup`: an image token, code or JSON inside the text.
+- `refusal`: the answer says that the image cannot be seen or the question not be answered.
+- `text_source`: question or answer speaks of a caption, an article or other text.
+- `unseen_fact`: ages, dates, doses, statistics: what no picture shows.
+- `medical_advice`: the answer advises, recommends or diagnoses.
+- `too_short`, `too_long`: by words.
+"""
+REPEATED_TURN = "repeated_turn"
+"""The question, or an answer of four words or more, was in the conversation before."""
+NEAR_DUPLICATE = "near_duplicate"
+"""The conversation says almost the same as an earlier one; see `duplicates`."""
+NO_TURNS = "no_turns"
+"""The reply holds no question with an answer."""
+ALL_DROPPED = "all_turns_dropped"
+
+
+@dataclass(frozen=True, slots=True)
+class Filtered:
+    """A conversation after the rules."""
+
+    pairs: tuple[Pair, ...]
+    dropped: tuple[Dropped, ...]
+
+
+def filter_pairs(pairs: tuple[Pair, ...]) -> Filtered:
+    """Hold every pair of a conversation to the rules."""
+    kept: list[Pair] = []
+    dropped: list[Dropped] = []
+    questions: set[str] = set()
+    answers: set[str] = set()
+    for original in pairs:
+        pair = Pair(original.question, repair(original.answer))
+        rule = next((name for name, is_broken in RULES.items() if is_broken(pair)), None)
+        asked, told = fold(pair.question), fold(pair.answer)
+        if rule is None and (asked in questions or (told in answers and told.count(" ") > 2)):
+            rule = REPEATED_TURN
+        if rule is not None:
+            dropped.append(Dropped(rule, original.question, original.answer))
+            continue
+        questions.add(asked)
+        answers.add(told)
+        kept.append(pair)
+    return Filtered(tuple(kept), tuple(dropped))
+
+
+def repair(answer: str) -> str:
+    """Cut out asides to the text source; everything else keeps its case.
+
+    "According to the caption, MRI shows a lesion, as described in the text." becomes "MRI shows a
+    lesion."
+    """
+    text = _ASIDE.sub(lambda match: match["end"], answer).strip()
+    for pattern in (_LEAD, _SAYS):
+        match = pattern.match(text)
+        if match:
+            rest = text[match.end() :]
+            text = f"{match['yes'] or ''}{rest}" if match["yes"] else rest[:1].upper() + rest[1:]
+    return text
+
+
+def fold(text: str) -> str:
+    """Return the words of a text in lower case, for comparison only."""
+    return " ".join(_WORD.findall(text.lower()))

@@ -1,0 +1,278 @@
+"""What a teacher is told: how to turn a caption into a conversation about an image.
+
+A `FigureRecord` goes in, a `ChatRequest` comes out, and `parse` reads the answer. The instructions
+and the examples come first and never change, so servers that cache prompts read them once. The
+examples' answers rest on their captions alone; they hold whether or not sentences of the article
+are shown.
+
+Source: LLaVA-Med, Li et al. 2023, "Biomedical visual instruction-tuning data"; the rules are the
+paper's, the words and the examples are ours.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from medllava.llm.protocol import ChatRequest, Message
+from medllava.records import FigureRecord
+
+PROMPT_VERSION = "converse-1"
+"""Part of every record's provenance; changes with any word below."""
+
+MOST_REPLY_TOKENS = 1024
+USUAL_REPLY_TOKENS = 320
+"""Length of the examples' answers in tokens, as the expectation of a dry run."""
+_MOST_CAPTION_CHARACTERS = 6000
+_MOST_MENTION_CHARACTERS = 3000
+
+REPLY_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["turns"],
+    "properties": {
+        "turns": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["question", "answer"],
+                "properties": {"question": {"type": "string"}, "answer": {"type": "string"}},
+            },
+        }
+    },
+}
+
+_RULES = """\
+You prepare training data for an assistant that looks at biomedical images and talks about them.
+{given}
+Write the conversation that a curious person and the assistant could have about this image. The
+person asks; the assistant answers like an expert who is looking at the picture right now.
+
+Rules:
+1. Both of them have the picture before them and nothing else. Neither ever speaks of a caption, a
+   legend, a description, a figure number, an article, its authors or any other text.
+2. Leave out whatever nobody could tell from the picture: names, ages, dates, places, counts of
+   patients, measurements, doses, test results, abbreviations, and what happened before or after.
+3. Keep to what can be seen: the kind of image and its plane or stain, organs and structures, where
+   things lie, their size relative to each other, shape, colour, brightness, texture, arrows and
+   other marks, and how panels differ.
+4. Write three to five questions, each about something else and each phrased differently. Mix
+   questions that ask to describe, to locate, to compare, to count, to explain, and those that can
+   be answered with yes or no.
+5. Answers are complete sentences with natural spelling and capitals. Say no more than is known;
+   where the material leaves something open, do not ask about it.
+6. Findings may be named as findings. The assistant makes no diagnosis of a person, recommends no
+   treatment and gives no medical advice.
+7. Answer with JSON only: {{"turns": [{{"question": "...", "answer": "..."}}, ...]}}"""
+
+_TEXT_ONLY = """\
+You are given text that belongs to a figure of a scientific article: its caption and sometimes
+sentences that mention it. The picture itself is not shown to you."""
+_WITH_IMAGE = """\
+You are shown a figure of a scientific article together with its caption and sometimes sentences
+that mention it. Look at the picture first; use the text to name what you see. What the text says
+and the picture does not show is left out. The examples below come without their pictures."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """A worked example of one domain."""
+
+    label: str
+    caption: str
+    mentions: tuple[str, ...]
+    turns: tuple[tuple[str, str], ...]
+
+
+EXAMPLES = (
+    Example(
+        label="Figure 1",
+        caption="Posteroanterior chest radiograph of a 61-year-old man on admission, showing a "
+        "large right-sided pleural effusion with shift of the trachea to the left. The left lung "
+        "is clear.",
+        mentions=("Chest radiography (Figure 1) was performed two hours after admission.",),
+        turns=(
+            (
+                "What kind of image is this, and from which direction was it taken?",
+                "It is a chest X-ray in posteroanterior projection, with the beam passing from "
+                "back to front.",
+            ),
+            (
+                "One half of the chest looks much whiter than the other. What is seen there?",
+                "The right side is opaque because a large amount of fluid fills the pleural "
+                "space, which hides the lung behind it.",
+            ),
+            (
+                "Is the trachea in the midline?",
+                "No, it is pushed to the left, away from the fluid.",
+            ),
+            ("How does the left lung compare?", "The left lung is clear and normally dark."),
+        ),
+    ),
+    Example(
+        label="Fig. 3",
+        caption="Contrast-enhanced axial CT of the abdomen. A well-defined hypodense lesion "
+        "(arrow) measuring 4.2 cm is present in segment VI of the liver; there is no dilatation "
+        "of the bile ducts.",
+        mentions=("CT revealed a solitary liver lesion (Fig. 3), later confirmed as a cyst.",),
+        turns=(
+            (
+                "Describe the scan in a sentence.",
+                "This is an axial CT section through the upper abdomen after contrast was given, "
+                "in which the liver takes up most of the left side of the picture.",
+            ),
+            (
+                "What does the arrow point at?",
+                "It points at a sharply outlined area in the right part of the liver that is "
+                "darker than the tissue around it.",
+            ),
+            ("Do the bile ducts appear widened?", "No, the bile ducts are not dilated."),
+        ),
+    ),
+    Example(
+        label="Figure 2",
+        caption="Sagittal T2-weighted MRI of the lumbar spine demonstrating loss of disc height "
+        "and low signal at L4/L5 with posterior disc protrusion compressing the thecal sac.",
+        mentions=(),
+        turns=(
+            (
+                "Which imaging method and plane are we looking at?",
+                "It is an MRI of the lower back in the sagittal plane. The bright fluid around "
+                "the nerves shows that it is T2-weighted.",
+            ),
+            (
+                "Where along the spine is the abnormal disc?",
+                "It lies between the fourth and the fifth lumbar vertebra, near the lower end of "
+                "the lumbar spine.",
+            ),
+            (
+                "How does that disc differ from a healthy one?",
+                "It is flatter and darker, and it bulges backwards.",
+            ),
+            (
+                "Does the bulge touch anything behind it?",
+                "Yes, it presses on the thecal sac, which is narrowed at that level.",
+            ),
+        ),
+    ),
+    Example(
+        label="Figure 4",
+        caption="Histology of the resected specimen (haematoxylin and eosin, x200): nests of "
+        "polygonal cells with clear cytoplasm separated by a delicate network of blood vessels. "
+        "Ki-67 index was 5%.",
+        mentions=(
+            "Microscopy showed clear cell nests (Figure 4).",
+            "The patient was discharged on day 6.",
+        ),
+        turns=(
+            (
+                "How was this tissue stained?",
+                "With haematoxylin and eosin, which colours nuclei blue to purple and the rest "
+                "of the tissue pink.",
+            ),
+            (
+                "Explain how the cells are arranged.",
+                "They lie together in nests, and thin blood vessels form a fine network between "
+                "the nests.",
+            ),
+            (
+                "What is striking about the cytoplasm?",
+                "It is clear, so that the polygonal cells look almost empty around their nuclei.",
+            ),
+        ),
+    ),
+    Example(
+        label="Fig 5",
+        caption="Gross appearance of the opened stomach. An ulcerated mass with raised, irregular "
+        "borders occupies the antrum; the remaining mucosa is unremarkable.",
+        mentions=("The surgical specimen is shown in Fig 5.",),
+        turns=(
+            (
+                "What organ is shown here, and how was it prepared?",
+                "It is a stomach that was cut open so that its inner surface can be seen.",
+            ),
+            (
+                "Point out the main abnormality.",
+                "In the antrum there is a mass with an ulcer in its centre and a raised, uneven "
+                "rim.",
+            ),
+            (
+                "Is the rest of the lining affected too?",
+                "No, the mucosa elsewhere looks unremarkable.",
+            ),
+        ),
+    ),
+)
+
+
+def build_request(
+    figure: FigureRecord,
+    *,
+    inline_mentions: bool,
+    image: str | None = None,
+    temperature: float = 0.7,
+    seed: int | None = None,
+) -> ChatRequest:
+    """Ask for a conversation about a figure.
+
+    Args:
+        figure: with a caption.
+        inline_mentions: show the sentences of the article that cite the figure.
+        image: path of the picture, for teachers that see; None sends text only.
+        temperature: of the teacher's sampling; above 0 questions vary more.
+        seed: of the teacher's sampling, where the server has one.
+    """
+    asked = Message(
+        role="user",
+        content=_material(figure.label, figure.caption, _shown(figure, inline_mentions)),
+        images=() if image is None else (image,),
+    )
+    return ChatRequest(
+        request_id=figure.figure_id,
+        messages=(*_opening(inline_mentions, image is not None), asked),
+        max_new_tokens=MOST_REPLY_TOKENS,
+        temperature=temperature,
+        seed=seed,
+        response_schema=REPLY_SCHEMA,
+    )
+
+
+def _opening(inline_mentions: bool, with_image: bool) -> tuple[Message, ...]:  # noqa: FBT001
+    key = (inline_mentions, with_image)
+    if key not in _OPENINGS:
+        given = _WITH_IMAGE if with_image else _TEXT_ONLY
+        messages = [Message(role="system", content=_RULES.format(given=given))]
+        for example in EXAMPLES:
+            mentions = example.mentions if inline_mentions else ()
+            asked = _material(example.label, example.caption, mentions)
+            turns = [{"question": q, "answer": a} for q, a in example.turns]
+            answer = json.dumps({"turns": turns}, ensure_ascii=False)
+            messages += [
+                Message(role="user", content=asked),
+                Message(role="assistant", content=answer),
+            ]
+        _OPENINGS[key] = tuple(messages)
+    return _OPENINGS[key]
+
+
+_OPENINGS: dict[tuple[bool, bool], tuple[Message, ...]] = {}
+"""The same objects in every request: a million of them share one copy."""
+
+
+def _shown(figure: FigureRecord, inline_mentions: bool) -> tuple[str, ...]:  # noqa: FBT001
+    shown, room = [], _MOST_MENTION_CHARACTERS if inline_mentions else 0
+    for mention in figure.in_text_mentions:
+        text = " ".join(mention.split())
+        room -= len(text)
+        if room < 0:
+            break
+        shown.append(text)
+    return tuple(shown)
+
+
+def _material(label: str, caption: str, mentions: tuple[str, ...]) -> str:
+    text = " ".join(caption.split())[:_MOST_CAPTION_CHARACTERS]
+    lines = [f"Caption: {label}. {text}" if label else f"Caption: {text}"]
+    if mentions:
+        lines += ["Sentences of the article:", *(f"- {mention}" for mention in mentions)]
+    return "\n".join(lines)
