@@ -101,13 +101,12 @@ def request_key(model: str, request: ChatRequest) -> str:
         request.seed,
         request.response_schema,
     )
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    parts = [json.dumps(settings, sort_keys=True)]
     for message in request.messages:
         images = [_image_hash(image) for image in message.images]
         # Lengths keep one message from running into the next.
-        digest.update(f"\n{message.role} {len(message.content)} {images}\n".encode())
-        digest.update(message.content.encode())
-    return digest.hexdigest()[:32]
+        parts += (message.role, str(len(message.content)), *images, message.content)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
 def parse_reply(body: Any, request: ChatRequest) -> ChatReply:  # noqa: ANN401 - JSON is any

@@ -128,7 +128,7 @@ class _Run:
         if not self._reserve(key, request):
             return Outcome(request=request, reply=None, reason=OVER_BUDGET)
         try:
-            self._pace.wait(estimate_tokens(request) + request.max_new_tokens)
+            self._pace.wait(request)
             return self._ask(key, request)
         finally:
             with self._changed:
@@ -189,10 +189,13 @@ class Pace:
         self._next = time.monotonic()
         self._lock = threading.Lock()
 
-    def wait(self, tokens: int) -> None:
-        """Wait for the turn of a request of so many tokens."""
-        uses = zip(self._rates, (1, tokens), strict=True)
-        seconds = max((60 * used / rate for rate, used in uses if rate), default=0.0)
+    def wait(self, request: ChatRequest) -> None:
+        """Wait for the turn of a request."""
+        requests_rate, tokens_rate = self._rates
+        seconds = 60 / requests_rate if requests_rate else 0.0
+        if tokens_rate:
+            tokens = estimate_tokens(request) + request.max_new_tokens
+            seconds = max(seconds, 60 * tokens / tokens_rate)
         if not seconds:
             return
         with self._lock:
