@@ -2,21 +2,17 @@
 
 The adapter is put into the native model's linear layers (peft), so the class stays the native one.
 What is saved is always merged: a checkpoint is a whole LLaVA with its projector, whatever learned.
-For an exact resume the learning tensors themselves are kept beside it. With 4-bit weights beneath
-(QLoRA) the merged weights are the dequantized ones plus the adapter.
+With 4-bit weights beneath (QLoRA) the merged weights are the dequantized ones plus the adapter.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from medllava.errors import SetupError
 
-LEARNED_FILE = "learned.safetensors"
 _MARK = ".lora_"
 _WRAPPED = ".base_layer."
 
@@ -62,37 +58,6 @@ def is_adapter_parameter(name: str) -> bool:
 def has_adapter(model: nn.Module) -> bool:
     """Tell whether an adapter is attached."""
     return any(is_adapter_parameter(name) for name, _ in model.named_parameters())
-
-
-def save_learned(model: nn.Module, folder: Path) -> None:
-    """Write every learning parameter, bit by bit, beside a checkpoint's merged weights.
-
-    A merged weight cannot be taken apart again; a resumed run starts from the same base and puts
-    these back with `load_learned`.
-    """
-    learned = {n: p.detach().contiguous() for n, p in model.named_parameters() if p.requires_grad}
-    save_file(learned, folder / LEARNED_FILE)
-
-
-@torch.no_grad()
-def load_learned(model: nn.Module, folder: Path) -> None:
-    """Put back what `save_learned` wrote into a model whose same parameters learn.
-
-    Raises:
-        SetupError: the file is not there, or holds other parameters.
-    """
-    path = folder / LEARNED_FILE
-    if not path.is_file():
-        raise SetupError(f"no adapter to resume from: {path}. Start anew with --no-resume.")
-    saved = load_file(path)
-    learning = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    if saved.keys() != learning.keys():
-        raise SetupError(
-            f"the saved adapter has other layers than the model's: {path}. "
-            "Use the recipe it was made with."
-        )
-    for name, tensor in saved.items():
-        learning[name].copy_(tensor)
 
 
 @torch.no_grad()

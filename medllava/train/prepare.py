@@ -23,6 +23,7 @@ from medllava.model.load import load_model
 from medllava.model.loaded import LoadedModel
 from medllava.model.parts import build_model
 from medllava.model.processor import num_image_tokens
+from medllava.model.quantize import quantize_language_model
 from medllava.progress import Progress
 from medllava.recipe import Adapter
 from medllava.train.arguments import uses_bf16
@@ -62,6 +63,9 @@ def load_initial(
     source = str(resumed) if resumed and not has_adapter else config.init
     loaded = _load_source(config, data, source, is_half=is_sharded and uses_bf16(config.recipe))
     if has_adapter:
+        if stage.adapter is Adapter.QLORA:
+            dtype = torch.bfloat16 if uses_bf16(config.recipe) else torch.float32
+            quantize_language_model(loaded.model, compute_dtype=dtype)
         attach_adapter(
             loaded.model,
             rank=stage.lora_rank,
@@ -82,13 +86,7 @@ def _load_source(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     attention = choose_attention(recipe.train.attention, device=device)
     if source != FROM_PARTS:
-        is_quantized = recipe.stage[config.stage].adapter is Adapter.QLORA
-        loaded = load_model(
-            source,
-            device="auto" if is_quantized else "cpu",
-            dtype="bf16" if is_half else "fp32",
-            quantize="4bit" if is_quantized else None,
-        )
+        loaded = load_model(source, device="cpu", dtype="bf16" if is_half else "fp32")
         loaded.model.set_attn_implementation(attention)
         return loaded
     wants_images = recipe.model.projector.standardize_features

@@ -213,9 +213,11 @@ def test_gradient_checkpointing_changes_memory_only(
     assert losses(tmp_path / "out") == pytest.approx(losses(undisturbed), abs=1e-6)
 
 
-def test_an_adapter_resumes_bitwise_and_is_merged(data: Path, tmp_path: Path) -> None:
-    pytest.importorskip("peft", reason="adapters are an extra: medllava[lora]")
-    overrides = ("stage.instruct.adapter=lora", "stage.instruct.lora_rank=4")
+@pytest.mark.parametrize("adapter", ["lora", "qlora"])
+def test_an_adapter_resumes_bitwise_and_is_merged(data: Path, tmp_path: Path, adapter: str) -> None:
+    for package in ("peft", "bitsandbytes"):
+        pytest.importorskip(package, reason="adapters are extras: medllava[lora,quantize]")
+    overrides = (f"stage.instruct.adapter={adapter}", "stage.instruct.lora_rank=4")
 
     def stop() -> None:
         raise StopError

@@ -8,14 +8,11 @@ import torch
 from model_factory import noise_image
 from torch import Tensor
 
-from medllava.errors import SetupError
 from medllava.model.adapter import (
     attach_adapter,
     has_adapter,
     is_adapter_parameter,
-    load_learned,
     merge_adapter,
-    save_learned,
 )
 from medllava.model.load import load_model, save_model
 from medllava.model.loaded import LoadedModel
@@ -90,19 +87,6 @@ def test_saved_checkpoint_is_whole_and_native(tmp_path: Path) -> None:
     assert not (tmp_path / "adapter_config.json").exists()
     again = load_model(str(tmp_path), device="cpu")
     assert torch.allclose(logits(again), before, atol=TOLERANCE)
-
-
-def test_learned_tensors_come_back_bit_by_bit(tmp_path: Path) -> None:
-    loaded = adapted()
-    save_learned(loaded.model, tmp_path)
-    fresh = build()
-    attach_adapter(fresh.model, rank=4, alpha=8, seed=9)
-    load_learned(fresh.model, tmp_path)
-    assert torch.equal(logits(fresh), logits(loaded))
-    with pytest.raises(SetupError, match="other layers"):
-        load_learned(build().model, tmp_path)
-    with pytest.raises(SetupError, match="no adapter to resume from"):
-        load_learned(fresh.model, tmp_path / "nowhere")
 
 
 needs_4bit = pytest.mark.skipif(
