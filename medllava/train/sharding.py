@@ -107,7 +107,7 @@ def whole_weights(model: nn.Module, settings: Settings) -> Iterator[None]:
     if settings.zero_stage < _PARTITIONED:
         yield
         return
-    from deepspeed.zero import GatheredParameters  # noqa: PLC0415 - only sharded runs need it
+    from deepspeed.runtime.zero import GatheredParameters  # noqa: PLC0415 - only sharded runs need it
 
     with GatheredParameters(list(model.parameters()), modifier_rank=None):
         yield
