@@ -26,7 +26,7 @@ from medllava.data.packing import Schedule
 from medllava.model.load import save_model
 from medllava.model.loaded import LoadedModel
 from medllava.progress import Progress, SilentProgress
-from medllava.records import StepSummary
+from medllava.records import Stage, StepSummary
 from medllava.store import exclusive, read_json, write_json, write_text
 from medllava.train import prepare
 from medllava.train.arguments import training_arguments, uses_bf16
