@@ -15,6 +15,8 @@ from medllava import page
 from medllava.store import iter_jsonl, read_json, write_text
 
 NUM_EXAMPLES = 24
+EXPECTED_GAIN = 20
+"""Points of exact match that real images must be better than permuted ones."""
 
 
 def main(run: Path) -> None:
@@ -25,6 +27,9 @@ def main(run: Path) -> None:
     print(f"\n{'':{width}}  exact match        token recall")
     for name, exact, recall in rows:
         print(f"{name:{width}}  {exact:<18} {recall}")
+    gain = 100 * report["visual_gain"]["exact_match"]["value"]
+    verdict = "the model looks at the pictures" if gain >= EXPECTED_GAIN else "fewer than expected"
+    print(f"real minus permuted: {gain:.1f} points; {EXPECTED_GAIN} are expected: {verdict}")
     write_text(run / "index.html", render(run, report, rows))
     print()
     for made in (
