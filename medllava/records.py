@@ -63,7 +63,11 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as plain JSON values, fields in declaration order."""
-        return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+        plain: dict[str, Any] = {}
+        for name in _layout(type(self)):  # type: ignore[arg-type]
+            value = getattr(self, name)
+            plain[name] = value if type(value) in _JSON_TYPES else _plain(value)
+        return plain
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], *, where: str) -> Self:
@@ -76,13 +80,15 @@ class Record:
         Raises:
             RecordError: a required field is absent or a value has the wrong type.
         """
-        hints = _hints(cls)  # type: ignore[arg-type]
         given: dict[str, Any] = {}
-        for f in dataclasses.fields(cls):  # type: ignore[arg-type]
-            if f.name in values:
-                given[f.name] = _typed(values[f.name], hints[f.name], f"{where}: {f.name}")
-            elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
-                raise RecordError(f"{cls.__name__} has no {f.name!r}: {where}.")
+        for name, (shape, is_required) in _layout(cls).items():  # type: ignore[arg-type]
+            if name in values:
+                value = values[name]
+                if type(value) not in shape.as_is:
+                    value = _typed(value, shape, f"{where}: {name}")
+                given[name] = value
+            elif is_required:
+                raise RecordError(f"{cls.__name__} has no {name!r}: {where}.")
         return cls(**given)
 
 
@@ -192,29 +198,68 @@ class StepSummary:
     """The command to type next."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shape:
+    """What values a field takes, resolved from its annotation."""
+
+    hint: Any
+    """The annotation without None."""
+    as_is: frozenset[type]
+    """Types whose values are kept unlooked at; most values are of one."""
+    item: "_Shape | None" = None
+    """Of the items, if the field is a tuple."""
+
+
+_JSON_TYPES = frozenset((str, int, float, bool, NoneType, dict))
+"""Types that `to_json` passes on."""
+_SCALARS = frozenset((str, int, float, bool))
+_SEQUENCES = (tuple, list)
+
+
 @cache
-def _hints(record: type[Record]) -> dict[str, Any]:
+def _layout(record: type[Record]) -> dict[str, tuple[_Shape, bool]]:
+    """Return the shape of each field and whether it is required, in declaration order."""
     # Resolving annotations costs more than checking a record; a manifest has millions of them.
-    return typing.get_type_hints(record)
+    hints = typing.get_type_hints(record)
+    return {
+        f.name: (
+            _shape(hints[f.name]),
+            f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING,
+        )
+        for f in dataclasses.fields(record)  # type: ignore[arg-type]
+    }
+
+
+def _shape(hint: Any) -> _Shape:  # noqa: ANN401 - an annotation is any
+    as_is: set[type] = set()
+    if typing.get_origin(hint) in {UnionType, typing.Union}:
+        args = typing.get_args(hint)
+        as_is |= {NoneType} & set(args)
+        hint = next(arg for arg in args if arg is not NoneType)
+    if hint in _SCALARS:
+        as_is.add(hint)
+    is_tuple = typing.get_origin(hint) is tuple
+    item = _shape(typing.get_args(hint)[0]) if is_tuple else None
+    return _Shape(hint=hint, as_is=frozenset(as_is), item=item)
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - JSON is any
     if isinstance(value, Record):
         return value.to_json()
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
+    if isinstance(value, _SEQUENCES):
+        return [item if type(item) in _JSON_TYPES else _plain(item) for item in value]
     return value.value if isinstance(value, StrEnum) else value
 
 
-def _typed(value: Any, hint: Any, where: str) -> Any:  # noqa: ANN401, C901, PLR0911 - one case per JSON type
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is UnionType or origin is typing.Union:
-        if value is None and NoneType in args:
-            return None
-        hint = next(arg for arg in args if arg is not NoneType)
-        origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is tuple and isinstance(value, list | tuple):
-        return tuple(_typed(item, args[0], f"{where}[{i}]") for i, item in enumerate(value))
+def _typed(value: Any, shape: _Shape, where: str) -> Any:  # noqa: ANN401, C901, PLR0911 - one case per JSON type
+    if type(value) in shape.as_is:
+        return value
+    hint = shape.hint
+    if shape.item is not None and isinstance(value, _SEQUENCES):
+        as_is = shape.item.as_is
+        if all(type(item) in as_is for item in value):
+            return tuple(value)
+        return tuple(_typed(item, shape.item, f"{where}[{i}]") for i, item in enumerate(value))
     if isinstance(hint, type):
         if issubclass(hint, Record) and isinstance(value, Mapping):
             return hint.from_json(value, where=where)
@@ -227,7 +272,7 @@ def _typed(value: Any, hint: Any, where: str) -> Any:  # noqa: ANN401, C901, PLR
             return float(value)
         if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
             return value
-    elif origin is dict and isinstance(value, Mapping):
+    elif typing.get_origin(hint) is dict and isinstance(value, Mapping):
         return dict(value)
     expected = hint.__name__ if isinstance(hint, type) else str(hint)
     raise RecordError(f"expected {expected}, got {type(value).__name__} {value!r:.60}: {where}.")

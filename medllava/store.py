@@ -17,6 +17,9 @@ from typing import Any, Self
 
 from medllava.errors import DataError, RecordError
 
+# `json.dumps` with options makes an encoder for every line.
+_encode_line = json.JSONEncoder(ensure_ascii=False, default=str).encode
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -102,7 +105,7 @@ def write_jsonl(path: Path, values: Iterable[Mapping[str, Any]]) -> None:
     """Write JSON objects atomically, one line each."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as handle:
         for value in values:
-            handle.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
+            handle.write(_encode_line(value) + "\n")
 
 
 class JsonlWriter:
@@ -123,7 +126,7 @@ class JsonlWriter:
     def write(self, value: dict[str, Any]) -> int:
         """Append one object, hand it to the operating system, and return the line's offset."""
         offset = self._handle.tell()
-        self._handle.write(json.dumps(value, ensure_ascii=False, default=str).encode() + b"\n")
+        self._handle.write(_encode_line(value).encode() + b"\n")
         self._handle.flush()
         if self._sync:
             self.sync()

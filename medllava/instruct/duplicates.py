@@ -50,13 +50,16 @@ class DuplicateFinder:
 
 def _sketch(pairs: tuple[Pair, ...]) -> bytes:
     """Return forty 32-bit minima, as bytes."""
-    words = fold(" ".join(f"{pair.question} {pair.answer}" for pair in pairs)).split()
-    spans = range(max(1, len(words) - _WORDS + 1))
-    hashed = [crc32(" ".join(words[i : i + _WORDS]).encode()) for i in spans]
-    mixed = np.asarray(hashed, dtype=np.uint64) * _FACTORS + _SHIFTS  # modulo 2**64
-    return bytes((mixed >> np.uint64(32)).min(axis=1).astype(np.uint32).tobytes())
+    text = fold(" ".join(f"{pair.question} {pair.answer}" for pair in pairs)).encode()
+    spaces = np.flatnonzero(np.frombuffer(text, np.uint8) == ord(" "))
+    starts, ends = [0, *(spaces + 1).tolist()], [*spaces[_WORDS - 1 :].tolist(), len(text)]
+    # The last words begin no sequence, so there are more starts than ends.
+    hashed = [crc32(text[start:end]) for start, end in zip(starts, ends, strict=False)]
+    mixed = np.asarray(hashed, dtype=np.uint64) * _FACTORS  # modulo 2**64
+    mixed += _SHIFTS
+    return bytes((mixed.min(axis=1) >> np.uint64(32)).astype(np.uint32).tobytes())
 
 
 def _similarity(one: bytes, other: bytes) -> float:
     same = np.frombuffer(one, np.uint32) == np.frombuffer(other, np.uint32)
-    return float(same.mean())
+    return int(np.count_nonzero(same)) / _MINIMA

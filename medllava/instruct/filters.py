@@ -12,8 +12,35 @@ are ours and differ where its were wrong (see the tests).
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 
 from medllava.instruct.parse import Dropped, Pair
+
+
+@dataclass(frozen=True, slots=True)
+class _Phrases:
+    """A pattern, tried only on texts that hold one of the words it cannot match without.
+
+    Looking for words costs a small part of what the pattern does, and most texts hold none.
+    """
+
+    words: tuple[str, ...]
+    """Lower case; each match of the pattern holds one of them, as a whole or within a word."""
+    pattern: re.Pattern[str]
+
+    def are_in(self, text: str) -> bool:
+        """Tell whether the pattern is found in a text."""
+        return _holds_any(self.words, text) and self.pattern.search(text) is not None
+
+
+def _holds_any(words: tuple[str, ...], text: str) -> bool:
+    # Patterns that ignore case take these two for an i; `casefold` does the rest as they do.
+    folded = text.replace("\u0130", "i").replace("\u0131", "i").casefold()
+    for word in words:  # noqa: SIM110 - `any` with a generator takes three times as long
+        if word in folded:
+            return True
+    return False
+
 
 MOST_QUESTION_WORDS, MOST_ANSWER_WORDS = 60, 220
 FEWEST_QUESTION_WORDS, FEWEST_ANSWER_WORDS = 2, 1
@@ -24,6 +51,8 @@ _SOURCE = (
     r"(?:captions?|descriptions?|legends?|contexts?|(?:context|information)(?:\s+provided)?|"
     r"(?:sentences|text|article)(?:\s+provided)?)(?:\s+(?:provided|given|above))?"
 )
+_SOURCE_WORDS = ("caption", "description", "legend", "text", "information", "sentences", "article")
+"""No match of `_SOURCE` lacks all of them."""
 _LEAD = re.compile(
     rf"^(?P<yes>(?:yes|no),\s+)?(?:according\s+to|based\s+on|as\s+(?:mentioned|described|stated|"
     rf"indicated)\s+in|from|in|given|considering)\s+{_SOURCE},\s*",
@@ -39,46 +68,96 @@ _ASIDE = re.compile(
     rf"reported|shown)\s+(?:in|by)\s+{_SOURCE}(?:\s*\))?(?P<end>,(?=\s)|(?=[.;!?]|$))",
     re.IGNORECASE,
 )
-_LEAK = re.compile(
-    r"\bcaptions?\b|\blegends?\b|^descriptions?\b"
-    r"|\b(?:the|this|that|image|figure|provided|given)\s+(?:\w+\s+)?descriptions?\b"
-    r"|\b(?:provided|given|additional|the|this)\s+context\b|\bcontext\s+provided\b"
-    r"|\b(?:information|details?|text|sentences?)\s+(?:is\s+|are\s+)?(?:provided|given)\b"
-    r"|\b(?:provided|given)\s+(?:information|details|text|sentences?)\b"
-    r"|\bin-text\b|\bthe\s+text\b(?!\s+(?:label|overlay|annotation|box|in\s+the\s+image))"
-    r"|\b(?:the|this)\s+(?:article|manuscript|paper|passage|publication)\b|\bthe\s+authors?\b"
-    r"|\b(?:mentioned|stated|reported|specified)\b(?!\s+(?:above|earlier))"
-    r"|\bfig(?:ure|\.)?\s*\d",
-    re.IGNORECASE,
+_LEAK = _Phrases(
+    (
+        "caption",
+        "legend",
+        "description",
+        "text",
+        "provided",
+        "given",
+        "article",
+        "manuscript",
+        "paper",
+        "passage",
+        "publication",
+        "author",
+        "mentioned",
+        "stated",
+        "reported",
+        "specified",
+        "fig",
+    ),
+    re.compile(
+        r"\bcaptions?\b|\blegends?\b|^descriptions?\b"
+        r"|\b(?:the|this|that|image|figure|provided|given)\s+(?:\w+\s+)?descriptions?\b"
+        r"|\b(?:provided|given|additional|the|this)\s+context\b|\bcontext\s+provided\b"
+        r"|\b(?:information|details?|text|sentences?)\s+(?:is\s+|are\s+)?(?:provided|given)\b"
+        r"|\b(?:provided|given)\s+(?:information|details|text|sentences?)\b"
+        r"|\bin-text\b|\bthe\s+text\b(?!\s+(?:label|overlay|annotation|box|in\s+the\s+image))"
+        r"|\b(?:the|this)\s+(?:article|manuscript|paper|passage|publication)\b|\bthe\s+authors?\b"
+        r"|\b(?:mentioned|stated|reported|specified)\b(?!\s+(?:above|earlier))"
+        r"|\bfig(?:ure|\.)?\s*\d",
+        re.IGNORECASE,
+    ),
 )
-_REFUSAL = re.compile(
-    r"\bsorry\b|\bas\s+an\s+ai\b|\blanguage\s+model\b"
-    r"|\b(?:cannot|can't|can\s+not|could\s+not|couldn't|unable\s+to|not\s+able\s+to)\s+(?:\w+\s+)?"
-    r"(?:see|view|access|look\s+at|tell\s+from|provide|determine|answer|assist|help)\b"
-    r"|\b(?:no|not\s+have|n't\s+have|without)\s+(?:\w+\s+)?access\b"
-    r"|\bwithout\s+(?:seeing|viewing|the\s+(?:actual\s+)?(?:image|picture))\b"
-    r"|\bnot\s+(?:explicitly\s+)?(?:mentioned|provided|specified|described|given|stated)\b"
-    r"|\bimage\s+(?:itself\s+)?(?:is|was)\s+not\s+(?:available|provided|shown|visible)\b",
-    re.IGNORECASE,
+_REFUSAL = _Phrases(
+    ("sorry", "ai", "language", "not", "n't", "unable", "access", "without"),
+    re.compile(
+        r"\bsorry\b|\bas\s+an\s+ai\b|\blanguage\s+model\b"
+        r"|\b(?:cannot|can't|can\s+not|could\s+not|couldn't|unable\s+to|not\s+able\s+to)\s+(?:\w+\s+)?"
+        r"(?:see|view|access|look\s+at|tell\s+from|provide|determine|answer|assist|help)\b"
+        r"|\b(?:no|not\s+have|n't\s+have|without)\s+(?:\w+\s+)?access\b"
+        r"|\bwithout\s+(?:seeing|viewing|the\s+(?:actual\s+)?(?:image|picture))\b"
+        r"|\bnot\s+(?:explicitly\s+)?(?:mentioned|provided|specified|described|given|stated)\b"
+        r"|\bimage\s+(?:itself\s+)?(?:is|was)\s+not\s+(?:available|provided|shown|visible)\b",
+        re.IGNORECASE,
+    ),
 )
-_ADVICE = re.compile(
-    r"\b(?:you|the\s+patient|patients?|he|she|they)\s+(?:should|must|ought\s+to|need(?:s)?\s+to)\b"
-    r"|\b(?:i|we)(?:\s+would|'d)?\s+(?:recommend|advise|suggest\s+(?:that\s+you|seeing|taking))\b"
-    r"|\b(?:consult|see|seek|ask|contact)\s+(?:with\s+)?(?:a|an|your|their|the)?\s*(?:\w+\s+)?"
-    r"(?:doctor|physician|professional|specialist|clinician|medical\s+(?:advice|attention|help)|"
-    r"radiologist|healthcare\s+\w+)\b"
-    r"|\btreatment\s+(?:should|is\s+(?:recommended|indicated|advised))\b"
-    r"|\b(?:is|are)\s+(?:recommended|advised)\b|\bmy\s+diagnosis\b|\bi\s+diagnose\b",
-    re.IGNORECASE,
+_ADVICE = _Phrases(
+    (
+        "should",
+        "must",
+        "ought",
+        "need",
+        "recommend",
+        "advise",
+        "suggest",
+        "doctor",
+        "physician",
+        "professional",
+        "specialist",
+        "clinician",
+        "medical",
+        "radiologist",
+        "healthcare",
+        "treatment",
+        "diagnos",
+    ),
+    re.compile(
+        r"\b(?:you|the\s+patient|patients?|he|she|they)\s+(?:should|must|ought\s+to|need(?:s)?\s+to)\b"
+        r"|\b(?:i|we)(?:\s+would|'d)?\s+(?:recommend|advise|suggest\s+(?:that\s+you|seeing|taking))\b"
+        r"|\b(?:consult|see|seek|ask|contact)\s+(?:with\s+)?(?:a|an|your|their|the)?\s*(?:\w+\s+)?"
+        r"(?:doctor|physician|professional|specialist|clinician|medical\s+(?:advice|attention|help)|"
+        r"radiologist|healthcare\s+\w+)\b"
+        r"|\btreatment\s+(?:should|is\s+(?:recommended|indicated|advised))\b"
+        r"|\b(?:is|are)\s+(?:recommended|advised)\b|\bmy\s+diagnosis\b|\bi\s+diagnose\b",
+        re.IGNORECASE,
+    ),
 )
-_UNSEEN = re.compile(
+_NUMBER = re.compile(
     r"\b\d{1,3}[\s-]*(?:years?|yrs?|months?|weeks?|days?)[\s-]*(?:old|of\s+age)\b"
     r"|\baged?\s+\d|\b(?:19|20)\d\d\b|\bp\s*[<=>]\s*0?\.\d|\bn\s*=\s*\d"
     r"|\b\d+\s+(?:years?|months?|weeks?|days?|hours?)\s+(?:after|before|later|earlier|ago|post)\b"
     r"|\b\d+(?:\.\d+)?\s*(?:mg|ml|mcg|ng|iu|mmol|mmhg)\b|\b\d+\s+patients\b"
-    r"|\bpatient's\s+(?:history|name|age)\b|\bfollow-up\s+of\b|\[\d+\]",
+    r"|\[\d+\]",
     re.IGNORECASE,
 )
+_HISTORY = _Phrases(
+    ("patient's", "follow-up"),
+    re.compile(r"\bpatient's\s+(?:history|name|age)\b|\bfollow-up\s+of\b", re.IGNORECASE),
+)
+_DIGIT = re.compile(r"\d")
 _WORD = re.compile(r"[^\W_]+")
 
 Rule = Callable[[Pair], bool]
@@ -86,13 +165,24 @@ Rule = Callable[[Pair], bool]
 
 
 def _is_short(pair: Pair) -> bool:
-    few_asked = len(pair.question.split()) < FEWEST_QUESTION_WORDS
-    return few_asked or len(_WORD.findall(pair.answer)) < FEWEST_ANSWER_WORDS
+    few_asked = len(pair.question.split(maxsplit=FEWEST_QUESTION_WORDS)) < FEWEST_QUESTION_WORDS
+    first_told = islice(_WORD.finditer(pair.answer), FEWEST_ANSWER_WORDS)
+    return few_asked or len(list(first_told)) < FEWEST_ANSWER_WORDS
 
 
 def _is_long(pair: Pair) -> bool:
-    many_asked = len(pair.question.split()) > MOST_QUESTION_WORDS
-    return many_asked or len(pair.answer.split()) > MOST_ANSWER_WORDS
+    many_asked = _has_more_words(pair.question, MOST_QUESTION_WORDS)
+    return many_asked or _has_more_words(pair.answer, MOST_ANSWER_WORDS)
+
+
+def _has_more_words(text: str, most: int) -> bool:
+    # So many words take at least a letter and a space each.
+    return len(text) > 2 * most and len(text.split()) > most
+
+
+def _tells_unseen(text: str) -> bool:
+    has_number = _DIGIT.search(text) is not None and _NUMBER.search(text) is not None
+    return has_number or _HISTORY.are_in(text)
 
 
 def _has_marker(pair: Pair) -> bool:
@@ -102,10 +192,10 @@ def _has_marker(pair: Pair) -> bool:
 
 RULES: dict[str, Rule] = {
     "markup": _has_marker,
-    "refusal": lambda pair: bool(_REFUSAL.search(pair.answer)),
-    "text_source": lambda pair: bool(_LEAK.search(pair.question) or _LEAK.search(pair.answer)),
-    "unseen_fact": lambda pair: bool(_UNSEEN.search(pair.question) or _UNSEEN.search(pair.answer)),
-    "medical_advice": lambda pair: bool(_ADVICE.search(pair.answer)),
+    "refusal": lambda pair: _REFUSAL.are_in(pair.answer),
+    "text_source": lambda pair: _LEAK.are_in(pair.question) or _LEAK.are_in(pair.answer),
+    "unseen_fact": lambda pair: _tells_unseen(pair.question) or _tells_unseen(pair.answer),
+    "medical_advice": lambda pair: _ADVICE.are_in(pair.answer),
     "too_short": _is_short,
     "too_long": _is_long,
 }
@@ -162,6 +252,8 @@ def repair(answer: str) -> str:
     "According to the caption, MRI shows a lesion, as described in the text." becomes "MRI shows a
     lesion."
     """
+    if not _holds_any(_SOURCE_WORDS, answer):
+        return answer.strip()
     text = _ASIDE.sub(lambda match: match["end"], answer).strip()
     for pattern in (_LEAD, _SAYS):
         match = pattern.match(text)

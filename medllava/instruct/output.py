@@ -18,6 +18,8 @@ from medllava.store import atomic_path, write_json
 
 INSTRUCTIONS, QUESTIONS, REJECTED = "instructions.jsonl", "questions.jsonl", "rejected.jsonl"
 SUMMARY, REPORT, LLAVA_JSON = "summary.json", "report.html", "llava.json"
+# `json.dumps` with options makes an encoder for every line.
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
 class InstructionsWriter:
@@ -104,5 +106,4 @@ def write_summary(folder: Path, *, image_dir: Path, facts: dict[str, Any]) -> No
 
 
 def _write_line(handle: IO[str], value: dict[str, Any]) -> None:
-    handle.write(json.dumps(value, ensure_ascii=False))
-    handle.write("\n")
+    handle.write(_encode(value) + "\n")

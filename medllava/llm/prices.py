@@ -40,6 +40,8 @@ class Price:
 
     def most(self, request: ChatRequest, *, batch: bool = False) -> float:
         """Return what a request costs if the model writes as much as it may."""
+        if not self.input_per_million and not self.output_per_million:
+            return 0.0  # without reading the request
         return self.cost(estimate_tokens(request), request.max_new_tokens, batch=batch)
 
 

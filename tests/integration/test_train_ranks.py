@@ -133,5 +133,5 @@ def test_a_ranks_own_error_is_raised_with_its_name(data: Path, tmp_path: Path) -
     for path in sorted(folder.glob("*.png"))[:4]:
         path.write_bytes(path.read_bytes()[:200])  # the header is whole, the pixels are not
     config = config_of(folder, tmp_path / "out")
-    with pytest.raises(DataError, match=r"rank \d on .*image cannot be decoded.*png"):
+    with pytest.raises(DataError, match=r"rank \d on .*image is damaged.*png"):
         launch_stage(config, gpus=2, progress=SilentProgress())
