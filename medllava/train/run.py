@@ -26,7 +26,7 @@ from medllava.data.packing import Schedule
 from medllava.model.load import save_model
 from medllava.model.loaded import LoadedModel
 from medllava.progress import Progress, SilentProgress
-from medllava.records import StepSummary
+from medllava.records import Stage, StepSummary
 from medllava.store import exclusive, read_json, write_json, write_text
 from medllava.train import prepare
 from medllava.train.arguments import training_arguments, uses_bf16
@@ -266,6 +266,10 @@ def _summarize(config: StageRunConfig, run: dict[str, Any]) -> StepSummary:
     """Return the summary of a finished run, from its `run.json`."""
     output_dir = config.output_dir
     data = run["data"]
+    hint = f"medllava eval TASK --ckpt {output_dir}"
+    if config.stage is Stage.ALIGN:
+        name = config.recipe.name
+        hint = f"medllava train {name} --stage 2 --data INSTRUCTIONS --init {output_dir}"
     return StepSummary(
         step="train",
         counts={
@@ -284,7 +288,7 @@ def _summarize(config: StageRunConfig, run: dict[str, Any]) -> StepSummary:
             "metrics": output_dir / METRICS_FILE,
             "report": output_dir / REPORT_FILE,
         },
-        hint=f"medllava eval TASK --ckpt {output_dir}",
+        hint=hint,
     )
 
 
