@@ -1,24 +1,27 @@
 """The three ways `medllava chat` talks: a terminal, a pipe or script, a page."""
 
+import gc
 import sys
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import typer
 
 from medllava.chat.config import ChatConfig, ViewConfig
 from medllava.cli.console import SCHEMA_VERSION, Console, print_json
 
+if TYPE_CHECKING:
+    from medllava.chat.start import ConversationMaker
+
 
 def talk(config: ChatConfig, images: Sequence[str], view: ViewConfig, console: Console) -> None:
     """Talk in the terminal until the user leaves."""
     import readline  # noqa: F401 - line editing for input(); its history stays in memory
 
-    from medllava.chat.start import open_model
     from medllava.chat.terminal import Terminal
     from medllava.chat.thumbnail import render_thumbnail
 
-    with console.progress() as progress:
-        new_conversation = open_model(config, progress=progress)
+    new_conversation = _open_model(config, console)
     Terminal(
         new_conversation(),
         model=config.checkpoint,
@@ -39,11 +42,9 @@ def answer(
 ) -> None:
     """Answer every question of one conversation; a line of text or one JSON object each."""
     from medllava.chat.exchange import open_image
-    from medllava.chat.start import open_model
 
     pictures = [open_image(source, view) for source in images]  # before the model: it is quick
-    with console.progress() as progress:
-        conversation = open_model(config, progress=progress)()
+    conversation = _open_model(config, console)()
     for picture in pictures:
         conversation.show(picture)
     for number, question in enumerate(filter(None, map(str.strip, questions)), start=1):
@@ -69,11 +70,9 @@ def serve(config: ChatConfig, *, host: str, port: int, console: Console) -> None
     """Serve the page until Ctrl-C."""
     from urllib.parse import urlsplit
 
-    from medllava.chat.start import open_model
     from medllava.chat.web import serve_page
 
-    with console.progress() as progress:
-        new_conversation = open_model(config, progress=progress)
+    new_conversation = _open_model(config, console)
     serve_page(
         new_conversation,
         model=config.checkpoint,
@@ -82,3 +81,29 @@ def serve(config: ChatConfig, *, host: str, port: int, console: Console) -> None
         announce=console.hint,
         sent_to=urlsplit(config.base_url).netloc or None if config.base_url else None,
     )
+
+
+def _open_model(config: ChatConfig, console: Console) -> "ConversationMaker":
+    """Load the model, or find the server, that answers, showing progress."""
+    from medllava.chat.start import open_model
+
+    with console.progress() as progress:
+        if config.base_url is None:
+            _import_model_code()
+        return open_model(config, progress=progress)
+
+
+def _import_model_code() -> None:
+    """Import torch and transformers without garbage collection, a fifth of their import time.
+
+    Modules are never garbage: what they made is set aside, so no later collection walks it.
+    """
+    if "transformers" in sys.modules or not gc.isenabled():
+        return
+    gc.disable()
+    try:
+        import medllava.chat.session
+        import medllava.model.load  # noqa: F401 - for the side effect
+    finally:
+        gc.freeze()
+        gc.enable()

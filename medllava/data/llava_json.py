@@ -4,7 +4,7 @@ The released LLaVA-Med files, and most visual instruction data, are one JSON arr
 `{id, image, conversations: [{from, value}]}`. Reading streams the array, accepts both spellings of
 the key (`conversatons` occurs in released files) and values that are numbers, and puts the image
 token right: one per image, in the first user turn that had one. Records go on to training through
-`sources`; `check_release` compares a file with what its publishers counted.
+`sources`; `inspect_llava_json` compares a file with what its publishers counted.
 """
 
 import json

@@ -32,7 +32,7 @@ def iter_instruction_records(path: Path) -> Iterator[InstructionRecord]:
             f"no instruction data: {file}. Make it with medllava generate-instructions, "
             "or name a LLaVA .json file."
         )
-    if _is_llava(file):
+    if is_llava_file(file):
         yield from iter_llava_json(file)
         return
     for number, values in iter_jsonl(file):
@@ -98,7 +98,8 @@ def _read_quietly(path: Path) -> object:
         return None
 
 
-def _is_llava(file: Path) -> bool:
+def is_llava_file(file: Path) -> bool:
+    """Tell LLaVA's JSON or JSONL from ours by how the file begins."""
     with file.open("rb") as handle:
         start = handle.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
     if start[:1] == b"[":

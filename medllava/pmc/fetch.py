@@ -108,8 +108,9 @@ def finish_fetch(config: FetchConfig, *, progress: Progress) -> StepSummary:
             stack.enter_context(Outcomes(shard_dir(config, i) / "outcomes.sqlite"))
             for i in range(config.num_shards)
         ]
-        totals = write_manifest(config, shards, listing.iter_misses())
-        summary = _summarize(config, totals, listing.facts)
+        facts = listing.facts
+        totals = write_manifest(config, shards, listing.iter_misses(), facts=facts)
+        summary = _summarize(config, totals, facts)
         artifacts = {"figures": folder / "figures.parquet", "report": folder / "report.html"}
         if config.image_urls is not None:
             artifacts["image_list"] = folder / "image-list.jsonl"

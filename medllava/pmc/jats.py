@@ -8,6 +8,7 @@ running text come from `mentions`; which image file an `href` means is decided b
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 from medllava.pmc.mentions import Target, find_mentions
 from medllava.pmc.rights import License, read_license
@@ -51,6 +52,16 @@ class Figure:
     is_supplement: bool = False
     is_inherited: bool = False
     """The caption is the group's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """Where a figure stands."""
+
+    context: str = ""
+    """One of `_CONTEXTS`, the nearest, but any sub-article comes first."""
+    group: Element | None = None
+    is_supplement: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +139,7 @@ def _read_citation(root: Element, meta: Element | None, doi: str) -> str:
         return ""
     names = [
         " ".join(filter(None, (child_text(name, "surname"), child_text(name, "given-names"))))
-        for name in meta.iterfind("{*}contrib-group/{*}contrib/{*}name")
+        for name in islice(meta.iterfind("{*}contrib-group/{*}contrib/{*}name"), 4)
     ]
     authors = ", ".join(names[:3]) + (" et al" if len(names) > 3 else "")
     journal_meta = child(root, "front", "journal-meta")
@@ -149,22 +160,24 @@ def _read_figures(root: Element) -> Iterator[Figure]:
         return
     targets: list[Target] = []
     labels: list[str] = []
-    groups: list[Element | None] = []
+    places: list[_Place] = []
+    known: dict[Element, _Place] = {}
     for element in elements:
-        group = next(element.iterancestors("{*}fig-group"), None)
+        place = _find_place(element.getparent(), known)
+        group = place.group
         label = child_text(element, "label")
         ids = {element.get("id", ""), "" if group is None else group.get("id", "")} - {""}
         targets.append(Target(ids=frozenset(ids), label=label or child_text(group, "label")))
         labels.append(label)
-        groups.append(group)
+        places.append(place)
     mentions = find_mentions(root, targets)
-    for element, group, target, label, found in zip(
-        elements, groups, targets, labels, mentions, strict=True
+    for element, place, target, label, found in zip(
+        elements, places, targets, labels, mentions, strict=True
     ):
         caption, is_inherited = _read_caption(element), False
-        if not caption and group is not None:
-            caption, is_inherited = _read_caption(group), True
-        context = _find_context(element)
+        if not caption and place.group is not None:
+            caption, is_inherited = _read_caption(place.group), True
+        context = place.context or "body"
         permissions = child(element, "permissions")
         yield Figure(
             xml_id=element.get("id", ""),
@@ -174,7 +187,9 @@ def _read_figures(root: Element) -> Iterator[Figure]:
             graphics=tuple(_read_graphics(element)),
             mentions=found,
             permissions="" if permissions is None else _read_permissions(permissions),
-            is_supplement=context == "sub-article" or _is_supplement(element, label),
+            is_supplement=context == "sub-article"
+            or place.is_supplement
+            or _SUPPLEMENT.search(f"{label} {element.get('fig-type', '')}") is not None,
             is_inherited=is_inherited and bool(caption),
         )
 
@@ -202,21 +217,28 @@ def render_text_of(permissions: Element) -> str:
     return " ".join(filter(None, (render_text(part) for part in permissions)))
 
 
-def _find_context(element: Element) -> str:
-    context = ""
-    for ancestor in element.iterancestors():
-        name = local_name(ancestor)
-        found = _CONTEXTS.get(name)
-        if found == "sub-article":
-            return found
-        context = context or found or ""
-    return context or "body"
+def _find_place(element: Element | None, known: dict[Element, _Place]) -> _Place:
+    """Return what the elements around a figure say, from its parent up.
 
-
-def _is_supplement(element: Element, label: str) -> bool:
-    if next(element.iterancestors("{*}supplementary-material"), None) is not None:
-        return True
-    return bool(_SUPPLEMENT.search(f"{label} {element.get('fig-type', '')}"))
+    Args:
+        element: the parent; None above the root.
+        known: places found before; figures share most of the way.
+    """
+    if element is None:
+        return _Place()
+    place = known.get(element)
+    if place is None:
+        name = local_name(element)
+        around = _find_place(element.getparent(), known)
+        context = _CONTEXTS.get(name, "")
+        if not context or around.context == "sub-article":
+            context = around.context
+        place = known[element] = _Place(
+            context=context,
+            group=element if name == "fig-group" else around.group,
+            is_supplement=around.is_supplement or name == "supplementary-material",
+        )
+    return place
 
 
 def _read_graphics(element: Element) -> Iterator[tuple[str, ...]]:

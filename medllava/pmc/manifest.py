@@ -8,7 +8,7 @@ import dataclasses
 import sqlite3
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,16 +72,27 @@ class Totals:
 
 
 def write_manifest(
-    config: FetchConfig, shards: Sequence[Outcomes], misses: Iterable[Miss] = ()
+    config: FetchConfig,
+    shards: Sequence[Outcomes],
+    misses: Iterable[Miss] = (),
+    *,
+    facts: Mapping[str, Any],
 ) -> Totals:
-    """Write `figures.parquet`, `rejected.parquet` and `ATTRIBUTION.md`; return the totals."""
+    """Write `figures.parquet`, `rejected.parquet` and `ATTRIBUTION.md`; return the totals.
+
+    Args:
+        config: filters and the output folder.
+        shards: what became of the articles.
+        misses: what was asked for and is not there.
+        facts: of the listing, at least `source` and `snapshot`.
+    """
     totals = Totals()
     folder = config.output_dir
     rule = SplitRule.from_config(config)
     with ExitStack() as stack:
         figures = stack.enter_context(TableWriter(folder / "figures.parquet", FIGURES_SCHEMA))
         rejected = stack.enter_context(TableWriter(folder / "rejected.parquet", REJECTED_SCHEMA))
-        attribution = stack.enter_context(AttributionWriter(folder / "ATTRIBUTION.md"))
+        attribution = stack.enter_context(AttributionWriter(folder / "ATTRIBUTION.md", facts))
         scratch = stack.enter_context(_scratch(folder))
         seen = _SeenArticles(scratch)
         finder = DuplicateFinder(scratch) if config.deduplicate else None
@@ -197,16 +208,19 @@ class TableWriter:
 class AttributionWriter:
     """Who made what, and under which licence, as Markdown."""
 
-    def __init__(self, path: Path) -> None:
-        """Prepare to write `path`."""
+    def __init__(self, path: Path, facts: Mapping[str, Any]) -> None:
+        """Prepare to write `path`, with the source and date of a listing in its head."""
+        is_local = facts["source"] == "local files"
+        where = "local copies" if is_local else "https://registry.opendata.aws/ncbi-pmc"
         self._path = path
+        self._head = _ATTRIBUTION_HEAD.format(date=facts["snapshot"], where=where)
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         """Write the head."""
         temporary = self._stack.enter_context(atomic_path(self._path))
         self._handle = self._stack.enter_context(temporary.open("w", encoding="utf-8"))
-        self._handle.write(_ATTRIBUTION_HEAD)
+        self._handle.write(self._head)
         return self
 
     def add(self, article: dict[str, Any], num_figures: int) -> None:
@@ -234,11 +248,12 @@ class AttributionWriter:
 
 _ATTRIBUTION_HEAD = """# Attribution
 
-The figures and captions in this folder come from articles of the PubMed Central (PMC) Article
-Datasets of the National Library of Medicine (NLM), National Institutes of Health, accessed through
-https://registry.opendata.aws/ncbi-pmc. We thank NLM for making them available. NLM does not endorse
-this data set or anything made with it. The date of the source listing is in `summary.json`; the
-data may be older than what the archive holds today.
+Figures and captions: National Institutes of Health (NIH), National Library of Medicine (NLM),
+National Center for Biotechnology Information (NCBI), PubMed Central (PMC) Article Datasets,
+accessed on {date} from {where}.
+
+We thank NLM for making them available. NLM does not endorse this data set or anything made with it.
+The data may be older than what the archive holds today.
 
 Each article keeps its own licence, named below; whoever passes figures on must name the authors and
 keep to it. Images were re-encoded without metadata and captions were turned into plain text.

@@ -7,14 +7,14 @@ are not running text.
 """
 
 import re
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from string import ascii_letters
 
 from lxml import etree
 
-from medllava.pmc.text import render_text
+from medllava.pmc.text import normalize_text, render_running_text
 from medllava.pmc.xml import Element, local_name
 
 _OPEN, _CLOSE, _FIRST = "\x01", "\x02", 0xE100
@@ -31,6 +31,8 @@ _EXCLUDED = frozenset(
 _HOLDERS = ("{*}p", "{*}title")
 """Blocks looked through for figures that are named without a tag."""
 _TEXT_OF = etree.XPath("string()", smart_strings=False)
+_UNTOLD = frozenset({"front", "floats-group", "floats-wrap"})
+"""Their blocks are running text, but nothing that stands between those is."""
 _KINDS = (
     "fig|figs|figure|figures|scheme|schemes|plate|plates|chart|charts|graph|graphs|map|maps"
     "|photo|diagram|illustration|image|box"
@@ -85,6 +87,12 @@ class _Index:
         """Tell whether a text is worth the search for names."""
         return any(hint.search(text) for hint in self.hints)
 
+    def resolve(self, rid: str) -> list[int]:
+        """Return the figures that a reference's `rid` names."""
+        if " " not in rid:
+            return self.by_id.get(rid, [])
+        return [number for name in rid.split() for number in self.by_id.get(name, ())]
+
 
 def _index_targets(targets: Sequence[Target]) -> _Index:
     by_id: dict[str, list[int]] = {}
@@ -103,81 +111,82 @@ def _index_targets(targets: Sequence[Target]) -> _Index:
 @lru_cache(maxsize=64)
 def _compile_names(kinds: frozenset[str]) -> tuple[re.Pattern[str], tuple[re.Pattern[str], ...]]:
     """Return the pattern for names of these kinds of figure, and the hints at it."""
-    tails = ["ig(?:ure)?s?" if kind == "figure" else f"{kind[1:]}s?" for kind in sorted(kinds)]
-    hints = [rf"{tail}\.?\s*\d" for tail in tails]
-    hints += [rf"{tail.upper()}\.?\s*\d" for tail in tails]
-    words = [
-        _any_case("fig") + f"(?:{_any_case('ure')})?" if kind == "figure" else _any_case(kind)
-        for kind in sorted(kinds)
-    ]
-    name = re.compile(f"(?P<kind>(?:{'|'.join(words) or '(?!)'})[sS]?){_NUMBERS_NAMED}")
-    return name, tuple(map(re.compile, hints))
-
-
-def _any_case(word: str) -> str:
-    return "".join(f"[{letter.upper()}{letter}]" for letter in word)
+    initials = "".join(sorted({kind[0] + kind[0].upper() for kind in kinds}))
+    tails = ["ig(?:ure)?" if kind == "figure" else kind[1:] for kind in sorted(kinds)]
+    tails += ["IG(?:URE)?" if kind == "figure" else kind[1:].upper() for kind in sorted(kinds)]
+    word = f"[{initials}](?:{'|'.join(tails)})[sS]?" if kinds else "(?!)"
+    hints = [re.compile(rf"{tail}[sS]?\.?\s*\d") for tail in tails]
+    return re.compile(f"(?P<kind>{word}){_NUMBERS_NAMED}"), tuple(hints)
 
 
 def find_mentions(root: Element, targets: Sequence[Target]) -> list[tuple[str, ...]]:
     """Return, for each figure, the sentences that cite it, in reading order without repeats."""
     index = _index_targets(targets)
     found: list[dict[str, None]] = [{} for _ in targets]
-    for block, references in _citing_blocks(root, index):
+    for block, references in _citing_blocks(root, index).items():
         for sentence, cited in _read_block(block, references, index):
             for number in cited:
                 found[number][sentence] = None
     return [tuple(sentences) for sentences in found]
 
 
-def _citing_blocks(root: Element, index: _Index) -> Iterator[tuple[Element, list[Element]]]:
-    """Yield the blocks that may cite a figure, in document order, with their tagged references."""
+def _citing_blocks(root: Element, index: _Index) -> dict[Element, list[Element]]:
+    """Return the blocks that may cite a figure, in reading order, with their tagged references."""
     blocks: dict[Element, list[Element]] = {}
-    for reference in root.iter("{*}xref"):
-        rid = reference.get("rid", "")
-        if rid in index.by_id or (" " in rid and any(r in index.by_id for r in rid.split())):
-            block = _block_of(reference)
+    places = _Places()
+    for element in root.iter("{*}xref", *(_HOLDERS if index.by_label else ())):
+        rid = element.get("rid")
+        if rid is None:
+            if _names_figure(element, index):
+                block = places.find_block(element)
+                if block is not None:
+                    blocks.setdefault(block, [])
+        elif index.resolve(rid):
+            block = places.find_block(element)
             if block is not None:
-                blocks.setdefault(block, []).append(reference)
-    named = [block for block in _naming_blocks(root, index, blocks) if block not in blocks]
-    if not named:
-        yield from blocks.items()
-        return
-    blocks.update((block, []) for block in named)
-    tags = [f"{{*}}{name}" for name in _BLOCKS]
-    order = {element: position for position, element in enumerate(root.iter(*tags))}
-    yield from sorted(blocks.items(), key=lambda item: order[item[0]])
+                blocks.setdefault(block, []).append(element)
+    return blocks
 
 
-def _naming_blocks(root: Element, index: _Index, known: Container[Element]) -> Iterator[Element]:
-    """Yield the blocks of running text, but for those known, whose own words name a figure."""
-    if not index.by_label:
-        return
-    for holder in root.iter(*_HOLDERS):
-        if holder in known or local_name(holder.getparent()) == "caption":
-            continue
-        if next(_named(_TEXT_OF(holder), index), None) is None:
-            continue
-        block = _block_of(holder)
-        inner = next(holder.iterdescendants(*_HOLDERS), None)
-        # A paragraph around others is theirs to report, unless its own words come first.
-        if block is not None and (inner is None or index.name.search(holder.text or "")):
-            yield block
+def _names_figure(holder: Element, index: _Index) -> bool:
+    """Tell whether the words of a paragraph or title name a figure, and are its own to report."""
+    text = _TEXT_OF(holder) if len(holder) else holder.text or ""
+    if not index.may_name(text) or next(_named(text, index), None) is None:
+        return False
+    if local_name(holder.getparent()) == "caption":
+        return False
+    # A paragraph around others is theirs to report, unless its own words come first.
+    inner = next(holder.iterdescendants(*_HOLDERS), None)
+    return inner is None or index.name.search(holder.text or "") is not None
 
 
-def _block_of(element: Element) -> Element | None:
-    """Return the nearest block of running text around an element, None if it stands elsewhere."""
-    block = None
-    node = element
-    while node is not None:
-        name = local_name(node)
-        if name in _EXCLUDED:
-            return None
-        if block is None and name in _BLOCKS:
-            block = node
-        if name in {"front", "floats-group", "floats-wrap"} and block is None:
-            return None
-        node = node.getparent()
-    return block
+class _Places:
+    """Where elements stand, remembering the way up that neighbours share."""
+
+    def __init__(self) -> None:
+        self._excluded: dict[Element, bool] = {}
+
+    def find_block(self, element: Element) -> Element | None:
+        """Return the nearest block of running text around an element; None elsewhere."""
+        node = element
+        while node is not None:
+            name = local_name(node)
+            if name in _BLOCKS:
+                return None if self._is_excluded(node) else node
+            if name in _EXCLUDED or name in _UNTOLD:
+                return None
+            node = node.getparent()
+        return None
+
+    def _is_excluded(self, node: Element | None) -> bool:
+        """Tell whether an element is, or is within, one that holds no running text."""
+        if node is None:
+            return False
+        known = self._excluded.get(node)
+        if known is None:
+            known = local_name(node) in _EXCLUDED or self._is_excluded(node.getparent())
+            self._excluded[node] = known
+        return known
 
 
 def _read_block(
@@ -188,19 +197,12 @@ def _read_block(
         reference: (f"{_OPEN}{chr(_FIRST + number)}", _CLOSE)
         for number, reference in enumerate(references)
     }
-    text = render_text(block, marks=marks)
-    rids = [
-        [
-            number
-            for name in reference.get("rid", "").split()
-            for number in index.by_id.get(name, ())
-        ]
-        for reference in references
-    ]
+    text = render_running_text(block, marks)
+    rids = [index.resolve(reference.get("rid")) for reference in references]
     spots = [match.start() for match in _MARK.finditer(text)] if references else []
     spots += [match.start() for hint in index.hints for match in hint.finditer(text)]
     for sentence in sentences_around(text, sorted(spots)):
-        plain = _ANY_MARK.sub("", sentence)
+        plain = normalize_text(_ANY_MARK.sub("", sentence))
         cited = dict.fromkeys(_tagged(sentence, rids))
         cited.update(dict.fromkeys(_named(plain, index)))
         if cited:
@@ -222,21 +224,37 @@ def _tagged(sentence: str, rids: list[list[int]]) -> Iterator[int]:
 
 def _named(text: str, index: _Index) -> Iterator[int]:
     """Yield the figures that a text names by label, ranges included."""
-    if not index.may_name(text):
-        return
     for match in index.name.finditer(text):
         start = match.start()
         head = text[max(0, start - 40) : start]
         is_word = head[-1:].isalnum() or head[-1:] == "_"
-        before = head.rstrip().removesuffix(" Data").removesuffix(" data").rpartition(" ")[2]
-        if is_word or match["after"] or _ELSEWHERE.search(before):
+        if is_word or match["after"] or _is_elsewhere(_last_word(head)):
             continue
         kind = _kind(match["kind"])
-        for first, last in _NUMBERS.findall(match["numbers"]):
-            end = int(last) if last else int(first)
-            for number in range(int(first), min(end, int(first) + 50) + 1):
+        for first, last in _find_numbers(match["numbers"]):
+            for number in range(first, last + 1):
                 if (kind, number) in index.by_label:
                     yield index.by_label[kind, number]
+
+
+def _last_word(head: str) -> str:
+    head = head.rstrip().removesuffix(" Data").removesuffix(" data")
+    return head[head.rfind(" ") + 1 :]
+
+
+@lru_cache(maxsize=4096)
+def _is_elsewhere(word: str) -> bool:
+    """Tell whether a word before a name says that the figure is not one of the article's own."""
+    return _ELSEWHERE.search(word) is not None
+
+
+@lru_cache(maxsize=4096)
+def _find_numbers(text: str) -> list[tuple[int, int]]:
+    """Return the ranges of numbers in the words after the name, each of 51 numbers at most."""
+    return [
+        (int(first), min(int(last or first), int(first) + 50))
+        for first, last in _NUMBERS.findall(text)
+    ]
 
 
 def sentences_around(text: str, spots: Sequence[int]) -> Iterator[str]:
@@ -277,6 +295,7 @@ def _ends_sentence(text: str, stop: int) -> bool:
     return len(word) > 1 and word.lower() not in _ABBREVIATIONS
 
 
+@lru_cache(maxsize=256)
 def _kind(word: str) -> str:
     """Return one spelling for the words that name the same kind of figure."""
     word = word.lower().rstrip("s")

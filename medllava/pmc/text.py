@@ -47,8 +47,8 @@ _SKIPPED_NAMES = """
 _SKIPPED = frozenset(_SKIPPED_NAMES.split())
 _INVISIBLE = "\u00ad\u200b\u200c\u200d\u2060\ufeff"
 _TEX_BODY = re.compile(r"\\begin\{document\}(.*?)\\end\{document\}", re.DOTALL)
-_BARE_BRACKETS = re.compile(r"\[[\s,;\u2013-]*\]|\([\s,;\u2013-]*\)")
-_EMPTY_CITATION = re.compile(r"\s*(?:\[[\s,;\u2013-]*\]|\([\s,;\u2013-]*\))")
+_BARE_BRACKETS = re.compile(r"[\[(][\s,;\u2013-]*[\])]")
+"""What is left of a numeric citation; the set of letters in front makes it fast to find."""
 _NUMERIC = re.compile(r"[\s\d,;\u2013-]*")
 _PUNCTUATION = re.compile(r"[\s,;\u2013\u2212-]*")
 
@@ -58,32 +58,41 @@ Renderer: TypeAlias = Callable[[Element, list[str], Marks | None], None]
 """Appends the text of an element to the pieces."""
 
 
-def render_text(element: Element | None, *, marks: Marks | None = None) -> str:
-    """Return the text of an element, without the text after it.
-
-    Args:
-        element: any element; None gives an empty string.
-        marks: given for running text, in which numeric citations are left out as well; the marks
-            survive normalisation, so a caller can find where an element ended up.
-    """
+def render_text(element: Element | None) -> str:
+    """Return the text of an element, without the text after it; nothing of None."""
     if element is None:
         return ""
     pieces: list[str] = []
+    _render_content(element, pieces, None)
+    return normalize_text("".join(pieces))
+
+
+def render_running_text(element: Element, marks: Marks) -> str:
+    """Return the text of a paragraph without numeric citations, not yet normalised.
+
+    Args:
+        element: the paragraph.
+        marks: put around elements, so that a caller can find where they ended up.
+    """
+    pieces: list[str] = []
     _render_content(element, pieces, marks)
-    text = normalize_text("".join(pieces))
-    if marks is not None and _BARE_BRACKETS.search(text):
-        return _EMPTY_CITATION.sub("", text)
-    return text
+    parts = _BARE_BRACKETS.split(_remove_invisible("".join(pieces)))
+    last = parts.pop()
+    return "".join([part.rstrip() for part in parts]) + last
 
 
 def normalize_text(text: str) -> str:
     """Return NFC text with single spaces and without invisible characters."""
     if not text.isascii():
-        for character in _INVISIBLE:
-            if character in text:
-                text = text.replace(character, "")
-        text = unicodedata.normalize("NFC", text)
+        text = unicodedata.normalize("NFC", _remove_invisible(text))
     return " ".join(text.split())
+
+
+def _remove_invisible(text: str) -> str:
+    for character in _INVISIBLE:
+        if character in text:
+            text = text.replace(character, "")
+    return text
 
 
 def _render_content(element: Element, pieces: list[str], marks: Marks | None) -> None:

@@ -11,8 +11,10 @@ from pathlib import Path
 import torch
 
 from medllava.data.dataset import ExampleIndex
+from medllava.data.llava_json import SourceReport, inspect_llava_json
 from medllava.data.packing import Schedule
 from medllava.data.sharing import find_sharing
+from medllava.data.sources import is_llava_file
 from medllava.errors import SetupError
 from medllava.model.shapes import ModelShape, read_shape
 from medllava.progress import Progress
@@ -22,7 +24,7 @@ from medllava.train.flops import Gpu, find_gpu
 from medllava.train.plan import Batches, Plan, build_plan
 from medllava.train.plan_data import DataStatistics, estimate_data
 from medllava.train.processor import read_processor
-from medllava.train.stage_data import find_data
+from medllava.train.stage_data import StageData, find_data
 
 _PLANNED_GPU = "H100"
 """Where a machine without a GPU plans for; the plan lists the others beside it."""
@@ -97,6 +99,7 @@ def _count(
         return None, None
     with tempfile.TemporaryDirectory(prefix="medllava-") as made_up:
         data = find_data(config, made_up=Path(made_up))
+        _note_source(data, progress)
         try:
             processor = read_processor(config.recipe.model, init=config.init)
         except SetupError:
@@ -109,3 +112,22 @@ def _count(
     )
     schedule = prepare.lay_out(config, sharing, world_size=world_size)
     return count_index(config, index), count_batches(config, index, schedule)
+
+
+def _note_source(data: StageData, progress: Progress) -> None:
+    """Say how a LLaVA file compares with what is published and which of its images are here."""
+    if data.questions is None and data.path.is_file() and is_llava_file(data.path):
+        report = inspect_llava_json(data.path, image_root=data.image_root)
+        progress.note(_describe(report, data))
+
+
+def _describe(report: SourceReport, data: StageData) -> str:
+    missing = report.missing_images
+    text = f"{data.path.name}: {report.num_records:,} records, {report.num_pairs:,} pairs"
+    if report.released_as:
+        relation = "differs from" if report.differences else "has the digest and counts of"
+        text += f"; {relation} the published {report.released_as}"
+        text += "".join(f", {difference}" for difference in report.differences)
+    present = f"{report.num_images - len(missing):,} of {report.num_images:,} images"
+    text += f"; {present} in {data.image_root}"
+    return f"{text}, first missing: {missing[0]}" if missing else text

@@ -4,8 +4,8 @@
 
 Three numbers, each with its target: the first token against bare `generate` (image processing
 counted on both sides), the second turn against the first, and what a `medllava chat --prompt`
-process takes to its first word beyond a script that imports transformers, reads the weights and
-generates one token.
+process takes to its first word beyond a script that imports transformers, loads the same processor
+and weights and generates one token.
 Without a checkpoint, random weights of the quickstart model's shape are used. Both sides run in
 turn; the best of each counts, because a busy machine only ever adds time.
 """
@@ -60,7 +60,7 @@ import sys, torch
 from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 model = LlavaForConditionalGeneration.from_pretrained(sys.argv[1], dtype=torch.float32).eval()
-processor = AutoProcessor.from_pretrained(sys.argv[1])
+processor = AutoProcessor.from_pretrained(sys.argv[1], backend="pil")
 image = Image.open(sys.argv[2]).convert("RGB")
 inputs = processor(images=image, text=sys.argv[3], return_tensors="pt")
 with torch.inference_mode():

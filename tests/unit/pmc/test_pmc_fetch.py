@@ -56,7 +56,9 @@ def test_funnel_adds_up(config: FetchConfig) -> None:
     assert funnel[0] == {"stage": "article", "in": 6, "rejected": 0, "out": 6}
     assert funnel[-1]["out"] == summary["counts"]["kept"] == 12
     assert "CC BY" in (config.output_dir / "ATTRIBUTION.md").read_text()
-    assert "National Library of Medicine" in (config.output_dir / "ATTRIBUTION.md").read_text()
+    attribution = (config.output_dir / "ATTRIBUTION.md").read_text()
+    assert "National Library of Medicine" in attribution
+    assert f"accessed on {summary['snapshot']} from local copies" in attribution
 
 
 @pytest.mark.parametrize(

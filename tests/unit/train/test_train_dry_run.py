@@ -124,3 +124,19 @@ def test_questions_with_answers_are_trained_on_in_stage_3(tmp_path: Path) -> Non
     assert [turn.content for turn in record.turns] == ["Which?\nA. left\nB. right", "A"]
     with pytest.raises(DataError, match="no-such-benchmark"):
         find_data(replace(config, data="no-such-benchmark"), made_up=tmp_path)
+
+
+def test_a_dry_run_tells_how_a_released_file_and_its_images_compare(tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A cyst."}]
+    records = write_random_records(tmp_path / "data", count=1)
+    present = next(records.glob("*.png")).name
+    items = [{"id": i, "image": i, "conversations": turns} for i in (present, "gone.png")]
+    path = records / "llava_med_instruct_10k.json"
+    path.write_text(json.dumps(items))
+    arguments = ["debug", "--stage", "2", "--data", str(path), "--dry-run"]
+    result = CliRunner().invoke(app, ["train", *arguments, "--set", "data.max_dropped=0.9"])
+    assert result.exit_code == 0, result.output
+    told = " ".join(result.stderr.split())
+    assert "differs from the published llava_med_instruct_10k.json" in told
+    assert "num_records is 2, published 10712" in told
+    assert f"1 of 2 images in {records}, first missing: gone.png" in told
