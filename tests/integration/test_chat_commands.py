@@ -61,6 +61,16 @@ def plain_text(screen: str) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen)
 
 
+def hear_ctrl_c() -> None:
+    """Undo what a shell does to jobs in the background: they are born deaf to Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def take_terminal() -> None:
+    hear_ctrl_c()
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
 @contextmanager
 def terminal(*arguments: str, folder: Path) -> Iterator[tuple[Screen, subprocess.Popen[bytes]]]:
     """Start `medllava chat` in `folder`, on a pseudo-terminal that sends Ctrl-C as a signal."""
@@ -73,7 +83,7 @@ def terminal(*arguments: str, folder: Path) -> Iterator[tuple[Screen, subprocess
         env=os.environ | PATHS | {"TERM": "xterm-256color", "COLUMNS": "100"},
         cwd=folder,
         start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        preexec_fn=take_terminal,
     ) as process:
         os.close(theirs)
         try:
@@ -169,6 +179,7 @@ def test_ctrl_c_leaves_a_pipe_with_its_exit_code(colour_checkpoint: Path, pictur
         stderr=subprocess.PIPE,
         env=os.environ | PATHS,
         cwd=pictures,
+        preexec_fn=hear_ctrl_c,
     ) as process:
         assert process.stdout.read(5) == b"la la"
         process.send_signal(signal.SIGINT)
