@@ -283,7 +283,7 @@ class MicroBatches(Dataset[dict[str, Any]]):
             rows.append(self._expand(example, shared))
             if not shared:
                 paths += self._index.images_of(example)
-        used = tuple(rows)
+        lengths = [len(row.ids) for row in rows]
         if paths:
             pixel_values = self._pixels.read(paths)
         else:
@@ -293,7 +293,7 @@ class MicroBatches(Dataset[dict[str, Any]]):
             rows.append(_Row(filler, np.full_like(filler, IGNORED), 0))
             pixel_values = self._pixels.blank()
         joined = _join(rows) if self._packing else _pad(rows, self._pad_token_id)
-        return {**joined, "pixel_values": pixel_values, LENGTHS: [len(row.ids) for row in used]}
+        return {**joined, "pixel_values": pixel_values, LENGTHS: lengths}
 
     def _with_shared(self, pack: Pack) -> Iterator[tuple[int, int]]:
         """Yield each example of a pack with the tokens it takes from the one before."""

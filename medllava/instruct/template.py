@@ -135,7 +135,7 @@ def _take_turns(
     facts: list[Fact], rng: random.Random, wordings_of: Callable[[Fact], tuple[str, ...]]
 ) -> Iterator[tuple[Fact, str]]:
     """Yield each fact with one of its wordings, then each with another, until none is left."""
-    shuffled = [rng.sample(unique, len(unique)) for unique in map(wordings_of, facts)]
+    shuffled = [rng.sample(wordings, len(wordings)) for wordings in map(wordings_of, facts)]
     for round_number in range(max(map(len, shuffled), default=0)):
         for fact, wordings in zip(facts, shuffled, strict=True):
             if round_number < len(wordings):

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from medllava.hub.checks import weights_sha256
+from medllava.hub.config import PushConfig
 from medllava.model.load import save_model
 from medllava.model.parts import build_model
 from medllava.recipe import load_recipe
 
+REPO = "tester/tiny"
 SOURCES = [
     {
         "name": "llm-tiny",
@@ -19,6 +21,20 @@ SOURCES = [
     }
 ]
 IMAGES = [{"name": "pixels", "version": "2.0", "license": "BSD-3-Clause", "note": "slides"}]
+
+
+def config(folder: Path, **changes: Any) -> PushConfig:
+    """Name the test repository; the slow check of loading is left out."""
+    return PushConfig(**({"folder": folder, "repo_id": REPO, "load_check": False} | changes))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Return every file of a folder."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def write_checkpoint(folder: Path, *, parts: dict[str, str] | None = None) -> Path:

@@ -11,17 +11,14 @@ from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
-from hub_folders import write_checkpoint, write_report
+from hub_folders import REPO, config, files, write_checkpoint, write_report
 from hub_loopback import TOKEN, Fault, connected_hub
 from typer.testing import CliRunner
 
 from medllava.cli.app import app
 from medllava.errors import DataError, RemoteError, SetupError
 from medllava.hub.checks import weights_sha256
-from medllava.hub.config import PushConfig
 from medllava.hub.push import push
-
-REPO = "tester/tiny"
 
 
 @pytest.fixture(scope="module")
@@ -38,18 +35,6 @@ def checkpoint(made, tmp_path) -> Path:
 def hub(tmp_path, monkeypatch):
     with connected_hub(tmp_path / "hub", monkeypatch) as hub:
         yield hub
-
-
-def config(folder: Path, **changes) -> PushConfig:
-    return PushConfig(**({"folder": folder, "repo_id": REPO, "load_check": False} | changes))
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 def test_repository_holds_exactly_the_dry_run_folder(hub, checkpoint, tmp_path):

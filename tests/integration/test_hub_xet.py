@@ -7,15 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from hub_folders import write_checkpoint
+from hub_folders import REPO, config, files, write_checkpoint
 from hub_loopback import TOKEN, Fault, connected_hub
 
 from medllava.errors import RemoteError
-from medllava.hub.config import PushConfig
 from medllava.hub.push import push
 
 pytest.importorskip("hf_xet", reason="needs hf_xet, which huggingface_hub installs where it can")
-REPO = "tester/tiny"
 
 
 @pytest.fixture
@@ -28,18 +26,6 @@ def hub(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     with connected_hub(tmp_path / "hub", monkeypatch, xet=True) as hub:
         yield hub
-
-
-def config(folder: Path, **changes) -> PushConfig:
-    return PushConfig(**({"folder": folder, "repo_id": REPO, "load_check": False} | changes))
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 def test_repository_holds_the_dry_run_folder_and_again_sends_nothing(hub, checkpoint, tmp_path):
