@@ -14,7 +14,7 @@ from medllava.data.dataset import ExampleIndex, build_index, load_index, save_in
 from medllava.data.image import load_image
 from medllava.data.packing import MicroBatches, Schedule, build_schedule
 from medllava.data.pixels import PixelReader
-from medllava.data.sharing import Sharing, find_sharing, share_nothing
+from medllava.data.prefix_sharing import Sharing, find_sharing, share_nothing
 from medllava.data.sources import image_root
 from medllava.errors import DataError
 from medllava.model.adapter import attach_adapter
