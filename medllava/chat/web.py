@@ -21,8 +21,8 @@ from medllava.chat.conversation import Conversation
 from medllava.chat.examples import EXAMPLES, encode_image
 from medllava.chat.middleware import Gate
 from medllava.chat.sessions import MAX_IMAGES, Rooms
-from medllava.data.image import load_image
 from medllava.errors import MedllavaError, SetupError
+from medllava.images.load import load_image
 
 if TYPE_CHECKING:
     from starlette.requests import Request
