@@ -29,7 +29,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ViewConfig:
-    """Which picture of a file with several is meant; see `medllava.data.image.load_image`."""
+    """Which picture of a file with several is meant; see `medllava.images.load.load_image`."""
 
     frame: int | None = None
     plane: str = "axial"

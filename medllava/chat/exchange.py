@@ -9,8 +9,8 @@ from pathlib import Path
 from PIL import Image
 
 from medllava.chat.config import ViewConfig
-from medllava.data.image import load_image
 from medllava.errors import DataError
+from medllava.images.load import load_image
 from medllava.records import IMAGE_TOKEN, Turn
 from medllava.store import write_json, write_text
 
@@ -19,7 +19,7 @@ def open_image(source: str, view: ViewConfig) -> Image.Image:
     """Read what the user named, a path or an http(s) address, as RGB.
 
     Raises:
-        MedllavaError: see `medllava.data.image.load_image`.
+        MedllavaError: see `medllava.images.load.load_image`.
     """
     return load_image(
         source,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from medllava.data.image import load_image
+from medllava.images.load import load_image
 
 _DRAFT_MARGIN = 2
 """A large JPEG is decoded at no less than this many times the encoder's side."""

@@ -15,11 +15,11 @@ from typing import Any
 
 from medllava.data.benchmark_load import QUESTIONS_FILE
 from medllava.data.benchmarks import load_questions
-from medllava.data.image import load_image
-from medllava.data.look import are_alike, compute_look, look_bands
 from medllava.data.sources import INSTRUCTIONS_FILE, image_root, iter_instruction_records
 from medllava.errors import DataError
 from medllava.eval.normalize import words
+from medllava.images.load import load_image
+from medllava.images.perceptual_hash import are_alike, compute_look, look_bands
 from medllava.records import IMAGE_TOKEN, Question
 from medllava.store import contained_path, iter_jsonl, sha256_of
 

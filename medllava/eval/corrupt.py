@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
-from medllava.data.image import load_image
+from medllava.images.load import load_image
 from medllava.store import atomic_path
 
 _NOISE_DEVIATION = 20.0

@@ -178,7 +178,7 @@ def thumbnail(image: str | None, image_dir: Path | None) -> str | None:
     """Return a small JPEG as a data address, so that the page stays whole when it is sent."""
     if image is None or image_dir is None or not (image_dir / image).is_file():
         return None
-    from medllava.data.image import load_image  # noqa: PLC0415 - not needed without images
+    from medllava.images.load import load_image  # noqa: PLC0415 - not needed without images
 
     try:
         picture = load_image(contained_path(image_dir, image))

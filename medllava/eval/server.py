@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from medllava.data.image import load_image
 from medllava.errors import RemoteError
 from medllava.eval.config import DecodingConfig
 from medllava.eval.predict import BLANK, Ask, Batch, blank_image
+from medllava.images.load import load_image
 from medllava.llm.client import OpenAIModel
 from medllava.llm.ledger import Ledger
 from medllava.llm.protocol import ChatModel, ChatRequest, Message

@@ -1,13 +1,13 @@
 """Which figure shows a picture that an earlier one showed: the same bytes, or nearly the same look.
 
-Hashes live in SQLite; what counts as near is said in `data.look`.
+Hashes live in SQLite; what counts as near is said in `images.perceptual_hash`.
 """
 
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from medllava.data.look import NUM_BANDS, are_alike, look_bands
+from medllava.images.perceptual_hash import NUM_BANDS, are_alike, look_bands
 
 _CANDIDATES = (
     "SELECT DISTINCT near.id, look, figure FROM bands JOIN near ON near.id = bands.id"  # noqa: S608 - only question marks are put in

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from medllava.data.look import compute_look
 from medllava.errors import DataError
+from medllava.images.perceptual_hash import compute_look
 
 MAX_IMAGE_BYTES = 256 * 1024 * 1024
 _MAGIC = (
@@ -51,7 +51,7 @@ class CleanImage:
     extension: str
     sha256: str
     look: str
-    """See `data.look`."""
+    """See `images.perceptual_hash`."""
     has_gutters: bool
     """White or black bands cross the picture, as between panels."""
 

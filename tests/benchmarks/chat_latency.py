@@ -27,7 +27,7 @@ from medllava.chat.config import Sampling
 from medllava.chat.examples import draw_phantom
 from medllava.chat.session import ChatSession
 from medllava.data.conversation import render_prompt
-from medllava.data.image import load_image
+from medllava.images.load import load_image
 from medllava.model.load import load_model, save_model
 from medllava.model.loaded import LoadedModel
 from medllava.model.parts import build_model

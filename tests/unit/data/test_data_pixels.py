@@ -11,9 +11,9 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
-from medllava.data.image import load_image
 from medllava.data.pixels import PixelReader
 from medllava.errors import DataError
+from medllava.images.load import load_image
 from medllava.model.processor import build_image_processor
 from medllava.recipe import Geometry
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from medllava.data.conversation import render_prompt
-from medllava.data.image import load_image
 from medllava.errors import DataError
 from medllava.eval.config import DecodingConfig
 from medllava.eval.engine import Engine
 from medllava.eval.predict import BLANK, Ask
+from medllava.images.load import load_image
 from medllava.records import Turn
 
 TEXTS = ("Where?", "Is there a lesion in this image, or is it normal?", "What organ is this?")

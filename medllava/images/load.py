@@ -15,8 +15,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from medllava.data.intensity import Window, render_grey
 from medllava.errors import DataError, RemoteError
+from medllava.images.windowing import Window, render_grey
 
 MAX_PIXELS = 89_478_485
 """More is refused before decoding: a small file can claim a huge picture. Pillow's own limit."""
@@ -89,11 +89,11 @@ def load_image(
         if not head:
             raise DataError(f"the file is empty: {name}. Check how it was made.")
         if _is_dicom(head):
-            from medllava.data.dicom import read_dicom  # noqa: PLC0415 - needs the extra
+            from medllava.images.dicom import read_dicom  # noqa: PLC0415 - needs the extra
 
             image = read_dicom(handle, name=name, frame=frame, window=window)
         elif _is_nifti(head):
-            from medllava.data.nifti import read_nifti  # noqa: PLC0415 - needs the extra
+            from medllava.images.nifti import read_nifti  # noqa: PLC0415 - needs the extra
 
             image = read_nifti(
                 handle.read(), name=name, plane=plane, index=slice_index, time=frame, window=window

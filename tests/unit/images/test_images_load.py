@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medllava.data import image as image_module
-from medllava.data.image import MAX_PIXELS, load_image
 from medllava.errors import DataError, RemoteError
+from medllava.images import load as image_module
+from medllava.images.load import MAX_PIXELS, load_image
 
 
 def picture(mode: str = "RGB", size: tuple[int, int] = (6, 4)) -> Image.Image:

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from medllava.data.image import MAX_BYTES, check_pixels
-from medllava.data.intensity import Window, render_grey, square_pixels
 from medllava.errors import DataError, MedllavaError, SetupError
+from medllava.images.load import MAX_BYTES, check_pixels
+from medllava.images.windowing import Window, render_grey, square_pixels
 
 INSTALL = "pip install 'medllava[nifti]'"
 

@@ -7,9 +7,9 @@ import zlib
 import numpy as np
 import pytest
 
-from medllava.data import dicom as dicom_module
-from medllava.data.image import load_image
 from medllava.errors import DataError, SetupError
+from medllava.images import dicom as dicom_module
+from medllava.images.load import load_image
 
 pydicom = pytest.importorskip("pydicom")
 from pydicom.data import get_testdata_file  # noqa: E402

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medllava.data import nifti as nifti_module
-from medllava.data.image import load_image
 from medllava.errors import DataError, SetupError
+from medllava.images import nifti as nifti_module
+from medllava.images.load import load_image
 
 nibabel = pytest.importorskip("nibabel")
 from nibabel.orientations import (  # noqa: E402

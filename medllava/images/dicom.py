@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from medllava.data.image import MAX_BYTES, check_pixels
-from medllava.data.intensity import Window, render_grey, square_pixels
 from medllava.errors import DataError, MedllavaError, SetupError
+from medllava.images.load import MAX_BYTES, check_pixels
+from medllava.images.windowing import Window, render_grey, square_pixels
 
 INSTALL = "pip install 'medllava[dicom]'"
 

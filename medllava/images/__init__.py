@@ -1,0 +1,1 @@
+"""A file to a picture, the same for every door: reading, windowing, limits, encoding."""
