@@ -225,7 +225,7 @@ def _finish(
     write_summary(folder, image_dir=image_dir, facts=facts)
     write_report(
         folder / REPORT,
-        writer.digest,
+        writer.statistics,
         title=f"Instructions for stage {config.stage.value}",
         image_dir=image_dir,
         counts=writer.counts,
