@@ -12,7 +12,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from medllava.hub.facts import ROLES, Data, ModelFacts, StageRun
-from medllava.hub.ledger import Ledger, Risk
+from medllava.hub.license_report import Ledger, Risk
 from medllava.hub.licenses import parse_license
 from medllava.hub.provenance import Source
 from medllava.hub.scores import REAL, Evaluation, Score

@@ -6,7 +6,7 @@ from huggingface_hub import DatasetCardData
 
 from medllava.hub.card import CARD_MARK, license_metadata, render_ledger, render_table, source_cells
 from medllava.hub.dataset import FIGURES, DatasetFacts
-from medllava.hub.ledger import Ledger
+from medllava.hub.license_report import Ledger
 
 _LEAD = {
     "figures": "Figures of biomedical articles with their captions, the sentences that cite them, "

@@ -24,7 +24,7 @@ from medllava.hub.config import PushConfig
 from medllava.hub.dataset import FIGURES, dataset_kind, stage_figures, stage_instructions
 from medllava.hub.dataset_card import render_dataset_card
 from medllava.hub.facts import load_facts
-from medllava.hub.ledger import Ledger, Risk, dataset_ledger, model_ledger
+from medllava.hub.license_report import Ledger, Risk, dataset_ledger, model_ledger
 from medllava.hub.staging import stage_model, staging_folder
 from medllava.hub.upload import Target, check_target, upload_folder
 from medllava.progress import Progress, SilentProgress

@@ -9,7 +9,7 @@ import yaml
 from medllava.errors import DataError
 from medllava.hub.card import render_model_card, render_table
 from medllava.hub.facts import ModelFacts, load_facts
-from medllava.hub.ledger import model_ledger
+from medllava.hub.license_report import model_ledger
 
 RECIPE = {
     "name": "r",

@@ -4,7 +4,7 @@ import pytest
 
 from medllava.errors import DataError
 from medllava.hub.facts import Data, ModelFacts, Part, StageRun
-from medllava.hub.ledger import Ledger, dataset_ledger, model_ledger
+from medllava.hub.license_report import Ledger, dataset_ledger, model_ledger
 from medllava.hub.provenance import Source
 
 
