@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from medllava.data.llava_json import is_llava_item, iter_llava_json
+from medllava.data.layouts.llava import is_llava_item, iter_llava_json
 from medllava.errors import DataError
 from medllava.records import InstructionRecord
 from medllava.store import iter_jsonl, read_json

@@ -1,8 +1,8 @@
 """What a checkpoint folder knows about itself, read into plain facts.
 
 `recipe.json`, `run.json` (with the runs it started from nested under `init`) and each
-`eval/*/report.json` enter; `ModelFacts` leaves for the ledger and the card. A fact that is not
-written down stays None or empty, and the card says unknown; nothing is guessed here.
+`eval/*/report.json` enter; `ModelFacts` leaves for the license report and the card. A fact that is
+not written down stays None or empty, and the card says unknown; nothing is guessed here.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

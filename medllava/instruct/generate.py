@@ -18,7 +18,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from medllava.data.llava_json import write_llava_json
+from medllava.data.layouts.llava import write_llava_json
 from medllava.data.sources import iter_instruction_records
 from medllava.instruct.alignment import align_figure, draw, place_image
 from medllava.instruct.config import TEMPLATE_TEACHER, GenerateConfig, ImagePosition
@@ -225,7 +225,7 @@ def _finish(
     write_summary(folder, image_dir=image_dir, facts=facts)
     write_report(
         folder / REPORT,
-        writer.digest,
+        writer.statistics,
         title=f"Instructions for stage {config.stage.value}",
         image_dir=image_dir,
         counts=writer.counts,

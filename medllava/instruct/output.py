@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from medllava.instruct.digest import Digest
+from medllava.instruct.caption_statistics import CaptionStatistics
 from medllava.records import InstructionRecord, Question
 from medllava.store import atomic_path, write_json
 
@@ -28,7 +28,7 @@ class InstructionsWriter:
     def __init__(self, folder: Path, *, with_questions: bool = False, seed: int = 0) -> None:
         """Prepare to write into `folder`, made if absent; `seed` draws the report's samples."""
         self.folder = folder
-        self.digest = Digest(seed=seed)
+        self.statistics = CaptionStatistics(seed=seed)
         self.counts: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         """Rejected figures by reason."""
@@ -60,7 +60,7 @@ class InstructionsWriter:
         _write_line(self._records, record.to_json())
         self.counts["records"] += 1
         self.counts["pairs"] += sum(turn.role == "assistant" for turn in record.turns)
-        self.digest.add(record)
+        self.statistics.add(record)
 
     def write_question(self, question: Question) -> None:
         """Append the twin of a record in the form of a benchmark question."""

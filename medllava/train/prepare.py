@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from medllava.data.dataset import ExampleIndex, build_index, load_index, save_index
 from medllava.data.packing import MicroBatches, Schedule, build_schedule
 from medllava.data.pixels import PixelReader
-from medllava.data.sharing import Sharing, find_sharing, share_nothing
+from medllava.data.prefix_sharing import Sharing, find_sharing, share_nothing
 from medllava.data.sources import image_root
 from medllava.errors import DataError
 from medllava.images.load import load_image

@@ -41,15 +41,6 @@ from medllava.train.checkpoint import (
     list_checkpoints,
 )
 from medllava.train.config import StageRunConfig
-from medllava.train.dry_run import this_gpu
-from medllava.train.facts import (
-    describe_data,
-    describe_init,
-    describe_machine,
-    describe_parts,
-    weights_digest,
-)
-from medllava.train.flops import Learning
 from medllava.train.monitor import (
     Arithmetic,
     MetricsFile,
@@ -57,7 +48,16 @@ from medllava.train.monitor import (
     summarize_metrics,
     write_report,
 )
+from medllava.train.planning.dry_run import this_gpu
+from medllava.train.planning.flops import Learning
 from medllava.train.ranks import Ranks
+from medllava.train.run_record import (
+    describe_data,
+    describe_init,
+    describe_machine,
+    describe_parts,
+    weights_digest,
+)
 from medllava.train.sharding import (
     choose_settings,
     deepspeed_config,

@@ -33,8 +33,8 @@ from medllava.train.checkpoint import (
     partial_folder,
     seal_checkpoint,
 )
-from medllava.train.memory import Settings
 from medllava.train.monitor import MetricsFile, StepMeter
+from medllava.train.planning.memory_by_cause import Settings
 from medllava.train.ranks import Ranks
 from medllava.train.sharding import BufferKeeper, whole_weights
 from medllava.train.stages import learned_tensors, learning_rate_of, part_of, rest_frozen

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from medllava.data.benchmarks import files
 from medllava.data.benchmarks.hub import hub_archive, hub_rows
+from medllava.data.benchmarks.questions import files
 from medllava.data.benchmarks.rows import Parsed, Row, parse_row
 from medllava.data.benchmarks.task import Task
 from medllava.errors import DataError, RecordError

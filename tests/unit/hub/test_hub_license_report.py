@@ -4,7 +4,7 @@ import pytest
 
 from medllava.errors import DataError
 from medllava.hub.facts import Data, ModelFacts, Part, StageRun
-from medllava.hub.ledger import Ledger, dataset_ledger, model_ledger
+from medllava.hub.license_report import LicenseReport, dataset_license_report, model_license_report
 from medllava.hub.provenance import Source
 
 
@@ -48,26 +48,26 @@ def facts(
     )
 
 
-def risks(ledger: Ledger) -> list[str]:
-    return [risk.name for risk in ledger.risks]
+def risks(licenses: LicenseReport) -> list[str]:
+    return [risk.name for risk in licenses.risks]
 
 
 def test_strictest_licence_decides_and_says_why():
-    ledger = model_ledger(facts(licenses={"CC0": 5, "CC BY": 3, "CC BY-NC": 2}))
-    assert ledger.published_name == "CC BY-NC 4.0"
-    assert ledger.reason == "it is the strictest that applies (data instruct: 2 records)"
-    assert risks(ledger) == []
+    licenses = model_license_report(facts(licenses={"CC0": 5, "CC BY": 3, "CC BY-NC": 2}))
+    assert licenses.published_name == "CC BY-NC 4.0"
+    assert licenses.reason == "it is the strictest that applies (data instruct: 2 records)"
+    assert risks(licenses) == []
 
 
 def test_package_licences_count_as_well():
     source = Source(name="slides", version="1.0", license="CC BY-NC 4.0")
-    assert model_ledger(facts(data_sources=(source,))).terms.hub_tag == "cc-by-nc-4.0"
+    assert model_license_report(facts(data_sources=(source,))).terms.hub_tag == "cc-by-nc-4.0"
 
 
 def test_teacher_terms_reach_the_result():
-    ledger = model_ledger(facts(teachers={"gpt-4o": 10}))
-    assert ledger.published_name == "OpenAI terms"
-    assert ledger.terms.hub_tag is None
+    licenses = model_license_report(facts(teachers={"gpt-4o": 10}))
+    assert licenses.published_name == "OpenAI terms"
+    assert licenses.terms.hub_tag is None
 
 
 @pytest.mark.parametrize(
@@ -84,28 +84,28 @@ def test_teacher_terms_reach_the_result():
     ],
 )
 def test_combinations_that_forbid_publishing_are_named(changes, expected):
-    assert risks(model_ledger(facts(**changes))) == expected
+    assert risks(model_license_report(facts(**changes))) == expected
 
 
 def test_unknown_data_makes_the_licence_unknown_and_says_so():
-    ledger = model_ledger(facts(licenses={}))
-    assert ledger.published_name == "unknown"
-    assert "are not known" in ledger.reason
+    licenses = model_license_report(facts(licenses={}))
+    assert licenses.published_name == "unknown"
+    assert "are not known" in licenses.reason
 
 
 def test_package_licence_stands_in_for_a_part_that_names_none():
     source = Source(name="llm-tiny", version="1", license="Apache-2.0")
-    assert risks(model_ledger(facts(base=None, sources=(source,)))) == []
+    assert risks(model_license_report(facts(base=None, sources=(source,)))) == []
 
 
 def test_risks_are_accepted_by_name_only():
-    ledger = model_ledger(facts(base=None))
-    assert ledger.open_risks(["base-license-unknown"]) == []
+    licenses = model_license_report(facts(base=None))
+    assert licenses.open_risks(["base-license-unknown"]) == []
     with pytest.raises(DataError, match="Its risks: base-license-unknown"):
-        ledger.open_risks(["everything"])
+        licenses.open_risks(["everything"])
 
 
-def test_data_set_ledger_has_no_risks_and_the_strictest_row():
-    ledger = dataset_ledger({"CC BY": 5, "CC BY-ND": 1}, {}, ())
-    assert ledger.published_name == "CC BY-ND 4.0"
-    assert risks(ledger) == []
+def test_data_set_license_report_has_no_risks_and_the_strictest_row():
+    licenses = dataset_license_report({"CC BY": 5, "CC BY-ND": 1}, {}, ())
+    assert licenses.published_name == "CC BY-ND 4.0"
+    assert risks(licenses) == []

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medllava.data.bins import fewest_bins, fill_bins
+from medllava.data.bin_packing import fewest_bins, fill_bins
 
 
 @settings(max_examples=60, deadline=None)

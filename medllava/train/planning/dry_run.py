@@ -11,19 +11,19 @@ from pathlib import Path
 import torch
 
 from medllava.data.dataset import ExampleIndex
-from medllava.data.llava_json import SourceReport, inspect_llava_json
+from medllava.data.layouts.llava import SourceReport, inspect_llava_json
 from medllava.data.packing import Schedule
-from medllava.data.sharing import find_sharing
+from medllava.data.prefix_sharing import find_sharing
 from medllava.data.sources import is_llava_file
 from medllava.errors import SetupError
 from medllava.model.shapes import ModelShape, read_shape
+from medllava.model.weightless_processor import read_processor
 from medllava.progress import Progress
 from medllava.train import prepare
 from medllava.train.config import StageRunConfig
-from medllava.train.flops import Gpu, find_gpu
-from medllava.train.plan import Batches, Plan, build_plan
-from medllava.train.plan_data import DataStatistics, estimate_data
-from medllava.train.processor import read_processor
+from medllava.train.planning.data_counts import DataStatistics, estimate_data
+from medllava.train.planning.flops import Gpu, find_gpu
+from medllava.train.planning.plan import Batches, Plan, build_plan
 from medllava.train.stage_data import StageData, find_data
 
 _PLANNED_GPU = "H100"

@@ -11,7 +11,7 @@ from PIL import Image
 from medllava.data.dataset import ExampleIndex, build_index
 from medllava.data.packing import MicroBatches, build_schedule
 from medllava.data.pixels import PixelReader
-from medllava.data.sharing import Sharing, find_sharing
+from medllava.data.prefix_sharing import Sharing, find_sharing
 from medllava.model.attention import choose_attention
 from medllava.model.loaded import LoadedModel
 from medllava.model.parts import build_model

@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from medllava.data.bins import Pack
+from medllava.data.bin_packing import Pack
 from medllava.data.dataset import ExampleIndex
 
 

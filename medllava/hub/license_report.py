@@ -1,4 +1,4 @@
-"""The licence ledger: every licence that applies to a publication, and what follows from them.
+"""The license report: every licence that applies to a publication, and what follows from them.
 
 Code, base parts, data and teachers enter as rows; the strictest row decides the licence of the
 result, with the reason in words. A combination that forbids publishing becomes a named `Risk`,
@@ -35,7 +35,7 @@ class Risk:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ledger:
+class LicenseReport:
     """All rows, the licence that follows, and what stands in the way."""
 
     rows: tuple[Row, ...]
@@ -53,7 +53,7 @@ class Ledger:
         """Return the risks that the user has not accepted.
 
         Raises:
-            DataError: an accepted name is no risk of this ledger.
+            DataError: an accepted name is no risk of this license report.
         """
         names = {risk.name for risk in self.risks}
         for name in accepted:
@@ -65,7 +65,7 @@ class Ledger:
         return [risk for risk in self.risks if risk.name not in set(accepted)]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the ledger as plain JSON values."""
+        """Return the license report as plain JSON values."""
         return {
             "license": self.published_name,
             "hub_license": self.terms.hub_tag or "other",
@@ -78,7 +78,7 @@ class Ledger:
         }
 
     def lines(self) -> list[str]:
-        """Return the ledger as aligned lines for a terminal."""
+        """Return the license report as aligned lines for a terminal."""
         width = max((len(row.what) for row in self.rows), default=0)
         lines = ["Licences that apply:"]
         for row in self.rows:
@@ -89,8 +89,8 @@ class Ledger:
         return lines
 
 
-def model_ledger(facts: ModelFacts) -> Ledger:
-    """Draw up the ledger of a model's weights."""
+def model_license_report(facts: ModelFacts) -> LicenseReport:
+    """Draw up the license report of a model's weights."""
     note = "made the weights, is not in them"
     rows = [Row(kind="code", what="medllava", terms=parse_license("Apache-2.0"), note=note)]
     if facts.start:
@@ -102,10 +102,10 @@ def model_ledger(facts: ModelFacts) -> Ledger:
     return _conclude(rows, has_weights=True)
 
 
-def dataset_ledger(
+def dataset_license_report(
     licenses: Mapping[str, int], teachers: Mapping[str, int], sources: Iterable[Source]
-) -> Ledger:
-    """Draw up the ledger of a data set; rows whose licence forbids passing on are already out."""
+) -> LicenseReport:
+    """Draw up the report of a data set; rows whose license forbids passing on are already out."""
     rows = [
         Row(kind="data", what=f"{count:,} rows", terms=parse_license(name))
         for name, count in sorted(licenses.items())
@@ -147,7 +147,7 @@ def _teacher_rows(teachers: Mapping[str, int]) -> Iterator[Row]:
             yield Row(kind="teacher", what=what, terms=terms, note=terms.note)
 
 
-def _conclude(rows: Iterable[Row], *, has_weights: bool) -> Ledger:
+def _conclude(rows: Iterable[Row], *, has_weights: bool) -> LicenseReport:
     unique = tuple(dict.fromkeys(rows))
     binding = [row for row in unique if row.kind != "code"] or list(unique)
     strictest = max(binding, key=lambda row: row.terms.rank)
@@ -158,7 +158,7 @@ def _conclude(rows: Iterable[Row], *, has_weights: bool) -> Ledger:
     for name, text in _iter_risks(binding, strictest.terms) if has_weights else ():
         reasons.setdefault(name, []).append(text)
     risks = (Risk(name=name, reason="; ".join(texts)) for name, texts in reasons.items())
-    return Ledger(rows=unique, terms=strictest.terms, reason=reason, risks=tuple(risks))
+    return LicenseReport(rows=unique, terms=strictest.terms, reason=reason, risks=tuple(risks))
 
 
 def _iter_risks(rows: Iterable[Row], result: Terms) -> Iterator[tuple[str, str]]:

@@ -110,7 +110,7 @@ _STOPS = frozenset(
 
 
 @dataclass(slots=True)
-class Digest:
+class CaptionStatistics:
     """Counts over the records seen so far."""
 
     records: int = 0

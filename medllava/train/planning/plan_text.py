@@ -1,8 +1,8 @@
 """A plan as rows that a person reads; `Plan.to_json` is the same for scripts."""
 
-from medllava.train.flops import GIB
-from medllava.train.plan import GpuPlan, PartPlan, Plan
-from medllava.train.plan_data import dropped_text
+from medllava.train.planning.data_counts import dropped_text
+from medllava.train.planning.flops import GIB
+from medllava.train.planning.plan import GpuPlan, PartPlan, Plan
 
 
 def render_plan(plan: Plan) -> list[tuple[str, str]]:

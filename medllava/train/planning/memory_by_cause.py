@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from medllava.model.shapes import ModelShape
 from medllava.recipe import Adapter
-from medllava.train.flops import GIB, Learning
+from medllava.train.planning.flops import GIB, Learning
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

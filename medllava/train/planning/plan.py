@@ -13,9 +13,9 @@ from typing import Any
 from medllava.model.shapes import ModelShape
 from medllava.recipe import Precision, Recipe, StageConfig
 from medllava.records import Stage
-from medllava.train.flops import GIB, GPUS, Gpu, Learning, Workload, compute_flops
-from medllava.train.memory import Settings, compute_memory
-from medllava.train.plan_data import DataStatistics, assumed_data, dropped_text
+from medllava.train.planning.data_counts import DataStatistics, assumed_data, dropped_text
+from medllava.train.planning.flops import GIB, GPUS, Gpu, Learning, Workload, compute_flops
+from medllava.train.planning.memory_by_cause import Settings, compute_memory
 
 CPU = "cpu"
 ASSUMED_MFU = 0.40
