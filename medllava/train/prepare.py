@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from medllava.layout import LEARNED_FILE
 from medllava.data.dataset import ExampleIndex, build_index, load_index, save_index
 from medllava.data.packing import MicroBatches, Schedule, build_schedule
 from medllava.data.pixels import PixelReader
@@ -27,7 +28,6 @@ from medllava.model.quantize import quantize_language_model
 from medllava.progress import Progress
 from medllava.recipe import Adapter
 from medllava.train.arguments import uses_bf16
-from medllava.train.checkpoint import LEARNED_FILE
 from medllava.train.config import FROM_PARTS, StageRunConfig
 from medllava.train.ranks import Ranks
 from medllava.train.stage_data import StageData, find_data
