@@ -7,7 +7,7 @@ Training and evaluation read every instruction file through here, so they accept
 from collections.abc import Iterator
 from pathlib import Path
 
-from medllava.data.llava_json import is_llava_item, iter_llava_json
+from medllava.data.layouts.llava import is_llava_item, iter_llava_json
 from medllava.errors import DataError
 from medllava.layout import INSTRUCTIONS_FILE, SUMMARY_FILE
 from medllava.records import InstructionRecord

@@ -3,8 +3,8 @@ import logging
 
 import pytest
 
-from medllava.data import llava_json
-from medllava.data.llava_json import (
+from medllava.data.layouts import llava as llava_json
+from medllava.data.layouts.llava import (
     RELEASED_FILES,
     inspect_llava_json,
     iter_llava_json,
