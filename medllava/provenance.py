@@ -13,11 +13,13 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from medllava import __version__
 from medllava.errors import DataError
 from medllava.layout import (
     LEARNED_FILE,
+    RUN_FILE,
     SOURCES_FILE,
     SUMMARY_FILE,
     WEIGHTS_FILE,
@@ -97,6 +99,25 @@ def is_weights_of(recorded: str, folder: Path) -> bool:
         return True
     every_file = sorted(folder.glob("*.safetensors"))
     return every_file != weights_files(folder) and recorded == _combine(every_file)
+
+
+def describe_model(checkpoint: str) -> dict[str, Any]:
+    """Return where a model comes from and the hash of the weights that lie there now.
+
+    Args:
+        checkpoint: a folder, or a hub id, whose revision is left to the hub's own cache.
+
+    Raises:
+        DataError: as `weights_files`, or `run.json` is not a JSON object.
+    """
+    folder = Path(checkpoint)
+    facts: dict[str, Any] = {"source": checkpoint, "weights_sha256": None}
+    if not folder.is_dir():
+        return facts
+    run = _read_if_there(folder / RUN_FILE)
+    if isinstance(run, Mapping):
+        facts |= {key: run.get(key) for key in ("recipe", "stage")}
+    return {**facts, "weights_sha256": weights_sha256(folder)}
 
 
 def code_commit() -> str | None:

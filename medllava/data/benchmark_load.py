@@ -16,9 +16,9 @@ from medllava.data.benchmark_hub import hub_archive, hub_rows
 from medllava.data.benchmark_rows import Parsed, Row, parse_row
 from medllava.data.benchmark_task import Task
 from medllava.errors import DataError, RecordError
+from medllava.layout import QUESTIONS_FILE
 from medllava.store import sha256_of
 
-QUESTIONS_FILE = "questions.jsonl"
 ANY_SPLIT = "any"
 _NO_ADVICE = "Export them to JSON and image files where they are trusted."
 

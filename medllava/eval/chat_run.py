@@ -27,14 +27,15 @@ from medllava.eval.judge import (
     plan_trials,
 )
 from medllava.eval.predict import Ask, collect_replies, read_texts
-from medllava.eval.provenance import code_commit, describe_model, package_versions
 from medllava.eval.report import SCHEMA_VERSION
+from medllava.layout import EVAL_REPORT_FILE, JUDGEMENTS_FILE, PAGE_FILE, PREDICTIONS_FILE
 from medllava.llm.client import OpenAIModel
 from medllava.llm.ledger import Ledger
 from medllava.llm.prices import FREE, find_price
 from medllava.llm.protocol import ChatModel
 from medllava.llm.runner import Limits, Outcome, run_requests
 from medllava.progress import Progress, SilentProgress
+from medllava.provenance import code_commit, describe_model, package_versions
 from medllava.records import StepSummary
 from medllava.store import (
     contained_path,
@@ -347,10 +348,10 @@ def _write(
 ) -> StepSummary:
     folder = config.output_dir
     files = {
-        "report": folder / "report.json",
-        "page": folder / "report.html",
-        "predictions": folder / "predictions.jsonl",
-        "judgements": folder / "judgements.jsonl",
+        "report": folder / EVAL_REPORT_FILE,
+        "page": folder / PAGE_FILE,
+        "predictions": folder / PREDICTIONS_FILE,
+        "judgements": folder / JUDGEMENTS_FILE,
     }
     real = {"condition": Condition.REAL.value, "seed": config.seeds[0]}
     write_jsonl(

@@ -13,8 +13,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from medllava.layout import CHECKPOINTS_DIR, METRICS_FILE, RUN_FILE
 from medllava.errors import DataError
+from medllava.layout import CHECKPOINTS_DIR, METRICS_FILE, RUN_FILE
 from medllava.store import read_json, write_json
 
 KEY_FILE = "run_key.json"

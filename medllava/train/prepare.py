@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from medllava.layout import LEARNED_FILE
 from medllava.data.dataset import ExampleIndex, build_index, load_index, save_index
 from medllava.data.packing import MicroBatches, Schedule, build_schedule
 from medllava.data.pixels import PixelReader
@@ -18,6 +17,7 @@ from medllava.data.prefix_sharing import Sharing, find_sharing, share_nothing
 from medllava.data.sources import image_root
 from medllava.errors import DataError
 from medllava.images.load import load_image
+from medllava.layout import LEARNED_FILE
 from medllava.model.adapter import attach_adapter
 from medllava.model.attention import choose_attention, supports_branches
 from medllava.model.load import load_model

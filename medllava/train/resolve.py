@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from medllava.layout import RUN_FILE
 from medllava.errors import RecipeError, SetupError
+from medllava.layout import RUN_FILE
 from medllava.recipe import load_recipe
 from medllava.records import Stage
 from medllava.train.config import FROM_PARTS, StageRunConfig

@@ -21,13 +21,20 @@ from typing import Any
 
 import torch
 
-from medllava.provenance import weights_sha256
-from medllava.layout import CHECKPOINTS_DIR, DROPPED_FILE, METRICS_FILE, PAGE_FILE, RECIPE_FILE, RUN_FILE
 from medllava.data.dataset import ExampleIndex, iter_dropped
 from medllava.data.packing import Schedule
+from medllava.layout import (
+    CHECKPOINTS_DIR,
+    DROPPED_FILE,
+    METRICS_FILE,
+    PAGE_FILE,
+    RECIPE_FILE,
+    RUN_FILE,
+)
 from medllava.model.load import save_model
 from medllava.model.loaded import LoadedModel
 from medllava.progress import Progress, SilentProgress
+from medllava.provenance import weights_sha256
 from medllava.records import Stage, StepSummary
 from medllava.store import exclusive, read_json, write_json, write_text
 from medllava.train import prepare
@@ -64,7 +71,6 @@ from medllava.train.sharding import (
 )
 from medllava.train.stages import checkpoint_activations
 from medllava.train.trainer import StageTrainer, StopRequest
-
 
 _SILENT = SilentProgress()
 _ALONE = Ranks()

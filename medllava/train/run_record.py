@@ -13,6 +13,7 @@ from medllava.provenance import code_commit, package_versions, trace_sources
 from medllava.recipe import ModelConfig
 from medllava.store import read_json
 
+
 def describe_parts(model: ModelConfig) -> dict[str, dict[str, Any]]:
     """Return source and licence of every part that had weights, and what it was made from."""
     return {

@@ -19,9 +19,9 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
-from medllava.layout import LEARNED_FILE
 from medllava.data.packing import IGNORED, LENGTHS, MicroBatches
 from medllava.errors import RecipeError
+from medllava.layout import LEARNED_FILE
 from medllava.model.adapter import has_adapter
 from medllava.model.load import save_model
 from medllava.model.loaded import LoadedModel
