@@ -12,13 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-<<<<<<< HEAD:medllava/data/benchmarks/files.py
-from medllava.data.benchmarks.rows import Row
-from medllava.data.llava_json import iter_llava_items
-=======
 from medllava.data.benchmarks.rows import Row
 from medllava.data.layouts.llava import iter_llava_items
->>>>>>> main:medllava/data/benchmarks/files.py
 from medllava.errors import DataError
 from medllava.store import iter_jsonl, write_bytes
 

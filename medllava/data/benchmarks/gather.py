@@ -11,14 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from medllava.data.benchmarks import files
 from medllava.data.benchmarks.hub import hub_archive, hub_rows
-from medllava.data.benchmarks.questions import files
 from medllava.data.benchmarks.rows import Parsed, Row, parse_row
 from medllava.data.benchmarks.task import Task
 from medllava.errors import DataError, RecordError
+from medllava.layout import QUESTIONS_FILE
 from medllava.store import sha256_of
 
-QUESTIONS_FILE = "questions.jsonl"
 ANY_SPLIT = "any"
 _NO_ADVICE = "Export them to JSON and image files where they are trusted."
 

@@ -30,15 +30,16 @@ from medllava.eval.judged.judge import (
     parse_scores,
     plan_trials,
 )
-from medllava.eval.provenance import code_commit, describe_model, package_versions
 from medllava.eval.report.build import SCHEMA_VERSION
 from medllava.eval.report.chat_html import render_chat_report
+from medllava.layout import EVAL_REPORT_FILE, JUDGEMENTS_FILE, PAGE_FILE, PREDICTIONS_FILE
 from medllava.llm.client import OpenAIModel
 from medllava.llm.ledger import Ledger
 from medllava.llm.prices import FREE, find_price
 from medllava.llm.protocol import ChatModel
 from medllava.llm.runner import Limits, Outcome, run_requests
 from medllava.progress import Progress, SilentProgress
+from medllava.provenance import code_commit, describe_model, package_versions
 from medllava.records import StepSummary
 from medllava.store import (
     contained_path,
@@ -351,10 +352,10 @@ def _write(
 ) -> StepSummary:
     folder = config.output_dir
     files = {
-        "report": folder / "report.json",
-        "page": folder / "report.html",
-        "predictions": folder / "predictions.jsonl",
-        "judgements": folder / "judgements.jsonl",
+        "report": folder / EVAL_REPORT_FILE,
+        "page": folder / PAGE_FILE,
+        "predictions": folder / PREDICTIONS_FILE,
+        "judgements": folder / JUDGEMENTS_FILE,
     }
     real = {"condition": Condition.REAL.value, "seed": config.seeds[0]}
     write_jsonl(

@@ -6,13 +6,13 @@ import json
 import benchmark_copies as copies
 import pytest
 
+from medllava.data.benchmarks import task as benchmark_task
 from medllava.data.benchmarks.hub import hub_rows
 from medllava.data.benchmarks.questions import (
     finetune_records,
     image_paths,
     load_questions,
 )
-from medllava.data.benchmarks.questions import task as benchmark_task
 from medllava.data.benchmarks.task import Hub, compare_counts, load_task, task_names
 from medllava.data.conversation import question_text
 from medllava.errors import DataError, RecordError, RemoteError
