@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 from medllava.chat.config import NOTICE, PASSWORD_VARIABLE
 from medllava.chat.conversation import Conversation
 from medllava.chat.examples import EXAMPLES, encode_image
-from medllava.chat.gate import Gate
-from medllava.chat.rooms import MAX_IMAGES, Rooms
+from medllava.chat.middleware import Gate
+from medllava.chat.sessions import MAX_IMAGES, Rooms
 from medllava.errors import MedllavaError, SetupError
 from medllava.images.load import load_image
 

@@ -49,7 +49,7 @@ class Console:
         if self.json_output or self.quiet:
             yield SilentProgress()
         elif sys.stderr.isatty():
-            from medllava.cli.bars import BarProgress
+            from medllava.cli.progress_bars import BarProgress
 
             with BarProgress() as bars:
                 yield bars

@@ -17,8 +17,8 @@ from chat_page import running_page
 
 from medllava.chat import web
 from medllava.chat.config import NOTICE, Sampling
-from medllava.chat.rooms import MAX_IMAGES, Rooms
 from medllava.chat.session import ChatSession
+from medllava.chat.sessions import MAX_IMAGES, Rooms
 from medllava.errors import DataError, SetupError
 from medllava.model.loaded import LoadedModel
 
@@ -225,7 +225,7 @@ def test_requests_that_other_sites_wrote_are_refused(client: httpx.Client):
 
 
 def test_a_password_is_asked_for_and_checked(colour_model: LoadedModel, monkeypatch):
-    monkeypatch.setattr("medllava.chat.gate._WRONG_PASSWORD_SECONDS", 0.0)
+    monkeypatch.setattr("medllava.chat.middleware._WRONG_PASSWORD_SECONDS", 0.0)
     new = lambda: ChatSession(colour_model, sampling=Sampling())  # noqa: E731 - one line
     with (
         running_page(new, password="pässword", is_local=False) as page,
