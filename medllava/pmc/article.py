@@ -120,7 +120,9 @@ class ArticleReader:
 
     def _read_one(self, item: Item, files: ArticleFiles, gives_up: bool) -> Outcome:  # noqa: FBT001
         metadata = files.metadata
-        draft = _Draft(files=files, gives_up=gives_up, key=item.name if metadata is not None else "")
+        draft = _Draft(
+            files=files, gives_up=gives_up, key=item.name if metadata is not None else ""
+        )
         facts: dict[str, Any] = {}
         try:
             if metadata is not None:

@@ -41,9 +41,11 @@ class FetchConfig:
     """Of the sample and the split."""
     base_url: str = BUCKET_URL
     entrez_url: str = "https://eutils.ncbi.nlm.nih.gov/entrez/eutils"
+    """Search of PubMed Central."""
     converter_url: str = "https://pmc.ncbi.nlm.nih.gov/tools/idconv/api/v1/articles/"
+    """From PMIDs and DOIs to PMCIDs."""
     email: str = ""
-    """Contact sent with every request, as the archive asks."""
+    """Contact sent with every request, as the archive asks; also `MEDLLAVA_EMAIL`."""
     limit: int | None = None
     """Articles, the first of the selection in order of PMCID."""
     versions: str = "latest"
@@ -67,7 +69,9 @@ class FetchConfig:
     classifier: str = ""
     """`module:function` that names the modality of an image; empty goes by words only."""
     min_caption_words: int = 5
+    """Shorter captions are left out."""
     max_caption_words: int = 400
+    """Longer captions are left out."""
     min_pixels: int = 112
     """Of the shorter side, in pixels."""
     max_pixels: int = 80_000_000
@@ -75,8 +79,9 @@ class FetchConfig:
     deduplicate: bool = True
     """Drop exact and near duplicates of an earlier figure's images."""
     validation_fraction: float = 0.01
+    """Share of the articles, drawn by a seeded hash of the PMCID."""
     test_fraction: float = 0.02
-    """Shares of the articles, drawn by a seeded hash of the PMCID."""
+    """Share of the articles, drawn by the same hash."""
     split_file: Path | None = None
     """CSV or JSONL of `pmcid,split`; goes before the fractions, and `exclude` drops the article."""
     webdataset: bool = False

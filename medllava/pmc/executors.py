@@ -23,10 +23,11 @@ from medllava.pmc.config import FetchConfig, to_arguments
 from medllava.pmc.selection import work_dir
 from medllava.records import StepSummary
 
-_SLURM_OPTIONS = frozenset(
-    """account chdir comment constraint cpus-per-task dependency exclude gres hold licenses mail-type
-    mail-user mem mem-per-cpu nice nodelist partition priority qos reservation time tmp""".split()
-)
+_SLURM_NAMES = """
+    account chdir comment constraint cpus-per-task dependency exclude gres hold licenses mail-type
+    mail-user mem mem-per-cpu nice nodelist partition priority qos reservation time tmp
+"""
+_SLURM_OPTIONS = frozenset(_SLURM_NAMES.split())
 EXECUTOR_OPTIONS = {
     "local": frozenset({"workers"}),
     "slurm": _SLURM_OPTIONS | {"max-running"},
@@ -52,7 +53,9 @@ def check_executor(config: FetchConfig) -> dict[str, str]:
             " cluster, or see the script with --dry-run."
         )
     if config.executor == "ray" and find_spec("ray") is None:
-        raise SetupError("--executor ray needs ray. Install it with: pip install 'medllava[cluster]'")
+        raise SetupError(
+            "--executor ray needs ray. Install it with: pip install 'medllava[cluster]'"
+        )
     if str(config.ids) == "-":
         raise SetupError("jobs cannot read ids from stdin. Give --ids a file.")
     return options

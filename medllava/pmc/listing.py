@@ -1,4 +1,4 @@
-"""What the bucket holds: versions of an article by prefix, and the daily inventory of everything."""
+"""What the bucket holds: versions of an article by prefix, and the daily inventory of all."""
 
 import csv
 import gzip
@@ -40,9 +40,7 @@ def iter_prefixes(transport: Transport, prefix: str) -> Iterator[str]:
         params = {"list-type": "2", "delimiter": "/", "prefix": prefix}
         if token:
             params["continuation-token"] = token
-        root = parse_xml(
-            transport.get("", params=params, check=_listing_fault, is_object=False)
-        )
+        root = parse_xml(transport.get("", params=params, check=_listing_fault, is_object=False))
         for common in root.iterchildren("{*}CommonPrefixes"):
             yield (getattr(child(common, "Prefix"), "text", "") or "").strip()
         next_token = child(root, "NextContinuationToken")

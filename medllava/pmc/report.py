@@ -30,6 +30,8 @@ from medllava.records import StepSummary
 from medllava.store import write_json, write_text
 
 NUM_CARDS = 48
+_COUNTS = ("articles", "figures", "mentions", "kept", "kept_images", "kept_mentions", "rejected")
+"""Shown also where they are zero."""
 
 
 def finish_fetch(config: FetchConfig, *, progress: Progress) -> StepSummary:
@@ -66,13 +68,18 @@ def finish_fetch(config: FetchConfig, *, progress: Progress) -> StepSummary:
         write_report(folder, summary)
         if config.webdataset:
             artifacts["webdataset"] = write_webdataset(folder)
+    nothing = "" if totals.counts["kept"] else explain_nothing(folder, totals)
+    align = folder.parent / "align"
     shown = ("snapshot", "funnel", "modalities", "licenses", "splits", "reasons", "refresh")
     return StepSummary(
         step="fetch-pmc",
         counts=summary["counts"],
-        details={name: summary[name] for name in (*shown, "image_list") if name in summary},
+        details={name: summary[name] for name in (*shown, "image_list") if name in summary}
+        | ({"nothing_kept": nothing} if nothing else {}),
         artifacts=artifacts,
-        hint=_hint(config, totals),
+        hint=None
+        if nothing
+        else f"medllava generate-instructions {folder} --stage align -o {align}",
     )
 
 
@@ -90,7 +97,7 @@ def _summarize(config: FetchConfig, totals: Totals, facts: dict[str, Any]) -> di
             "split_file": config.split_file,
             "named_articles": totals.counts.pop("named_articles", 0),
         },
-        "counts": dict(totals.counts),
+        "counts": {**dict.fromkeys(_COUNTS, 0), **totals.counts},
         "refresh": count_refreshed(config),
         "funnel": _funnel(totals),
         "reasons": dict(totals.reasons.most_common()),
@@ -112,16 +119,13 @@ def _funnel(totals: Totals) -> list[dict[str, Any]]:
     return rows
 
 
-def _hint(config: FetchConfig, totals: Totals) -> str:
-    """Return the next command, or, where nothing was kept, why and what helps."""
-    folder = config.output_dir
-    if totals.counts["kept"]:
-        return f"medllava generate-instructions {folder} --stage align -o {folder.parent / 'align'}"
+def explain_nothing(folder: Path, totals: Totals) -> str:
+    """Return why no figure was kept, and what helps against the reason met most."""
     if not totals.reasons:
-        return "no figure was kept: no article with a figure was found. Check what is selected."
+        return "No figure was kept: no article with a figure was found. Check what is selected."
     reason, count = totals.reasons.most_common(1)[0]
     remedy = REMEDIES.get(reason, f"See the details in {folder / REJECTED_FIGURES_FILE}.")
-    return f"no figure was kept; most were left out as {reason!r} ({count:,}). {remedy}"
+    return f"No figure was kept; most was left out as {reason!r} ({count:,}). {remedy}"
 
 
 REMEDIES = {
@@ -140,7 +144,7 @@ REMEDIES = {
     "language": "Name other languages with --language, or none.",
     "several-panels": "Leave out --set filter.single_panel.",
     "no-graphic": "The figures name no image; --set filter.captions_only=true lists their words.",
-    "no-article": "The files hold no JATS article; give XML of PubMed Central, packages or a mirror.",
+    "no-article": "The files hold no JATS article; give XML of PubMed Central or a mirror.",
     "not-in-bucket": "Check the ids; the archive holds open-access articles only.",
     "bad-id": "Give PMCIDs, PMIDs or DOIs.",
     "excluded": "The split file excludes them; check --split-file.",

@@ -18,8 +18,8 @@ from medllava.pmc.config import FetchConfig
 from medllava.pmc.llava_urls import iter_wanted
 from medllava.pmc.sources import check_source, open_source, select_articles
 from medllava.pmc.state import Item, Listing, ListingRule, Outcomes, write_listing
-from medllava.progress import Progress
 from medllava.pmc.transport import without_password
+from medllava.progress import Progress
 from medllava.store import JsonlWriter, exclusive, iter_jsonl, read_json, write_json
 
 _FREE_SETTINGS = frozenset(

@@ -12,9 +12,9 @@ from typing import Any
 
 from medllava.errors import DataError
 from medllava.pmc.archive import BucketSource, Source
-from medllava.pmc.listing import find_inventory, iter_inventory, list_versions
 from medllava.pmc.config import FetchConfig
 from medllava.pmc.entrez import Entrez, iter_batches, iter_lines
+from medllava.pmc.listing import find_inventory, iter_inventory, list_versions
 from medllava.pmc.llava_urls import iter_wanted
 from medllava.pmc.packages import LocalSource
 from medllava.pmc.state import Item, Miss
@@ -116,7 +116,11 @@ def select_articles(config: FetchConfig) -> Selection:
 def _select_inventory(config: FetchConfig) -> Selection:
     transport = open_transport(config)
     inventory = find_inventory(transport)
-    facts = {"source": "inventory", "snapshot": inventory.date, "bucket": without_password(config.base_url)}
+    facts = {
+        "source": "inventory",
+        "snapshot": inventory.date,
+        "bucket": without_password(config.base_url),
+    }
     return Selection(entries=iter_inventory(transport, inventory), facts=facts)
 
 

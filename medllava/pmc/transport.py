@@ -251,9 +251,7 @@ class Transport:
                     raise httpx.ReadTimeout(
                         f"body not complete after {self._retry.total_seconds:.0f} s"
                     )
-            return _Answer(
-                status=response.status_code, headers=response.headers, body=bytes(body)
-            )
+            return _Answer(status=response.status_code, headers=response.headers, body=bytes(body))
 
     def _client(self) -> httpx.Client:
         client: httpx.Client | None = getattr(self._local, "client", None)
