@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from medllava.images.perceptual_hash import NUM_BANDS, are_alike, look_bands
+from medllava.images.perceptual_hash import NUM_BANDS, are_alike, hash_bands
 
 _CANDIDATES = (
     "SELECT DISTINCT near.id, look, figure FROM bands JOIN near ON near.id = bands.id"  # noqa: S608 - only question marks are put in
@@ -50,7 +50,7 @@ class DuplicateFinder:
             )
             self._base.executemany(
                 "INSERT INTO bands VALUES (?, ?)",
-                [(band, row.lastrowid) for band in look_bands(look)],
+                [(band, row.lastrowid) for band in hash_bands(look)],
             )
         return None
 
@@ -62,7 +62,7 @@ class DuplicateFinder:
         """Return the first figure with an image close to this one."""
         if not look:
             return None
-        for _, other, figure in self._base.execute(_CANDIDATES, look_bands(look)):
+        for _, other, figure in self._base.execute(_CANDIDATES, hash_bands(look)):
             if are_alike(look, other):
                 return str(figure)
         return None
