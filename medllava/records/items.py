@@ -1,22 +1,15 @@
-"""What travels between rooms: figures, instructions, questions, predictions, summaries.
+"""The things on the data's route: figures, instructions, questions, predictions.
 
-Rooms on one level never import each other; they meet in these records. Each is a frozen dataclass
-with a `to_json` dict and a strict `from_json`. Paths inside records are relative to the folder of
-the file that holds the record (or to `--image-dir`). `pmc` writes `FigureRecord`, `instruct` turns
-it into `InstructionRecord`, `data` feeds it to training, `eval` joins `Question` and `Prediction`.
+Paths inside records are relative to the folder of the file that holds the record (or to
+`--image-dir`). `pmc` writes `FigureRecord`, `instruct` turns it into `InstructionRecord`, `data`
+feeds it to training, `eval` joins `Question` and `Prediction`.
 """
 
-import dataclasses
-import typing
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cache
-from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Self
+from typing import Any
 
-from medllava.errors import RecordError
+from medllava.records.base import Record
 
 IMAGE_TOKEN = "<image>"  # noqa: S105 - a placeholder in text, not a secret
 """Stands in a user turn for one image; the processor expands it to `num_image_tokens`."""
@@ -54,42 +47,6 @@ class Split(StrEnum):
     TRAIN = "train"
     VALIDATION = "validation"
     TEST = "test"
-
-
-class Record:
-    """JSON in and out for the dataclasses below, with errors that name the field."""
-
-    __slots__ = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the record as plain JSON values, fields in declaration order."""
-        plain: dict[str, Any] = {}
-        for name in _layout(type(self)):  # type: ignore[arg-type]
-            value = getattr(self, name)
-            plain[name] = value if type(value) in _JSON_TYPES else _plain(value)
-        return plain
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any], *, where: str) -> Self:
-        """Build the record from a JSON object.
-
-        Args:
-            values: the parsed object; unknown keys are ignored, so newer files stay readable.
-            where: file and line, or id, for the error message.
-
-        Raises:
-            RecordError: a required field is absent or a value has the wrong type.
-        """
-        given: dict[str, Any] = {}
-        for name, (shape, is_required) in _layout(cls).items():  # type: ignore[arg-type]
-            if name in values:
-                value = values[name]
-                if type(value) not in shape.as_is:
-                    value = _typed(value, shape, f"{where}: {name}")
-                given[name] = value
-            elif is_required:
-                raise RecordError(f"{cls.__name__} has no {name!r}: {where}.")
-        return cls(**given)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,98 +154,3 @@ class Source(Record):
     def title(self) -> str:
         """Name and version, as a requirement is written."""
         return f"{self.name} {self.version}".strip()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepSummary:
-    """What a step did; the `summary` and `artifacts` of `--json`."""
-
-    step: str
-    complete: bool = True
-    """False: some items are left, and running again goes on (exit 6)."""
-    counts: dict[str, int | float] = field(default_factory=dict)
-    details: dict[str, Any] = field(default_factory=dict)
-    """JSON values that are not counts: metrics, plans, names."""
-    artifacts: dict[str, Path] = field(default_factory=dict)
-    hint: str | None = None
-    """The command to type next."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Shape:
-    """What values a field takes, resolved from its annotation."""
-
-    hint: Any
-    """The annotation without None."""
-    as_is: frozenset[type]
-    """Types whose values are kept unlooked at; most values are of one."""
-    item: "_Shape | None" = None
-    """Of the items, if the field is a tuple."""
-
-
-_JSON_TYPES = frozenset((str, int, float, bool, NoneType, dict))
-"""Types that `to_json` passes on."""
-_SCALARS = frozenset((str, int, float, bool))
-_SEQUENCES = (tuple, list)
-
-
-@cache
-def _layout(record: type[Record]) -> dict[str, tuple[_Shape, bool]]:
-    """Return the shape of each field and whether it is required, in declaration order."""
-    # Resolving annotations costs more than checking a record; a manifest has millions of them.
-    hints = typing.get_type_hints(record)
-    return {
-        f.name: (
-            _shape(hints[f.name]),
-            f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING,
-        )
-        for f in dataclasses.fields(record)  # type: ignore[arg-type]
-    }
-
-
-def _shape(hint: Any) -> _Shape:  # noqa: ANN401 - an annotation is any
-    as_is: set[type] = set()
-    if typing.get_origin(hint) in {UnionType, typing.Union}:
-        args = typing.get_args(hint)
-        as_is |= {NoneType} & set(args)
-        hint = next(arg for arg in args if arg is not NoneType)
-    if hint in _SCALARS:
-        as_is.add(hint)
-    is_tuple = typing.get_origin(hint) is tuple
-    item = _shape(typing.get_args(hint)[0]) if is_tuple else None
-    return _Shape(hint=hint, as_is=frozenset(as_is), item=item)
-
-
-def _plain(value: Any) -> Any:  # noqa: ANN401 - JSON is any
-    if isinstance(value, Record):
-        return value.to_json()
-    if isinstance(value, _SEQUENCES):
-        return [item if type(item) in _JSON_TYPES else _plain(item) for item in value]
-    return value.value if isinstance(value, StrEnum) else value
-
-
-def _typed(value: Any, shape: _Shape, where: str) -> Any:  # noqa: ANN401, C901, PLR0911 - one case per JSON type
-    if type(value) in shape.as_is:
-        return value
-    hint = shape.hint
-    if shape.item is not None and isinstance(value, _SEQUENCES):
-        as_is = shape.item.as_is
-        if all(type(item) in as_is for item in value):
-            return tuple(value)
-        return tuple(_typed(item, shape.item, f"{where}[{i}]") for i, item in enumerate(value))
-    if isinstance(hint, type):
-        if issubclass(hint, Record) and isinstance(value, Mapping):
-            return hint.from_json(value, where=where)
-        if issubclass(hint, StrEnum) and isinstance(value, str):
-            try:
-                return hint(value.lower())
-            except ValueError:
-                raise RecordError(f"{value!r} is not one of {', '.join(hint)}: {where}.") from None
-        if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-        if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
-            return value
-    elif typing.get_origin(hint) is dict and isinstance(value, Mapping):
-        return dict(value)
-    expected = hint.__name__ if isinstance(hint, type) else str(hint)
-    raise RecordError(f"expected {expected}, got {type(value).__name__} {value!r:.60}: {where}.")
