@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from medllava.data.benchmarks import load_questions
+from medllava.data.benchmarks.questions import load_questions
+from medllava.eval.ask.predict import read_predictions
 from medllava.eval.config import Condition, EvalConfig
-from medllava.eval.intervals import bootstrap, paired_p_values
-from medllava.eval.predict import read_predictions
-from medllava.eval.report import SCHEMA_VERSION, score_conditions
-from medllava.eval.scores import METRICS, Values, image_clusters
+from medllava.eval.report.build import SCHEMA_VERSION, score_conditions
+from medllava.eval.score.intervals import bootstrap, paired_p_values
+from medllava.eval.score.scores import METRICS, Values, image_clusters
 from medllava.layout import COMPARISON_FILE, PREDICTIONS_FILE
 from medllava.progress import Progress, SilentProgress
 from medllava.records import Question, StepSummary

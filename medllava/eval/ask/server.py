@@ -11,8 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from medllava.errors import RemoteError
+from medllava.eval.ask.predict import BLANK, Ask, Batch, blank_image
 from medllava.eval.config import DecodingConfig
-from medllava.eval.predict import BLANK, Ask, Batch, blank_image
 from medllava.images.load import load_image
 from medllava.llm.client import OpenAIModel
 from medllava.llm.ledger import Ledger

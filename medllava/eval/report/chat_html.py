@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from medllava import page
-from medllava.eval.chat_questions import ChatQuestion
-from medllava.eval.html import thumbnail
-from medllava.eval.html_sections import estimate_cell
+from medllava.eval.judged.chat_questions import ChatQuestion
+from medllava.eval.report.html import thumbnail
+from medllava.eval.report.html_sections import estimate_cell
 
 _NUM_CARDS = 12
 _COLUMNS = ("conversation", "description", "CXR", "MRI", "histology", "gross", "CT", "overall")

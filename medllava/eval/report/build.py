@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from medllava.eval.config import Condition
-from medllava.eval.intervals import Bootstrap, Values, bootstrap
-from medllava.eval.scores import METRIC_NAMES, METRICS, image_clusters, score_replies
+from medllava.eval.score.intervals import Bootstrap, Values, bootstrap
+from medllava.eval.score.scores import METRIC_NAMES, METRICS, image_clusters, score_replies
 from medllava.records import AnswerType, Question
 
 SCHEMA_VERSION = 1

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from medllava.data.benchmark_rows import Row
-from medllava.data.benchmark_task import Task
+from medllava.data.benchmarks.rows import Row
+from medllava.data.benchmarks.task import Task
 from medllava.errors import RemoteError
 
 

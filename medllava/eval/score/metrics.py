@@ -10,8 +10,8 @@ from typing import Any
 import datasets
 import evaluate
 
-from medllava.eval.legacy_scores import score_llava_med
-from medllava.eval.scores import METRICS, Metric, score_replies
+from medllava.eval.score.llava_med_scores import score_llava_med
+from medllava.eval.score.scores import METRICS, Metric, score_replies
 from medllava.records import AnswerType, Question
 
 _CITATION = "medllava: biomedical visual question answering, whole words and clipped counts"

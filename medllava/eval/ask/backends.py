@@ -6,8 +6,8 @@ An `EvalConfig` enters, an `Answerer` leaves. Torch is imported only where a mod
 import os
 
 from medllava.errors import SetupError
+from medllava.eval.ask.predict import Answerer
 from medllava.eval.config import Backend, EvalConfig
-from medllava.eval.predict import Answerer
 
 
 def build_answerer(config: EvalConfig) -> Answerer:
@@ -17,7 +17,7 @@ def build_answerer(config: EvalConfig) -> Answerer:
         SetupError: the model cannot be loaded, or there are not so many GPUs.
     """
     if config.backend is not Backend.TRANSFORMERS:
-        from medllava.eval.server import ServerAnswerer  # noqa: PLC0415 - an HTTP client
+        from medllava.eval.ask.server import ServerAnswerer  # noqa: PLC0415 - an HTTP client
 
         ledger = config.output_dir / "answers" / "server.jsonl"
         if not config.resume:
@@ -28,8 +28,8 @@ def build_answerer(config: EvalConfig) -> Answerer:
             decoding=config.decoding,
             ledger=ledger,
         )
-    from medllava.eval.engine import Engine  # noqa: PLC0415 - torch, only where a model answers
-    from medllava.eval.workers import Worker, WorkerPool  # noqa: PLC0415
+    from medllava.eval.ask.engine import Engine  # noqa: PLC0415 - torch, only where a model answers
+    from medllava.eval.ask.workers import Worker, WorkerPool  # noqa: PLC0415
     from medllava.model.load import choose_device, load_model  # noqa: PLC0415
 
     checkpoint = config.checkpoint or ""

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from medllava.data import benchmark_files as files
-from medllava.data.benchmark_hub import hub_archive, hub_rows
-from medllava.data.benchmark_rows import Parsed, Row, parse_row
-from medllava.data.benchmark_task import Task
+from medllava.data.benchmarks import files
+from medllava.data.benchmarks.hub import hub_archive, hub_rows
+from medllava.data.benchmarks.rows import Parsed, Row, parse_row
+from medllava.data.benchmarks.task import Task
 from medllava.errors import DataError, RecordError
 from medllava.layout import QUESTIONS_FILE
 from medllava.store import sha256_of

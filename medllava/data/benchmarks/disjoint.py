@@ -8,7 +8,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 
-from medllava.data.benchmark_rows import Parsed
+from medllava.data.benchmarks.rows import Parsed
 from medllava.errors import DataError
 
 DISJOINT_TRAIN = "disjoint-train"

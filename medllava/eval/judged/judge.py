@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from medllava.eval.chat_questions import ChatQuestion
+from medllava.eval.judged.chat_questions import ChatQuestion
 from medllava.llm.protocol import ChatRequest, Message
 
 PROMPT_VERSION = 1

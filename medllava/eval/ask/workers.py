@@ -16,8 +16,8 @@ from typing import Any
 
 from medllava import errors
 from medllava.errors import MedllavaError, SetupError
+from medllava.eval.ask.predict import BLANK, Ask, Batch, Key
 from medllava.eval.config import DecodingConfig
-from medllava.eval.predict import BLANK, Ask, Batch, Key
 
 _END = "end"
 _BATCH = "batch"
@@ -123,7 +123,7 @@ def _work(worker: Worker, asks: list[Ask], done: frozenset[Key], results: Connec
     try:
         import torch  # noqa: PLC0415 - only in the worker
 
-        from medllava.eval.engine import Engine  # noqa: PLC0415
+        from medllava.eval.ask.engine import Engine  # noqa: PLC0415
         from medllava.model.load import load_model  # noqa: PLC0415
 
         if worker.num_threads:

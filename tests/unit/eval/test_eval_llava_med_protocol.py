@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from medllava.eval import legacy
-from medllava.eval.legacy_scores import score_llava_med
+from medllava.eval.score import llava_med_protocol as legacy
+from medllava.eval.score.llava_med_scores import score_llava_med
 from medllava.records import AnswerType, Question
 
 OPEN, CLOSED = AnswerType.OPEN, AnswerType.CLOSED

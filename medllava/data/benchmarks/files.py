@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medllava.data.benchmark_rows import Row
+from medllava.data.benchmarks.rows import Row
 from medllava.data.layouts.llava import iter_llava_items
 from medllava.errors import DataError
 from medllava.store import iter_jsonl, write_bytes

@@ -11,20 +11,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medllava.data.benchmarks import QuestionSet, image_paths
+from medllava.data.benchmarks.questions import QuestionSet, image_paths
 from medllava.data.conversation import question_text
 from medllava.errors import DataError
-from medllava.eval.answerers import build_answerer
-from medllava.eval.config import ASKED_CONDITIONS, Backend, Condition, EvalConfig
-from medllava.eval.controls import constant_replies, majority_replies, permute_images
-from medllava.eval.corrupt import write_corrupted
-from medllava.eval.predict import (
+from medllava.eval.ask.backends import build_answerer
+from medllava.eval.ask.predict import (
     Ask,
     build_asks,
     collect_replies,
     read_predictions,
     read_probe_replies,
 )
+from medllava.eval.baselines import constant_replies, majority_replies, permute_images
+from medllava.eval.config import ASKED_CONDITIONS, Backend, Condition, EvalConfig
+from medllava.eval.perturbations import write_corrupted
 from medllava.eval.probes import Probed
 from medllava.progress import Progress
 from medllava.records import Question

@@ -12,14 +12,14 @@ from typing import Any
 from medllava import page
 from medllava.errors import DataError
 from medllava.eval.config import Condition
-from medllava.eval.html_sections import (
+from medllava.eval.report.html_sections import (
     contamination_section,
     estimate_cell,
     llava_med_section,
     probe_section,
     published_section,
 )
-from medllava.eval.scores import METRICS, Metric, Values
+from medllava.eval.score.scores import METRICS, Metric, Values
 from medllava.records import Question
 from medllava.store import contained_path
 

@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from medllava.errors import DataError
-from medllava.eval.closed import closed_hit
-from medllava.eval.normalize import words
+from medllava.eval.score.closed import closed_hit
+from medllava.eval.score.normalize import words
 from medllava.records import AnswerType, Question
 
 _LETTERS = "ABCDEFGH"

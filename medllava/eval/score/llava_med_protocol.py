@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from medllava.eval.legacy_words import CONTRACTIONS
+from medllava.eval.score.llava_med_words import CONTRACTIONS
 from medllava.records import AnswerType
 
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'

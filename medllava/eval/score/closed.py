@@ -9,7 +9,7 @@ import re
 import unicodedata
 from functools import lru_cache
 
-from medllava.eval.normalize import contains, words
+from medllava.eval.score.normalize import contains, words
 from medllava.records import Question
 
 YES, NO = "yes", "no"

@@ -13,12 +13,16 @@ from typing import Any
 
 from medllava.data.sources import image_root
 from medllava.errors import DataError
-from medllava.eval.answerers import build_answerer
-from medllava.eval.chat_html import render_chat_report
-from medllava.eval.chat_questions import ChatQuestion, compare_with_released, read_chat_questions
-from medllava.eval.chat_scores import Judgement, score_judgements
+from medllava.eval.ask.backends import build_answerer
+from medllava.eval.ask.predict import Ask, collect_replies, read_texts
 from medllava.eval.config import Backend, Condition, EvalConfig
-from medllava.eval.judge import (
+from medllava.eval.judged.chat_questions import (
+    ChatQuestion,
+    compare_with_released,
+    read_chat_questions,
+)
+from medllava.eval.judged.chat_scores import Judgement, score_judgements
+from medllava.eval.judged.judge import (
     MAX_ATTEMPTS,
     PROMPT_VERSION,
     Trial,
@@ -26,8 +30,8 @@ from medllava.eval.judge import (
     parse_scores,
     plan_trials,
 )
-from medllava.eval.predict import Ask, collect_replies, read_texts
-from medllava.eval.report import SCHEMA_VERSION
+from medllava.eval.report.build import SCHEMA_VERSION
+from medllava.eval.report.chat_html import render_chat_report
 from medllava.layout import EVAL_REPORT_FILE, JUDGEMENTS_FILE, PAGE_FILE, PREDICTIONS_FILE
 from medllava.llm.client import OpenAIModel
 from medllava.llm.ledger import Ledger

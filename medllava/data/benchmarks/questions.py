@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from medllava.data.benchmark_disjoint import DISJOINT_SPLITS, disjoint_part
-from medllava.data.benchmark_files import find_image_folder, find_pickles
-from medllava.data.benchmark_load import Gathered, gather_files, gather_hub
-from medllava.data.benchmark_rows import Parsed
-from medllava.data.benchmark_task import Task, compare_counts, load_task, task_names
+from medllava.data.benchmarks.disjoint import DISJOINT_SPLITS, disjoint_part
+from medllava.data.benchmarks.files import find_image_folder, find_pickles
+from medllava.data.benchmarks.gather import Gathered, gather_files, gather_hub
+from medllava.data.benchmarks.rows import Parsed
+from medllava.data.benchmarks.task import Task, compare_counts, load_task, task_names
 from medllava.data.conversation import question_text, user_turn
 from medllava.data.sources import image_root
 from medllava.errors import DataError, RecordError

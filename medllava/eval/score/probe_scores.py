@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from medllava.eval.closed import chosen_answer, closed_hit
-from medllava.eval.intervals import Values, bootstrap
 from medllava.eval.probes import VARIANTS, Probed, expected_base
-from medllava.eval.scores import image_clusters
+from medllava.eval.score.closed import chosen_answer, closed_hit
+from medllava.eval.score.intervals import Values, bootstrap
+from medllava.eval.score.scores import image_clusters
 from medllava.records import AnswerType, Question
 
 MEASURES = ("base_accuracy", "accuracy", "all_right", "consistent")

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medllava.eval.chat_questions import ChatQuestion
-from medllava.eval.intervals import Values, bootstrap
-from medllava.eval.judge import Trial
+from medllava.eval.judged.chat_questions import ChatQuestion
+from medllava.eval.judged.judge import Trial
+from medllava.eval.score.intervals import Values, bootstrap
 
 _TAIL = 0.025
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from medllava.data.benchmarks import QuestionSet, load_questions
+from medllava.data.benchmarks.questions import QuestionSet, load_questions
 from medllava.errors import MedllavaError
-from medllava.eval.intervals import bootstrap
-from medllava.eval.legacy import LegacyMetric, legacy_metrics
-from medllava.eval.scores import Values, image_clusters
+from medllava.eval.score.intervals import bootstrap
+from medllava.eval.score.llava_med_protocol import LegacyMetric, legacy_metrics
+from medllava.eval.score.scores import Values, image_clusters
 from medllava.records import AnswerType, Question
 from medllava.store import read_json
 

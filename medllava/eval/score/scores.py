@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from medllava.eval import open as open_
-from medllava.eval.closed import closed_hit
+from medllava.eval.score import open_ended as open_
+from medllava.eval.score.closed import closed_hit
 from medllava.records import AnswerType, Question
 
 Values = NDArray[np.float64]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from medllava import page
-from medllava.data.benchmark_task import load_task, task_names
+from medllava.data.benchmarks.task import load_task, task_names
 
 Section = tuple[str, str]
 

@@ -20,8 +20,8 @@ from transformers.cache_utils import DynamicLayer
 
 from medllava.data.conversation import needs_special_tokens, render_prompt, user_turn
 from medllava.errors import DataError, SetupError
+from medllava.eval.ask.predict import BLANK, Ask, Batch, blank_image
 from medllava.eval.config import DecodingConfig
-from medllava.eval.predict import BLANK, Ask, Batch, blank_image
 from medllava.images.load import load_image
 from medllava.model.loaded import LoadedModel
 from medllava.model.processor import num_image_tokens
