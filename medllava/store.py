@@ -13,10 +13,12 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from medllava.errors import DataError, RecordError
 from medllava.records import Record
+
+R = TypeVar("R", bound=Record)
 
 # `json.dumps` with options makes an encoder for every line.
 _encode_line = json.JSONEncoder(ensure_ascii=False, default=str).encode
@@ -70,7 +72,7 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - JSON is any
         raise DataError(f"not valid JSON ({error}): {path}. Check how it was made.") from None
 
 
-def read_record[R: Record](path: Path, kind: type[R]) -> R:
+def read_record(path: Path, kind: type[R]) -> R:
     """Read a JSON file that is one record.
 
     Raises:

@@ -108,7 +108,7 @@ class EvalReport(VersionedRecord):
     """None: the answers were made elsewhere."""
     packages: dict[str, str] = field(default_factory=dict)
     commit: str | None = None
-    published: Any = None
+    published: tuple[dict[str, Any], ...] = ()
     """Rows of papers on the same task."""
     llava_med: dict[str, Any] | None = None
     """The numbers of the reference's own scripts."""
