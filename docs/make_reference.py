@@ -1,5 +1,7 @@
 """Write the reference pages from the code: every option, and every recipe setting.
 
+A setting or an option without a meaning is an error: a page of names explains nothing.
+
 python docs/make_reference.py          # rewrite docs/reference-*.md
 python docs/make_reference.py --check  # exit 1 if a page differs from the code
 """
@@ -11,6 +13,7 @@ import re
 import sys
 import typing
 from pathlib import Path
+from typing import Any
 
 import typer.main
 
@@ -26,7 +29,7 @@ def render_commands() -> str:
     group = typer.main.get_command(app)
     for name, command in sorted(group.commands.items()):  # type: ignore[attr-defined]
         lines += [f"## medllava {name}", "", inspect.cleandoc(command.help or ""), ""]
-        lines += ["| option | meaning |", "|---|---|"]
+        lines += ["| option | type | default | meaning |", "|---|---|---|---|"]
         for parameter in command.params:
             if parameter.param_type_name == "argument":
                 label = f"`{parameter.name.upper()}`" + (
@@ -35,9 +38,12 @@ def render_commands() -> str:
             else:
                 label = ", ".join(f"`{o}`" for o in [*parameter.opts, *parameter.secondary_opts])
             text = (parameter.help or "").replace("|", "\\|")
+            if not text:
+                sys.exit(f"medllava {name}: {label} has no help text; say what it means")
             if parameter.envvar:
                 text += f" Environment: `{parameter.envvar}`."
-            lines.append(f"| {label} | {text} |")
+            kind = _type(parameter.type_descriptor.annotation)
+            lines.append(f"| {label} | {kind} | {_option_default(parameter)} | {text} |")
         lines.append("")
     return "\n".join(lines)
 
@@ -60,6 +66,8 @@ def render_recipe() -> str:
                 tables.append((key, hint))
                 continue
             note = notes.get((config.__name__, field.name), "")
+            if not note:
+                sys.exit(f"recipe setting {key} has no docstring; say what it means")
             rows.append(f"| `{field.name}` | {_type(hint)} | {_default(field)} | {note} |")
         if rows:
             lines += ["| key | type | default | meaning |", "|---|---|---|---|", *rows, ""]
@@ -87,7 +95,9 @@ def _field_notes(source: Path) -> dict[tuple[str, str], str]:
 def _type(hint: object) -> str:
     if isinstance(hint, type) and hasattr(hint, "__members__"):
         return ", ".join(f"`{member}`" for member in hint)
-    return str(getattr(hint, "__name__", hint)).replace(" | None", ", or unset").replace("|", "\\|")
+    plain = typing.get_args(hint) and not isinstance(hint, type)
+    text = str(hint) if plain else str(getattr(hint, "__name__", hint))
+    return text.replace("pathlib.", "").replace(" | None", ", or unset").replace("|", "\\|")
 
 
 def _default(field: "dataclasses.Field[object]") -> str:
@@ -100,6 +110,15 @@ def _default(field: "dataclasses.Field[object]") -> str:
         if field.default != ""
         else "empty"
     )
+
+
+def _option_default(parameter: Any) -> str:  # noqa: ANN401 - typer exports no type for it
+    default = parameter.default
+    if default is None or callable(default) or default in ((), [], ""):
+        return "required" if parameter.required else ""
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    return f"`{default}`"
 
 
 def main(arguments: list[str]) -> None:

@@ -35,6 +35,7 @@ class VisionEncoderConfig:
     source: str
     """Hub id or folder; `random` builds a tiny one from `config`."""
     license: str = "unknown"
+    """SPDX id of the encoder's license; it goes to the model card."""
     feature_layer: int = -2
     """Hidden state that is projected; -2 as in LLaVA."""
     feature_select: FeatureSelect = FeatureSelect.DEFAULT
@@ -53,6 +54,7 @@ class ProjectorConfig:
     """The part that translates: two linear layers around an activation."""
 
     activation: str = "gelu"
+    """Between the two linear layers, by transformers' name."""
     standardize_features: bool = False
     """Start from standardised features and the scale of the word embeddings; helps small models."""
 
@@ -64,6 +66,7 @@ class LanguageModelConfig:
     source: str
     """Hub id or folder; `random` builds a tiny one from `config`."""
     license: str = "unknown"
+    """SPDX id of the language model's license; it goes to the model card."""
     system_prompt: str = ""
     """Put before every conversation, in training, evaluation and chat alike."""
     chat_template: str = ""
@@ -106,23 +109,33 @@ class StageConfig:
     """One stage of the curriculum; who learns is fixed by the stage, how fast by these."""
 
     learning_rate: float
+    """Peak rate of AdamW for what learns in the stage."""
     projector_learning_rate: float = 0.0
-    """0 takes `learning_rate`."""
+    """Peak rate of the projector; 0 takes `learning_rate`."""
     epochs: float = 1.0
+    """Passes over the records; a fraction stops within a pass."""
     global_batch_size: int = 128
     """Records per optimizer step over all ranks; packing keeps it on average."""
     micro_batch_size: int = 1
     """Packs (records without packing) per device and forward pass."""
     schedule: Schedule = Schedule.COSINE
+    """How the learning rate falls after the warm-up."""
     warmup_ratio: float = 0.03
+    """Share of the steps in which the learning rate rises from 0."""
     weight_decay: float = 0.0
+    """AdamW's decay; norms and biases are left out."""
     max_grad_norm: float = 1.0
     """0 switches clipping off."""
     train_vision_encoder: bool = False
+    """True lets the vision encoder learn too, at `learning_rate`."""
     adapter: Adapter = Adapter.NONE
+    """`lora` learns low-rank updates of the language model; `qlora` holds its base in 4 bits."""
     lora_rank: int = 128
+    """Rank of the updates."""
     lora_alpha: int = 256
+    """The updates are scaled by `lora_alpha / lora_rank`."""
     lora_dropout: float = 0.05
+    """Share of an update's inputs that is dropped while training."""
     data: str = ""
     """Default of `--data`: a folder, a file or a benchmark's name."""
 
@@ -132,8 +145,11 @@ class StagesConfig:
     """Settings of the three stages."""
 
     align: StageConfig
+    """Stage 1: the projector learns on figure-caption pairs."""
     instruct: StageConfig
+    """Stage 2: projector and language model learn on conversations."""
     finetune: StageConfig
+    """Stage 3: the same two learn on a benchmark's train split."""
 
     def __getitem__(self, stage: Stage) -> StageConfig:
         """Return the settings of `stage`."""
@@ -146,16 +162,21 @@ class TrainConfig:
     """Machine and numerics, the same in all stages."""
 
     seed: int = 0
+    """Of the data's order, the projector's start and dropout."""
     precision: Precision = Precision.AUTO
     """`auto`: bf16 where the hardware is fast at it (GPUs, CPUs with AMX), fp32 elsewhere."""
     attention: Attention = Attention.AUTO
     """`auto` takes the fastest that is installed and says which."""
     gradient_checkpointing: bool | None = None
-    """Unset: the plan decides from memory. The same holds for the three below."""
+    """Compute activations again in the backward pass. Unset: the plan decides from memory."""
     zero_stage: int | None = None
+    """DeepSpeed's ZeRO stage, 0 to 3. Unset: the plan decides from memory."""
     offload: bool | None = None
+    """Keep optimizer states in host memory. Unset: the plan decides from memory."""
     compile: bool = False
+    """Run the model through `torch.compile`."""
     liger: bool = False
+    """Use Liger's kernels (the `liger` extra, CUDA)."""
     threads: int = 0
     """CPU threads per process; 0 lets torch choose."""
     trackers: tuple[str, ...] = ()
@@ -167,7 +188,9 @@ class CheckpointConfig:
     """When state is saved and how much of it is kept."""
 
     every_steps: int = 500
+    """Optimizer steps between two checkpoints."""
     keep: int = 2
+    """Newest checkpoints that stay on disk."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,7 +198,9 @@ class Recipe:
     """A complete, typed recipe; build one with `load_recipe`."""
 
     name: str
+    """The shipped name, or one of yours."""
     description: str
+    """One sentence; the model card opens with it."""
     model: ModelConfig
     data: DataConfig = field(default_factory=DataConfig)
     stage: StagesConfig

@@ -6,7 +6,7 @@ the whole pass and a step's examples are counted on average; where it has few, a
 `global_batch_size` examples, spread evenly over its bins. The whole run is laid out before
 it starts, from lengths and a seed alone: it does not depend on worker processes, and any step can
 be reached directly. One micro-batch is one row of tokens whose positions restart at every example;
-examples that share an image's tokens (`sharing`) stay together and restart behind the image.
+examples that share an image's tokens (`prefix_sharing`) stay together, restarting behind the image.
 """
 
 import heapq
@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from medllava.data.bins import Pack, fill_bins
+from medllava.data.bin_packing import Pack, fill_bins
 from medllava.data.dataset import ExampleIndex
 from medllava.data.pixels import PixelReader
-from medllava.data.sharing import Sharing
+from medllava.data.prefix_sharing import Sharing
 
 IGNORED = -100
 """Label of a position that is not predicted."""

@@ -4,8 +4,8 @@ A pack is one row of tokens whose `position_ids` restart at every record. flash-
 segments by itself; here are the same thing through torch's varlen kernel on CUDA, and through one
 causal sdpa call per segment anywhere. Neither builds the T x T mask of transformers' sdpa path.
 Inside a segment, positions that go back to a number above zero begin a branch: it sees the segment
-up to there and itself, as records do that share an image (`data.sharing`). Everything that is not a
-pack (padding, decoding with a cache, vision encoders) goes to that path.
+up to there and itself, as records do that share an image (`data.prefix_sharing`). Everything that
+is not a pack (padding, decoding with a cache, vision encoders) goes to that path.
 """
 
 import importlib

@@ -12,16 +12,6 @@ from dataclasses import dataclass
 from medllava.pmc.text import render_text
 from medllava.pmc.xml import Element, child
 
-KNOWN_CODES = (
-    "CC0",
-    "CC BY",
-    "CC BY-SA",
-    "CC BY-ND",
-    "CC BY-NC",
-    "CC BY-NC-SA",
-    "CC BY-NC-ND",
-    "TDM",
-)
 _ADDRESS = re.compile(r"creativecommons\.org/(?:licenses|publicdomain)/([a-z0-9-]+)", re.IGNORECASE)
 _WRITTEN_ADDRESS = re.compile(r"https?://creativecommons\.org/[\w./-]+[\w/]", re.IGNORECASE)
 _THIRD_PARTY = re.compile(

@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 from medllava.data.dataset import ExampleIndex, build_index, load_index, save_index
 from medllava.data.packing import MicroBatches, Schedule, build_schedule
 from medllava.data.pixels import PixelReader
-from medllava.data.sharing import Sharing, find_sharing, share_nothing
+from medllava.data.prefix_sharing import Sharing, find_sharing, share_nothing
 from medllava.data.sources import image_root
 from medllava.errors import DataError
 from medllava.images.load import load_image
+from medllava.layout import LEARNED_FILE
 from medllava.model.adapter import attach_adapter
 from medllava.model.attention import choose_attention, supports_branches
 from medllava.model.load import load_model
@@ -27,7 +28,6 @@ from medllava.model.quantize import quantize_language_model
 from medllava.progress import Progress
 from medllava.recipe import Adapter
 from medllava.train.arguments import uses_bf16
-from medllava.train.checkpoint import LEARNED_FILE
 from medllava.train.config import FROM_PARTS, StageRunConfig
 from medllava.train.ranks import Ranks
 from medllava.train.stage_data import StageData, find_data

@@ -10,10 +10,10 @@ import numpy as np
 
 from medllava.data.dataset import ExampleIndex, build_index
 from medllava.model.processor import num_image_tokens
+from medllava.model.weightless_processor import read_processor
 from medllava.progress import Progress
 from medllava.records import IMAGE_TOKEN
 from medllava.train.config import StageRunConfig
-from medllava.train.processor import read_processor
 from medllava.train.stage_data import find_data
 
 _LOOKED_AT = 20

@@ -17,9 +17,9 @@ from medllava.errors import SetupError
 from medllava.model.shapes import ModelShape, read_shape
 from medllava.train.arguments import uses_bf16
 from medllava.train.config import StageRunConfig
-from medllava.train.dry_run import count_batches, count_index, this_gpu
-from medllava.train.memory import Settings
-from medllava.train.plan import CPU, build_plan
+from medllava.train.planning.dry_run import count_batches, count_index, this_gpu
+from medllava.train.planning.memory_by_cause import Settings
+from medllava.train.planning.plan import CPU, build_plan
 
 _PARTITIONED = 3
 """ZeRO stage from which the weights themselves are spread."""

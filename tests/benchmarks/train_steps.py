@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medllava.data.bins import fill_bins
+from medllava.data.bin_packing import fill_bins
 from medllava.model.shapes import ModelShape
-from medllava.train.flops import Workload
+from medllava.train.planning.flops import Workload
 
 IGNORED = -100
 

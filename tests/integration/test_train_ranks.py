@@ -15,8 +15,8 @@ from medllava.errors import DataError, SetupError
 from medllava.progress import SilentProgress
 from medllava.train.config import StageRunConfig
 from medllava.train.launch import launch_stage
-from medllava.train.options import resolve_config
 from medllava.train.rank_files import read_ranks
+from medllava.train.resolve import resolve_config
 from medllava.train.run import train_stage
 
 pytestmark = pytest.mark.timeout(280)

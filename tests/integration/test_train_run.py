@@ -20,7 +20,7 @@ from medllava.errors import DataError
 from medllava.model.load import load_model
 from medllava.progress import SilentProgress
 from medllava.train.config import StageRunConfig
-from medllava.train.options import resolve_config
+from medllava.train.resolve import resolve_config
 from medllava.train.run import train_stage
 
 pytestmark = pytest.mark.timeout(280)

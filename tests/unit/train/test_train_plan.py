@@ -18,11 +18,11 @@ from medllava.model.parts import build_model
 from medllava.model.shapes import ModelShape, read_shape
 from medllava.recipe import Adapter, Recipe, load_recipe
 from medllava.records import InstructionRecord, Stage, Turn
-from medllava.train.flops import GPUS, Learning, Workload, compute_flops, find_gpu
-from medllava.train.memory import GIB, Settings, compute_memory
-from medllava.train.plan import build_plan
-from medllava.train.plan_data import DataStatistics, estimate_data
-from medllava.train.plan_text import render_plan
+from medllava.train.planning.data_counts import DataStatistics, estimate_data
+from medllava.train.planning.flops import GPUS, Learning, Workload, compute_flops, find_gpu
+from medllava.train.planning.memory_by_cause import GIB, Settings, compute_memory
+from medllava.train.planning.plan import build_plan
+from medllava.train.planning.plan_text import render_plan
 
 LENGTH, NUM_IMAGES, SUPERVISED = 96, 2, 40
 
@@ -294,7 +294,8 @@ def test_part_without_a_configuration_anywhere_says_where_to_put_one() -> None:
 def test_planning_itself_needs_no_torch() -> None:
     script = (
         "import sys\n"
-        "import medllava.train.plan, medllava.train.plan_text, medllava.train.plan_data\n"
+        "import medllava.train.planning.plan, medllava.train.planning.plan_text\n"
+        "import medllava.train.planning.data_counts\n"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)

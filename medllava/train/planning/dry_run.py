@@ -1,0 +1,133 @@
+"""`--dry-run`: the plan of a stage on this machine's data, without its weights.
+
+Records are counted with the model's own tokenizer where that is at hand, and estimated from their
+characters where it is not; without any data, LLaVA-Med's published counts stand in. What is
+printed is what the trainer does: it packs and chooses its settings with the same functions.
+"""
+
+import tempfile
+from pathlib import Path
+
+import torch
+
+from medllava.data.dataset import ExampleIndex
+from medllava.data.layouts.llava import SourceReport, inspect_llava_json
+from medllava.data.packing import Schedule
+from medllava.data.prefix_sharing import find_sharing
+from medllava.data.sources import is_llava_file
+from medllava.errors import SetupError
+from medllava.model.shapes import ModelShape, read_shape
+from medllava.model.weightless_processor import read_processor
+from medllava.progress import Progress
+from medllava.train import prepare
+from medllava.train.config import StageRunConfig
+from medllava.train.planning.data_counts import DataStatistics, estimate_data
+from medllava.train.planning.flops import Gpu, find_gpu
+from medllava.train.planning.plan import Batches, Plan, build_plan
+from medllava.train.stage_data import StageData, find_data
+
+_PLANNED_GPU = "H100"
+"""Where a machine without a GPU plans for; the plan lists the others beside it."""
+
+
+def plan_stage(config: StageRunConfig, *, world_size: int, progress: Progress) -> Plan:
+    """Plan a stage without loading any weights.
+
+    Args:
+        config: what `train` would be asked; its data may be absent.
+        world_size: devices over all machines.
+        progress: told while records are read.
+
+    Raises:
+        DataError: data is named and cannot be read.
+        SetupError: a part's configuration is nowhere to be found.
+    """
+    shape = read_shape(config.recipe.model)
+    gpu = this_gpu() or _PLANNED_GPU
+    data, batches = _count(config, shape, world_size=world_size, progress=progress)
+    return build_plan(
+        config.recipe,
+        config.stage,
+        shape,
+        data=data,
+        world_size=world_size,
+        gpu=gpu,
+        max_steps=config.max_steps,
+        batches=batches,
+    )
+
+
+def this_gpu() -> Gpu | None:
+    """Return what is known of this machine's GPU; None without one, or for one we do not know."""
+    if not torch.cuda.is_available():
+        return None
+    memory = torch.cuda.get_device_properties(0).total_memory
+    return find_gpu(torch.cuda.get_device_name(), memory_bytes=memory)
+
+
+def count_index(config: StageRunConfig, index: ExampleIndex) -> DataStatistics:
+    """Return the counts of an index as the plan wants them."""
+    return DataStatistics.of_lengths(
+        index.lengths.tolist(),
+        source=config.data,
+        num_supervised=int(index.supervised_counts.sum()),
+        num_images=len(index.images),
+        num_dropped=index.drop_counts,
+    )
+
+
+def count_batches(config: StageRunConfig, index: ExampleIndex, schedule: Schedule) -> Batches:
+    """Return the trainer's own layout of the run as the plan wants it."""
+    stage = config.recipe.stage[config.stage]
+    per_epoch = schedule.num_bins / stage.epochs
+    return Batches(
+        num_units=round(per_epoch),
+        records_per_unit=len(index) / per_epoch,
+        micro_batch_size=stage.micro_batch_size,
+        gradient_accumulation_steps=schedule.accumulation,
+        units_per_step=schedule.packs_per_step,
+        steps_per_epoch=schedule.num_steps_uncut / stage.epochs,
+        num_steps=schedule.num_steps,
+    )
+
+
+def _count(
+    config: StageRunConfig, shape: ModelShape, *, world_size: int, progress: Progress
+) -> tuple[DataStatistics | None, Batches | None]:
+    """Count the records, with the trainer's own packing where its tokenizer is at hand."""
+    if not config.data:
+        return None, None
+    with tempfile.TemporaryDirectory(prefix="medllava-") as made_up:
+        data = find_data(config, made_up=Path(made_up))
+        _note_source(data, progress)
+        try:
+            processor = read_processor(config.recipe.model, init=config.init)
+        except SetupError:
+            return estimate_data(data.records(), shape, source=config.data), None
+        index = prepare.index_data(config, data, processor, progress=progress)
+    sharing = find_sharing(
+        index,
+        image_token_id=processor.image_token_id,
+        most=config.recipe.data.records_per_image if config.recipe.data.packing else 1,
+    )
+    schedule = prepare.lay_out(config, sharing, world_size=world_size)
+    return count_index(config, index), count_batches(config, index, schedule)
+
+
+def _note_source(data: StageData, progress: Progress) -> None:
+    """Say how a LLaVA file compares with what is published and which of its images are here."""
+    if data.questions is None and data.path.is_file() and is_llava_file(data.path):
+        report = inspect_llava_json(data.path, image_root=data.image_root)
+        progress.note(_describe(report, data))
+
+
+def _describe(report: SourceReport, data: StageData) -> str:
+    missing = report.missing_images
+    text = f"{data.path.name}: {report.num_records:,} records, {report.num_pairs:,} pairs"
+    if report.released_as:
+        relation = "differs from" if report.differences else "has the digest and counts of"
+        text += f"; {relation} the published {report.released_as}"
+        text += "".join(f", {difference}" for difference in report.differences)
+    present = f"{report.num_images - len(missing):,} of {report.num_images:,} images"
+    text += f"; {present} in {data.image_root}"
+    return f"{text}, first missing: {missing[0]}" if missing else text
