@@ -15,7 +15,7 @@ _UNDECODABLE = "medllava-latin-1"
 
 
 def printable(text: str) -> str:
-    """Return `text` with control characters spelled out; newline and tab stay, carriage returns go."""
+    """Return `text` with control characters spelled out; newline and tab stay."""
     return _CONTROLS.sub(_spell, text)
 
 
