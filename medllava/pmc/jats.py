@@ -54,7 +54,7 @@ class Figure:
     graphics: tuple[tuple[str, ...], ...] = ()
     """Of each image, the names it goes by, best form first."""
     mentions: tuple[str, ...] = ()
-    own: OwnRights = OwnRights()
+    own: OwnRights = field(default_factory=OwnRights)
     """What the figure says of rights of its own."""
     is_supplement: bool = False
     is_inherited: bool = False
@@ -286,9 +286,7 @@ def first_caption(captions: Sequence[tuple[str, str]], languages: Sequence[str])
     return captions[0][1] if captions else ""
 
 
-def _read_captions(
-    element: Element, declared: str, article: str
-) -> tuple[tuple[str, str], ...]:
+def _read_captions(element: Element, declared: str, article: str) -> tuple[tuple[str, str], ...]:
     """Return language and text of a figure's captions, or those of its images' where it has none.
 
     Captions, or paragraphs of one, in different languages are taken apart; all others belong

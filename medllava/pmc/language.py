@@ -20,29 +20,27 @@ _SCRIPTS = (
 _MANY = 0.2
 """Share of the letters from which a script decides; Greek letters are mathematics."""
 _SMALL_WORDS = {
-    "en": "the of and in with to for from by is are was were this that after before showing shows at on"
-    " as an or which both left right between during each not no using",
-    "es": "el la los las de del y en con por para un una que se al es son muestra se despu\u00e9s antes"
-    " entre derecho derecha izquierdo izquierda sin su lesi\u00f3n imagen",
-    "pt": "o a os as do da dos das de e em com por para um uma que n\u00e3o no na mostra ap\u00f3s entre"
-    " direito direita esquerdo esquerda sem \u00e9 s\u00e3o imagem les\u00e3o",
-    "fr": "le la les des du de et en avec pour par un une que est sont dans sur au aux apr\u00e8s avant"
-    " droit droite gauche sans l\u00e9sion",
-    "de": "der die das und mit von im in den dem des ein eine einer ist sind bei nach zur zum auf f\u00fcr"
-    " links rechts ohne wird zeigt",
-    "it": "il lo la gli le di del della dei e in con per un una che \u00e8 sono dopo nel nella mostra"
-    " destro destra sinistro sinistra senza",
+    "en": """the of and in with to for from by is are was were this that after before showing shows
+        at on as an or which both left right between during each not no using""",
+    "es": """el la los las de del y en con por para un una que se al es son muestra se despu\u00e9s
+        antes entre derecho derecha izquierdo izquierda sin su lesi\u00f3n imagen""",
+    "pt": """o a os as do da dos das de e em com por para um uma que n\u00e3o no na mostra ap\u00f3s
+        entre direito direita esquerdo esquerda sem \u00e9 s\u00e3o imagem les\u00e3o""",
+    "fr": """le la les des du de et en avec pour par un une que est sont dans sur au aux
+        apr\u00e8s avant droit droite gauche sans l\u00e9sion""",
+    "de": """der die das und mit von im in den dem des ein eine einer ist sind bei nach zur zum auf
+        f\u00fcr links rechts ohne wird zeigt""",
+    "it": """il lo la gli le di del della dei e in con per un una che \u00e8 sono dopo nel nella
+        mostra destro destra sinistro sinistra senza""",
     "nl": "de het een en van in met voor na op is zijn bij links rechts toont zonder",
     "pl": "i w z na do po przed oraz jest s\u0105 nie ze strony prawej lewej obraz",
     "tr": "ve bir ile i\u00e7in olan sonra \u00f6nce sol sa\u011f g\u00f6steren olarak",
 }
-_THREE = dict(
-    pair.split("=")
-    for pair in (
-        "eng=en spa=es por=pt fra=fr fre=fr deu=de ger=de ita=it nld=nl dut=nl pol=pl tur=tr rus=ru"
-        " zho=zh chi=zh jpn=ja kor=ko ara=ar heb=he"
-    ).split()
-)
+_THREE_LETTERS = """
+    eng=en spa=es por=pt fra=fr fre=fr deu=de ger=de ita=it nld=nl dut=nl pol=pl tur=tr rus=ru
+    zho=zh chi=zh jpn=ja kor=ko ara=ar heb=he
+"""
+_THREE = dict(pair.split("=") for pair in _THREE_LETTERS.split())
 _VOTES: dict[str, list[str]] = {}
 for _code, _words in _SMALL_WORDS.items():
     for _word in dict.fromkeys(_words.split()):
@@ -76,7 +74,7 @@ def detect_language(text: str) -> str:
 
 
 def language_code(declared: str) -> str:
-    """Return the two letters of an `xml:lang`, which may be `en-US`, `EN` or `eng`; `und` of none."""
+    """Return the two letters of an `xml:lang` such as `en-US`, `EN` or `eng`; `und` of none."""
     head = re.split(r"[-_]", declared.strip().lower())[0]
     return _THREE.get(head, head if len(head) == 2 else UNKNOWN)
 

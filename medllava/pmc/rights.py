@@ -9,7 +9,7 @@ on, and so does every doubt about a figure.
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from medllava.pmc.text import render_text, sentence_at
 from medllava.pmc.xml import Element, child, local_name
@@ -28,7 +28,8 @@ _ADDRESS = re.compile(
 _WRITTEN_ADDRESS = re.compile(r"https?://(?:www\.)?creativecommons\.org/[\w./-]+[\w/]", re.I)
 _COMMONS = re.compile(r"creative\s?commons|\bcc[ -]by\b|\bcc0\b|public domain dedication", re.I)
 _ATTRIBUTION = re.compile(
-    r"attribution|atribuci[oó]n|atribui[cç][aã]o|attribuzione|paternit[eé]|namensnennung|\bcc[ -]by\b",
+    r"attribution|atribuci[o\u00f3]n|atribui[c\u00e7][a\u00e3]o|attribuzione|paternit[e\u00e9]|namensnennung"
+    r"|\bcc[ -]by\b",
     re.IGNORECASE,
 )
 _BOTH_USES = re.compile(
@@ -37,18 +38,19 @@ _BOTH_USES = re.compile(
     re.IGNORECASE,
 )
 """Speaks of non-commercial use and forbids nothing."""
-_NO = r"(?:not|no|n[aã]o|pas|nicht|non)"
+_NO = r"(?:not|no|n[a\u00e3]o|pas|nicht|non)"
 _RESTRICTIONS = {
     "NC": re.compile(
-        r"non-?\s?commercial|\bno[- ]?comercial|n[aã]o-?\s?comercial|nicht[- ]?kommerziell"
+        r"non-?\s?commercial|\bno[- ]?comercial|n[a\u00e3]o-?\s?comercial|nicht[- ]?kommerziell"
         r"|pas d.utilisation commerciale|utilisation non commerciale|(?<![\w])nc\b"
-        rf"|commercial (?:re-?)?use[sd]?\b[^.;]{{0,40}}\b(?:{_NO} (?:be )?(?:permitted|allowed|granted)"
+        rf"|commercial (?:re-?)?use[sd]?\b[^.;]{{0,40}}"
+        rf"\b(?:{_NO} (?:be )?(?:permitted|allowed|granted)"
         r"|prohibited|forbidden|requires?|needs?)|not[^.;]{0,30}\bfor (?:any )?commercial",
         re.IGNORECASE,
     ),
     "SA": re.compile(
         r"share-?\s?alike|compartir-?\s?igual|compartilha-?\s?igual|(?<![\w])sa\b"
-        r"|partage dans les m[eê]mes|weitergabe unter gleichen|condividi allo stesso",
+        r"|partage dans les m[e\u00ea]mes|weitergabe unter gleichen|condividi allo stesso",
         re.IGNORECASE,
     ),
     "ND": re.compile(
@@ -59,7 +61,10 @@ _RESTRICTIONS = {
         re.IGNORECASE,
     ),
 }
-_STRONG = r"with (?:kind |the |written )*permission|permission (?:from|of)|courtesy of|all rights reserved"
+_STRONG = (
+    r"with (?:kind |the |written )*permission|permission (?:from|of)|courtesy of"
+    r"|all rights reserved"
+)
 _THIRD_PARTY = re.compile(
     rf"{_STRONG}|\u00a9|\bcopyright\b|\(c\) (?:19|20)\d\d"
     r"|\b(?:reprinted|reproduced|republished|adapted|redrawn) from\b",
@@ -67,7 +72,7 @@ _THIRD_PARTY = re.compile(
 )
 _STRONG_PATTERN = re.compile(_STRONG, re.IGNORECASE)
 _CREDIT = re.compile(
-    rf"{_THIRD_PARTY.pattern}|\b(?:credits?|photo(?:graph)?s? by|photo(?:graph)?s?:|courtesy)\b"
+    rf"{_THIRD_PARTY.pattern}|\b(?:credits?|photo(?:graph)?s? by|courtesy)\b|\bphoto(?:graph)?s?:"
     r"|\bsource:?\s+(?!.{0,20}\b(?:authors?|own|this study|elaborat))",
     re.IGNORECASE,
 )
@@ -93,7 +98,7 @@ class License:
 class OwnRights:
     """What a figure says of its own rights, in all places that may."""
 
-    license: License = License()
+    license: License = field(default_factory=License)
     permissions: str = ""
     """Words of its permissions and copyright lines, and those of its group and images."""
     credit: str = ""
@@ -118,14 +123,16 @@ def combine(stated: Sequence[License]) -> License:
     """
     if any(one.is_contradicting for one in stated):
         return _contradiction(stated)
-    known = [one for one in stated if one.code is not None]
+    known = [one for one in stated if one.code in KNOWN_CODES]
     if not known:
-        return License()
+        return next((one for one in stated if one.code), License())
     codes = {str(one.code) for one in known}
     if "TDM" in codes:
         code: str | None = "TDM"
     else:
-        parts = {code: set(code.removeprefix("CC BY").strip("-").split("-")) - {""} for code in codes}
+        parts = {
+            code: set(code.removeprefix("CC BY").strip("-").split("-")) - {""} for code in codes
+        }
         parts["CC0"] = set()
         union = set().union(*(parts[code] for code in codes))
         strictest = [c for c in codes if parts[c] == union and (c != "CC0" or codes == {"CC0"})]
@@ -183,6 +190,9 @@ def _read_element(element: Element) -> License:
     links += _WRITTEN_ADDRESS.findall(text)
     linked = [License(code=code_of_address(a), url=a, basis=a) for a in links]
     named = License(code=code_of_wording(text), basis=_basis(text))
+    if named.code is None and any(one.code for one in stated):
+        # The address names the license; the words may still restrict it.
+        named = replace(named, code=code_of_wording(f"CC BY {text}"))
     return combine([*stated, *linked, named])
 
 
