@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from medllava.data.layouts.llava import is_llava_item, parse_llava_item
+from medllava.data.layouts.conversation import is_llava_item, parse_llava_item
 from medllava.errors import RecordError
 from medllava.records import IMAGE_TOKEN, AnswerType, Question
 

@@ -7,7 +7,6 @@ only these; `dataset` holds them for a whole file.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -16,15 +15,6 @@ from numpy.typing import NDArray
 from medllava.data.conversation import ASSISTANT, needs_special_tokens, render_replies
 from medllava.errors import DataError, SetupError
 from medllava.records import IMAGE_TOKEN, InstructionRecord
-
-
-class DropReason(StrEnum):
-    """Why a record is not used."""
-
-    PLACEHOLDERS = "image placeholders do not match its images"
-    TOO_LONG = "too long, even with its text shortened"
-    MISSING_IMAGE = "image file missing"
-    UNREADABLE_IMAGE = "image file not readable"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from medllava.data.dataset import ExampleIndex
-from medllava.data.layouts.llava import SourceReport, inspect_llava_json
+from medllava.data.layouts.released import SourceReport, inspect_llava_json
 from medllava.data.packing import Schedule
 from medllava.data.prefix_sharing import find_sharing
 from medllava.data.sources import is_llava_file
