@@ -39,6 +39,11 @@ class Dropped:
     reason: DropReason
     detail: str = ""
 
+    def describe(self) -> str:
+        """Return one line for a message."""
+        detail = f" ({self.detail})" if self.detail else ""
+        return f"{self.record_id!r}: {self.reason.value}{detail}"
+
 
 class UnusableRecordError(RecordError):
     """One item of a file cannot be used; the others can."""

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from medllava.errors import SetupError
+from medllava.layout import FIGURES_FILE, PAGE_FILE, SUMMARY_FILE
 from medllava.pmc.config import FetchConfig
 from medllava.pmc.executors import run_executor
 from medllava.pmc.hits import write_hit_report
@@ -111,11 +112,11 @@ def finish_fetch(config: FetchConfig, *, progress: Progress) -> StepSummary:
         facts = listing.facts
         totals = write_manifest(config, shards, listing.iter_misses(), facts=facts)
         summary = _summarize(config, totals, facts)
-        artifacts = {"figures": folder / "figures.parquet", "report": folder / "report.html"}
+        artifacts = {"figures": folder / FIGURES_FILE, "report": folder / PAGE_FILE}
         if config.image_urls is not None:
             artifacts["image_list"] = folder / "image-list.jsonl"
             summary["image_list"] = write_hit_report(config, shards, artifacts["image_list"])
-        write_json(folder / "summary.json", summary)
+        write_json(folder / SUMMARY_FILE, summary)
         write_report(folder, summary)
         if config.webdataset:
             artifacts["webdataset"] = write_webdataset(folder)

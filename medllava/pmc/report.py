@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from medllava.layout import FIGURES_FILE, PAGE_FILE
 from medllava.page import render_bars, render_cards, render_page, render_table
 from medllava.store import write_text
 
@@ -15,7 +16,7 @@ NUM_CARDS = 48
 
 def write_report(folder: Path, summary: dict[str, Any]) -> Path:
     """Write `report.html` from the manifest and the summary; return its path."""
-    cards = [_card(row) for row in sample_figures(folder / "figures.parquet", NUM_CARDS)]
+    cards = [_card(row) for row in sample_figures(folder / FIGURES_FILE, NUM_CARDS)]
     sections = [
         (
             "Funnel",
@@ -30,7 +31,7 @@ def write_report(folder: Path, summary: dict[str, Any]) -> Path:
         ("Why things were left out", render_table(["reason", "count"], summary["reasons"].items())),
         ("A sample of figures", render_cards(cards)),
     ]
-    path = folder / "report.html"
+    path = folder / PAGE_FILE
     subtitle = f"{summary['counts'].get('kept', 0):,} figures, snapshot {summary['snapshot']}"
     write_text(
         path,

@@ -17,6 +17,7 @@ from medllava.data.prefix_sharing import Sharing, find_sharing, share_nothing
 from medllava.data.sources import image_root
 from medllava.errors import DataError
 from medllava.images.load import load_image
+from medllava.layout import LEARNED_FILE
 from medllava.model.adapter import attach_adapter
 from medllava.model.attention import choose_attention, supports_branches
 from medllava.model.load import load_model
@@ -26,8 +27,8 @@ from medllava.model.processor import num_image_tokens
 from medllava.model.quantize import quantize_language_model
 from medllava.progress import Progress
 from medllava.recipe import Adapter
+from medllava.records import InstructionRecord
 from medllava.train.arguments import uses_bf16
-from medllava.train.checkpoint import LEARNED_FILE
 from medllava.train.config import FROM_PARTS, StageRunConfig
 from medllava.train.ranks import Ranks
 from medllava.train.stage_data import StageData, find_data
@@ -285,7 +286,8 @@ def clear_pixels(output_dir: Path) -> None:
 def _sample_images(config: StageRunConfig, data: StageData) -> list[Image.Image]:
     """Return some of the data's own images, for a projector that starts from their statistics."""
     records = islice(data.records(), _CALIBRATION_POOL)
-    names = sorted({name for record in records for name in record.images})
+    usable = (record for record in records if isinstance(record, InstructionRecord))
+    names = sorted({name for record in usable for name in record.images})
     random.Random(config.recipe.train.seed).shuffle(names)
     images: list[Image.Image] = []
     for name in names:

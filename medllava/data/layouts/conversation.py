@@ -58,8 +58,8 @@ _ROLES = {
 _IMAGE_PARTS = frozenset({"image", "image_url", "input_image"})
 _TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
 _PATH_KEYS = ("path", "file_name", "filename", "url", "image")
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif")
-_IMAGE_SUFFIXES += (".dcm", ".nii", ".nii.gz")
+_IMAGE_SUFFIXES: tuple[str, ...] = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif")
+_IMAGE_SUFFIXES += (".tiff", ".avif", ".dcm", ".nii", ".nii.gz")
 _REMOTE = ("http://", "https://", "data:", "s3://", "gs://", "base64")
 
 
@@ -273,9 +273,7 @@ def _extra_fields(item: Mapping[str, Any]) -> dict[str, Any]:
         if name == "domain" and isinstance(value, dict) and "modality" not in item:
             flags = (m for flag, m in DOMAINS.items() if value.get(flag))
             found["modality"] = next(flags, None)
-        elif (name in _TEXTS and isinstance(value, str)) or (
-            name == "provenance" and isinstance(value, dict)
-        ):
+        elif isinstance(value, _PLAIN.get(name, ())):
             found[name] = value
         elif name in _CHOICES and isinstance(value, str):
             kind = _CHOICES[name]

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from enum import StrEnum
 
+from medllava.data.conversation import remove_image_tokens
 from medllava.data.dropped import DropReason, UnusableRecordError
 from medllava.records import IMAGE_TOKEN, Turn
 
@@ -47,17 +48,6 @@ def place_image_token(turns: list[Turn], *, num_images: int) -> list[Turn]:
             text = "\n".join([IMAGE_TOKEN] * num_images + ([text] if text else []))
         placed.append(Turn(role=turn.role, content=text, answer_type=turn.answer_type))
     return placed
-
-
-def remove_image_tokens(text: str) -> str:
-    """Take image tokens out of a text and leave one blank where each stood between words."""
-    head, *rest = text.split(IMAGE_TOKEN)
-    for piece in rest:
-        if head and piece and head[-1] in " \n" and piece[0] in " \n":
-            piece = piece[1:] if piece[0] == " " else piece  # keep a line break, drop a blank
-            head = head.rstrip(" ") if piece.startswith("\n") else head
-        head += piece
-    return head.strip()
 
 
 def tidy_turns(turns: list[Turn], *, num_images: int) -> tuple[list[Turn], list[Repair]]:
