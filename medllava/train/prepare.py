@@ -139,6 +139,8 @@ def share_index(
     if ranks.is_main:
         index = index_data(config, data, processor, progress=progress)
         check_dropped(config, index)
+        if index.dropped:
+            progress.note(f"not used: {_reasons(index)} of {len(index) + len(index.dropped):,}")
         if ranks.world_size > 1:
             save_index(index, path)
     ranks.wait()
@@ -167,13 +169,16 @@ def check_dropped(config: StageRunConfig, index: ExampleIndex) -> None:
     dropped = sum(index.drop_counts.values())
     share = dropped / (dropped + len(index))
     if share > config.recipe.data.max_dropped:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in index.drop_counts.items())
         first = index.dropped[0]
         raise DataError(
-            f"{share:.1%} of the records cannot be used ({reasons}; the first is "
-            f"{first.record_id!r} {first.detail}): {config.data}. "
+            f"{share:.1%} of the records cannot be used ({_reasons(index)}; the first is "
+            f"{first.describe()}): {config.data}. "
             f"Check --image-dir, or allow it with --set data.max_dropped={share + 0.005:.2f}."
         )
+
+
+def _reasons(index: ExampleIndex) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in index.drop_counts.items())
 
 
 def choose_sharing(
