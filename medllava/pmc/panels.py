@@ -35,6 +35,8 @@ _SEAM = 0.6
 _STRETCHES = 10
 _JUMP = 6.0
 """Least jump of gray that is no noise, averaged over a stretch."""
+_ASIDE = 3
+"""Lines from a seam at which its two sides are compared."""
 _WHITE = 251.0
 _WEAK = 0.45
 """Cuts weaker than this may be edges inside a picture."""
@@ -364,7 +366,7 @@ def _seam_cuts(view: Gray, smallest: float) -> list[_Cut]:
     edge inside a photograph does so on a part of the line.
     """
     height, width = view.shape
-    if width < _STRETCHES:
+    if width < _STRETCHES or height < 4 * _ASIDE:
         return []
     jumps = np.abs(np.diff(view, axis=0))
     edges = np.linspace(0, width, _STRETCHES + 1).astype(int)[:-1]
@@ -372,7 +374,11 @@ def _seam_cuts(view: Gray, smallest: float) -> list[_Cut]:
     stretches = np.add.reduceat(jumps, edges, axis=1) / lengths  # (H - 1, stretches)
     padded = np.pad(stretches, ((4, 4), (0, 0)), mode="edge")
     around = np.median(np.lib.stride_tricks.sliding_window_view(padded, 9, axis=0), axis=-1)
-    share = np.mean((stretches > 2.0 * around) & (stretches > _JUMP), axis=1)
+    # A thin line, such as a chart's grid, has the same gray on both of its sides.
+    apart = np.zeros_like(stretches)
+    sides = np.abs(view[2 * _ASIDE + 1 :] - view[: -2 * _ASIDE - 1])
+    apart[_ASIDE:-_ASIDE] = np.add.reduceat(sides, edges, axis=1) / lengths
+    share = np.mean((stretches > 2.0 * around) & (stretches > _JUMP) & (apart > _JUMP), axis=1)
     cuts = []
     for line in np.flatnonzero(share > _SEAM):
         low = int(line) + 1
