@@ -103,8 +103,8 @@ def run(
 def _print_plan(console: Console, config: "StageRunConfig", *, world_size: int) -> None:
     from medllava.errors import DataError
     from medllava.records import StepSummary
-    from medllava.train.planning.dry_run import plan_stage
-    from medllava.train.planning.plan_text import render_plan
+    from medllava.train.dry_run import plan_stage
+    from medllava.train.plan_text import render_plan
 
     with console.progress() as progress:
         plan = plan_stage(config, world_size=world_size, progress=progress)
