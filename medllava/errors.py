@@ -28,10 +28,6 @@ class RecordError(DataError):
     """One record breaks the schema; names its file and line, or its id."""
 
 
-class BatchError(DataError):
-    """Tensors of one batch do not fit together; going on would corrupt training silently."""
-
-
 class RemoteError(MedllavaError):
     """A service failed after retries; names the service and its last status."""
 

@@ -184,6 +184,22 @@ class Prediction(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Source(Record):
+    """A package or collection that weights or images came from."""
+
+    name: str
+    version: str = ""
+    license: str | None = None
+    sha256: str = ""
+    note: str = ""
+
+    @property
+    def title(self) -> str:
+        """Name and version, as a requirement is written."""
+        return f"{self.name} {self.version}".strip()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepSummary:
     """What a step did; the `summary` and `artifacts` of `--json`."""
 

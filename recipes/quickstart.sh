@@ -7,6 +7,8 @@
 #
 # What is made lies under runs/quickstart/; a second run reuses it. Downloads are kept in
 # .cache/quickstart (MEDLLAVA_QUICKSTART_CACHE moves them). No GPU, key or model hub is needed.
+# QUICKSTART_SHORT=1 trains half of stage 2's steps: enough to see every part work, not for a score.
+# QUICKSTART_INSTALLED=1 uses .venv as it lies.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 run=runs/quickstart
@@ -37,7 +39,8 @@ python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
     echo "Python 3.11 or newer is needed; name one with PYTHON=python3.12." >&2
     exit 7
 }
-pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[quickstart]"
+[ -n "${QUICKSTART_INSTALLED:-}" ] ||
+    pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[quickstart]"
 export TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
 printf '\n[%3d s] Get the real weights and images\n' $((SECONDS - started))
@@ -67,7 +70,7 @@ step "train --stage 1: the projector learns" "$run/stage1/run.json" \
 
 step "train --stage 2: projector and language model learn" "$run/stage2/run.json" \
     medllava train smollm2-135m --stage 2 --data "$run/instructions/train" \
-    --init "$run/stage1" -o "$run/stage2"
+    --init "$run/stage1" -o "$run/stage2" ${QUICKSTART_SHORT:+--set stage.instruct.epochs=0.35}
 
 step "eval: held-out questions, beside honest floors" "$run/eval/report.json" \
     medllava eval "$run/instructions/test/questions.jsonl" --ckpt "$run/stage2" \

@@ -13,13 +13,13 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
-from medllava.data.benchmark_load import QUESTIONS_FILE
-from medllava.data.benchmarks import load_questions
-from medllava.data.sources import INSTRUCTIONS_FILE, image_root, iter_instruction_records
+from medllava.data.benchmarks.questions import load_questions
+from medllava.data.sources import image_root, iter_instruction_records
 from medllava.errors import DataError
-from medllava.eval.normalize import words
+from medllava.eval.score.normalize import words
 from medllava.images.load import load_image
 from medllava.images.perceptual_hash import are_alike, compute_look, look_bands
+from medllava.layout import INSTRUCTIONS_FILE, QUESTIONS_FILE
 from medllava.records import IMAGE_TOKEN, Question
 from medllava.store import contained_path, iter_jsonl, sha256_of
 

@@ -1,1 +1,1 @@
-"""A run becomes a publication: card, licence ledger and upload."""
+"""A run becomes a publication: card, license report and upload."""

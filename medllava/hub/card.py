@@ -1,6 +1,6 @@
 """The card of a model: hub metadata and a README in which every number has a source.
 
-`ModelFacts` and the licence ledger enter, Markdown leaves. The card holds no date and no machine,
+`ModelFacts` and the license report enter, Markdown leaves. The card holds no date and no machine,
 so the same run gives the same bytes and pushing again changes nothing. What the run folders do not
 say is printed as unknown.
 """
@@ -12,10 +12,10 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from medllava.hub.facts import ROLES, Data, ModelFacts, StageRun
-from medllava.hub.ledger import Ledger, Risk
+from medllava.hub.license_report import LicenseReport, Risk
 from medllava.hub.licenses import parse_license
-from medllava.hub.provenance import Source
 from medllava.hub.scores import REAL, Evaluation, Score
+from medllava.records import Source
 
 CARD_MARK = "<!-- Written by medllava push; edits are replaced by the next push. -->"
 """Tells a folder that push made from one that it must not touch."""
@@ -49,13 +49,18 @@ image.png --ckpt {repo_id}` and `transformers serve` load the same folder."""
 
 
 def render_model_card(
-    facts: ModelFacts, ledger: Ledger, *, repo_id: str, weights: str, accepted: Sequence[Risk] = ()
+    facts: ModelFacts,
+    licenses: LicenseReport,
+    *,
+    repo_id: str,
+    weights: str,
+    accepted: Sequence[Risk] = (),
 ) -> str:
     """Return README.md with its metadata block.
 
     Args:
         facts: what the checkpoint folder knows.
-        ledger: its licences.
+        licenses: its licences.
         repo_id: where it goes, for the commands.
         weights: their hash.
         accepted: risks that the user took on by name; the card says so.
@@ -67,21 +72,21 @@ def render_model_card(
         ("Data", _data_section(facts.stages)),
         ("Evaluation", _evaluation_section(facts.evaluations, repo_id)),
         ("Cost", _cost_section(facts.stages)),
-        ("Licence", render_ledger(ledger, accepted)),
+        ("Licence", render_license_report(licenses, accepted)),
         ("Limits", _limits_section(facts)),
     ]
     body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections)
     title = repo_id.rsplit("/", 1)[-1]
     lead = str(facts.recipe.get("description") or "A biomedical vision-language assistant.")
-    head = f"{_metadata(facts, ledger, repo_id)}\n{CARD_MARK}\n\n# {title}"
+    head = f"{_metadata(facts, licenses, repo_id)}\n{CARD_MARK}\n\n# {title}"
     return f"{head}\n\n{lead}\n\n{NOTICE}\n\n{body}\n"
 
 
-def render_ledger(ledger: Ledger, accepted: Sequence[Risk] = ()) -> str:
-    """Return the ledger as a Markdown table, its conclusion and the accepted risks."""
-    rows = [(row.kind, row.what, row.terms.name, row.note) for row in ledger.rows]
+def render_license_report(licenses: LicenseReport, accepted: Sequence[Risk] = ()) -> str:
+    """Return the license report as a Markdown table, its conclusion and the accepted risks."""
+    rows = [(row.kind, row.what, row.terms.name, row.note) for row in licenses.rows]
     lines = [
-        f"Published under **{ledger.published_name}**, because {ledger.reason}.",
+        f"Published under **{licenses.published_name}**, because {licenses.reason}.",
         "",
         render_table(("", "what", "licence", "note"), rows),
     ]
@@ -95,15 +100,15 @@ def render_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> st
     return "\n".join("| " + " | ".join(_cell(value) for value in line) + " |" for line in lines)
 
 
-def license_metadata(ledger: Ledger) -> dict[str, Any]:
-    """Return the hub's licence keys for the ledger's conclusion."""
-    terms = ledger.terms
+def license_metadata(licenses: LicenseReport) -> dict[str, Any]:
+    """Return the hub's licence keys for the license report's conclusion."""
+    terms = licenses.terms
     if terms.hub_tag:
         return {"license": terms.hub_tag}
     return {"license": "other", "license_name": terms.slug, "license_link": terms.url or None}
 
 
-def _metadata(facts: ModelFacts, ledger: Ledger, repo_id: str) -> str:
+def _metadata(facts: ModelFacts, licenses: LicenseReport, repo_id: str) -> str:
     starts = [facts.start] if facts.start and facts.start.count("/") == 1 else []
     bases = starts + [part.hub_id for part in facts.parts if part.hub_id]
     names = [source.name for stage in facts.stages for source in stage.data.sources]
@@ -117,7 +122,7 @@ def _metadata(facts: ModelFacts, ledger: Ledger, repo_id: str) -> str:
         tags=["llava", "medical", "biomedical", "visual-question-answering", "medllava"],
         eval_results=results or None,
         model_name=repo_id.rsplit("/", 1)[-1] if results else None,
-        **license_metadata(ledger),
+        **license_metadata(licenses),
     )
     values = data.to_yaml(original_order=["license", "library_name", "pipeline_tag", "tags"])
     return f"---\n{values}\n---"

@@ -4,9 +4,15 @@ from collections.abc import Mapping
 
 from huggingface_hub import DatasetCardData
 
-from medllava.hub.card import CARD_MARK, license_metadata, render_ledger, render_table, source_cells
+from medllava.hub.card import (
+    CARD_MARK,
+    license_metadata,
+    render_license_report,
+    render_table,
+    source_cells,
+)
 from medllava.hub.dataset import FIGURES, DatasetFacts
-from medllava.hub.ledger import Ledger
+from medllava.hub.license_report import LicenseReport
 
 _LEAD = {
     "figures": "Figures of biomedical articles with their captions, the sentences that cite them, "
@@ -26,22 +32,22 @@ rows = load_dataset("{repo_id}")
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
-def render_dataset_card(facts: DatasetFacts, ledger: Ledger, *, repo_id: str) -> str:
+def render_dataset_card(facts: DatasetFacts, licenses: LicenseReport, *, repo_id: str) -> str:
     """Return README.md with its metadata block, for a figures or instructions data set."""
     sections = [
         ("Use", _USE.format(repo_id=repo_id)),
         ("Contents", _contents(facts)),
         ("Left out", _left_out(facts.left_out)),
         ("Sources", _sources(facts)),
-        ("Licence", render_ledger(ledger)),
+        ("Licence", render_license_report(licenses)),
     ]
     body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections)
     title = repo_id.rsplit("/", 1)[-1]
-    head = f"{_metadata(facts, ledger)}\n{CARD_MARK}\n\n# {title}"
+    head = f"{_metadata(facts, licenses)}\n{CARD_MARK}\n\n# {title}"
     return f"{head}\n\n{_LEAD[facts.kind]}\n\n{_NOTICE}\n\n{body}\n"
 
 
-def _metadata(facts: DatasetFacts, ledger: Ledger) -> str:
+def _metadata(facts: DatasetFacts, licenses: LicenseReport) -> str:
     total = sum(facts.splits.values())
     size = next((name for limit, name in _SIZES if total < limit), "n>1M")
     task = "image-to-text" if facts.kind == FIGURES else "visual-question-answering"
@@ -58,7 +64,7 @@ def _metadata(facts: DatasetFacts, ledger: Ledger) -> str:
                 ],
             }
         ],
-        **license_metadata(ledger),
+        **license_metadata(licenses),
     )
     return f"---\n{data.to_yaml()}\n---"
 

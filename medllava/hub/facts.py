@@ -1,8 +1,8 @@
 """What a checkpoint folder knows about itself, read into plain facts.
 
 `recipe.json`, `run.json` (with the runs it started from nested under `init`) and each
-`eval/*/report.json` enter; `ModelFacts` leaves for the ledger and the card. A fact that is not
-written down stays None or empty, and the card says unknown; nothing is guessed here.
+`eval/*/report.json` enter; `ModelFacts` leaves for the license report and the card. A fact that is
+not written down stays None or empty, and the card says unknown; nothing is guessed here.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,9 +12,10 @@ from typing import Any
 
 from medllava.errors import DataError
 from medllava.hub.privacy import hide_paths
-from medllava.hub.provenance import Source, parse_sources, trace_sources
 from medllava.hub.scores import Evaluation, load_evaluations
-from medllava.records import Stage
+from medllava.layout import EVAL_DIR, EVAL_REPORT_FILE, MODEL_CONFIG_FILE, RECIPE_FILE, RUN_FILE
+from medllava.provenance import parse_sources, trace_sources
+from medllava.records import Source, Stage
 from medllava.store import read_json
 
 _FROM_PARTS = "parts"
@@ -101,20 +102,20 @@ def load_facts(folder: Path, *, reports: Iterable[Path] = ()) -> ModelFacts:
     Raises:
         DataError: the folder is not a checkpoint of ours; names the file that is missing.
     """
-    for name in ("config.json", "run.json", "recipe.json"):
+    for name in (MODEL_CONFIG_FILE, RUN_FILE, RECIPE_FILE):
         if not (folder / name).is_file():
             raise DataError(
                 f"no {name}: {folder}. Push a folder that `medllava train` wrote, or a figures "
                 "or instructions folder."
             )
-    run, recipe = read_json(folder / "run.json"), read_json(folder / "recipe.json")
+    run, recipe = read_json(folder / RUN_FILE), read_json(folder / RECIPE_FILE)
     runs = list(_iter_runs(run))
     return ModelFacts(
         parts=tuple(_parts(recipe, runs)),
         stages=tuple(_stage(values) for values in reversed(runs)),
         start=_start(runs[-1]),
         evaluations=load_evaluations(
-            [*(path.parent for path in sorted(folder.glob("eval/*/report.json"))), *reports]
+            [*sorted(folder.glob(f"{EVAL_DIR}/*/{EVAL_REPORT_FILE}")), *reports]
         ),
         recipe=hide_paths(recipe),
         weights_sha256=run.get("weights_sha256"),

@@ -1,7 +1,7 @@
 """Licences as far as publishing depends on them: what each allows, and which is the strictest.
 
 `parse_license` reads the many spellings that circulate (archive codes, SPDX, hub tags, plain words)
-into `Terms`. This is a table of common facts for a ledger, not legal advice: what the table does
+into `Terms`. This is a table of common facts for the license report, not legal advice: what it does
 not know is reported under its own words and ranks as unknown.
 """
 

@@ -1,7 +1,7 @@
 """The step: a run folder becomes a folder that can be published, and then a repository.
 
 A checkpoint, a figures folder or an instructions folder enters; its kind is seen by its files. The
-staged folder, its card and the licence ledger are made and checked first, without any connection;
+staged folder, its card and the license report are made and checked first, without any connection;
 only then is the hub asked for anything.
 """
 
@@ -17,17 +17,23 @@ from medllava.hub.checks import (
     check_files,
     check_loads,
     check_weights,
-    weights_files,
-    weights_sha256,
+    publishable_weights,
 )
 from medllava.hub.config import PushConfig
 from medllava.hub.dataset import FIGURES, dataset_kind, stage_figures, stage_instructions
 from medllava.hub.dataset_card import render_dataset_card
 from medllava.hub.facts import load_facts
-from medllava.hub.ledger import Ledger, Risk, dataset_ledger, model_ledger
+from medllava.hub.license_report import (
+    LicenseReport,
+    Risk,
+    dataset_license_report,
+    model_license_report,
+)
 from medllava.hub.staging import stage_model, staging_folder
 from medllava.hub.upload import Target, check_target, upload_folder
+from medllava.layout import CARD_FILE, MODEL_CONFIG_FILE
 from medllava.progress import Progress, SilentProgress
+from medllava.provenance import weights_sha256
 from medllava.records import StepSummary
 from medllava.store import exclusive
 
@@ -37,7 +43,7 @@ class Prepared:
     """A staged folder that passed its checks."""
 
     repo_type: str
-    ledger: Ledger
+    licenses: LicenseReport
     open_risks: tuple[Risk, ...]
     counts: dict[str, int | float]
     details: dict[str, Any]
@@ -69,16 +75,16 @@ def push(
     check_target(config.repo_id, revision=config.revision, create_pr=config.create_pr)
     with exclusive(config.folder):
         prepared = _prepare(config, progress)
-    for line in prepared.ledger.lines():
+    for line in prepared.licenses.lines():
         progress.note(line)
     names = ", ".join(risk.name for risk in prepared.open_risks)
     details = {
         **prepared.details,
         "repo_id": config.repo_id,
-        "ledger": prepared.ledger.to_json(),
+        "ledger": prepared.licenses.to_json(),
         "open_risks": [risk.name for risk in prepared.open_risks],
     }
-    artifacts = {"folder": config.staging_dir, "card": config.staging_dir / "README.md"}
+    artifacts = {"folder": config.staging_dir, "card": config.staging_dir / CARD_FILE}
     if config.dry_run:
         if names:
             progress.note(f"A real push stops here until these risks are settled: {names}.")
@@ -108,7 +114,7 @@ def push(
 
 
 def _prepare(config: PushConfig, progress: Progress) -> Prepared:
-    if (config.folder / "config.json").is_file():
+    if (config.folder / MODEL_CONFIG_FILE).is_file():
         return _prepare_model(config, progress)
     if dataset_kind(config.folder):
         return _prepare_dataset(config, progress)
@@ -123,23 +129,23 @@ def _prepare_model(config: PushConfig, progress: Progress) -> Prepared:
     check_config(folder)
     facts = load_facts(folder, reports=config.reports)
     progress.start("hash the weights")
-    weights = weights_files(folder)
-    sha256 = weights_sha256(folder)
-    check_weights(sha256, trained=facts.weights_sha256, evaluations=facts.evaluations)
+    weights = publishable_weights(folder)
+    sha256 = str(weights_sha256(folder))
+    check_weights(folder, sha256, trained=facts.weights_sha256, evaluations=facts.evaluations)
     if not facts.evaluations:
         progress.note("No evaluation report: the card says that the model was not evaluated.")
-    ledger = model_ledger(facts)
-    open_risks = tuple(ledger.open_risks(config.accepted_risks))
-    accepted = [risk for risk in ledger.risks if risk not in open_risks]
+    licenses = model_license_report(facts)
+    open_risks = tuple(licenses.open_risks(config.accepted_risks))
+    accepted = [risk for risk in licenses.risks if risk not in open_risks]
     details: dict[str, Any] = {"weights_sha256": sha256}
     with staging_folder(config.staging_dir) as staged:
         progress.start("write the folder")
         reports = _report_names([evaluation.path for evaluation in facts.evaluations])
         stage_model(folder, staged, weights=weights, reports=reports)
         card = render_model_card(
-            facts, ledger, repo_id=config.repo_id, weights=sha256, accepted=accepted
+            facts, licenses, repo_id=config.repo_id, weights=sha256, accepted=accepted
         )
-        (staged / "README.md").write_text(card, encoding="utf-8")
+        (staged / CARD_FILE).write_text(card, encoding="utf-8")
         progress.start("check the files")
         check_files(staged, roots=(Path.cwd(), folder.resolve().parent))
         if config.load_check:
@@ -147,7 +153,7 @@ def _prepare_model(config: PushConfig, progress: Progress) -> Prepared:
             details["answer"] = check_loads(staged)["answer"]
     return Prepared(
         repo_type="model",
-        ledger=ledger,
+        licenses=licenses,
         open_risks=open_risks,
         counts=_counts(config.staging_dir),
         details=details,
@@ -164,16 +170,16 @@ def _prepare_dataset(config: PushConfig, progress: Progress) -> Prepared:
             raise DataError(
                 f"no row may be published ({reasons or 'none at all'}): {config.folder}."
             )
-        ledger = dataset_ledger(facts.licenses, facts.teachers, facts.sources)
-        open_risks = tuple(ledger.open_risks(config.accepted_risks))
-        card = render_dataset_card(facts, ledger, repo_id=config.repo_id)
-        (staged / "README.md").write_text(card, encoding="utf-8")
+        licenses = dataset_license_report(facts.licenses, facts.teachers, facts.sources)
+        open_risks = tuple(licenses.open_risks(config.accepted_risks))
+        card = render_dataset_card(facts, licenses, repo_id=config.repo_id)
+        (staged / CARD_FILE).write_text(card, encoding="utf-8")
         progress.start("check the files")
         check_files(staged, roots=(Path.cwd(), config.folder.resolve().parent))
     rows, left_out = sum(facts.splits.values()), sum(facts.left_out.values())
     return Prepared(
         repo_type="dataset",
-        ledger=ledger,
+        licenses=licenses,
         open_risks=open_risks,
         counts={"rows": rows, "left_out": left_out, **_counts(config.staging_dir)},
         details={"splits": dict(facts.splits), "left_out_by_reason": dict(facts.left_out)},

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medllava.layout import EVAL_REPORT_FILE
 from medllava.store import read_json
 
 REAL = "real"
@@ -73,7 +74,7 @@ def load_evaluations(paths: Iterable[Path]) -> tuple[Evaluation, ...]:
     Raises:
         DataError: a report is absent or not JSON; names the file.
     """
-    files = [path if path.suffix == ".json" else path / "report.json" for path in paths]
+    files = [path if path.suffix == ".json" else path / EVAL_REPORT_FILE for path in paths]
     return tuple(_evaluation(path) for path in files)
 
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from medllava.instruct.digest import Digest
+from medllava.instruct.caption_statistics import CaptionStatistics
+from medllava.layout import INSTRUCTIONS_FILE, QUESTIONS_FILE, REJECTED_FILE, SUMMARY_FILE
 from medllava.records import InstructionRecord, Question
 from medllava.store import atomic_path, write_json
 
-INSTRUCTIONS, QUESTIONS, REJECTED = "instructions.jsonl", "questions.jsonl", "rejected.jsonl"
-SUMMARY, REPORT, LLAVA_JSON = "summary.json", "report.html", "llava.json"
+LLAVA_JSON = "llava.json"
 # `json.dumps` with options makes an encoder for every line.
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 
@@ -28,7 +28,7 @@ class InstructionsWriter:
     def __init__(self, folder: Path, *, with_questions: bool = False, seed: int = 0) -> None:
         """Prepare to write into `folder`, made if absent; `seed` draws the report's samples."""
         self.folder = folder
-        self.digest = Digest(seed=seed)
+        self.statistics = CaptionStatistics(seed=seed)
         self.counts: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         """Rejected figures by reason."""
@@ -41,9 +41,9 @@ class InstructionsWriter:
 
     def __enter__(self) -> Self:
         """Open temporary files."""
-        self._records = self._open(INSTRUCTIONS)
-        self._rejected = self._open(REJECTED)
-        self._questions = self._open(QUESTIONS) if self._with_questions else None
+        self._records = self._open(INSTRUCTIONS_FILE)
+        self._rejected = self._open(REJECTED_FILE)
+        self._questions = self._open(QUESTIONS_FILE) if self._with_questions else None
         return self
 
     def __exit__(
@@ -60,7 +60,7 @@ class InstructionsWriter:
         _write_line(self._records, record.to_json())
         self.counts["records"] += 1
         self.counts["pairs"] += sum(turn.role == "assistant" for turn in record.turns)
-        self.digest.add(record)
+        self.statistics.add(record)
 
     def write_question(self, question: Question) -> None:
         """Append the twin of a record in the form of a benchmark question."""
@@ -102,7 +102,7 @@ def write_summary(folder: Path, *, image_dir: Path, facts: dict[str, Any]) -> No
         facts: everything else worth keeping.
     """
     relative = os.path.relpath(image_dir.resolve(), folder.resolve())
-    write_json(folder / SUMMARY, {"image_dir": relative, **facts})
+    write_json(folder / SUMMARY_FILE, {"image_dir": relative, **facts})
 
 
 def _write_line(handle: IO[str], value: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """`report.html`: the generated data at a glance, for the person who is about to train on it.
 
-A digest and the counts of a run go in, one self-contained page comes out beside the records; only
+Statistics and the counts of a run go in, one self-contained page comes out beside the records; only
 the sample images are read from where they lie.
 """
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from medllava.instruct.digest import Digest
+from medllava.instruct.caption_statistics import CaptionStatistics
 from medllava.page import render_bars, render_cards, render_page, render_table, render_text
 from medllava.records import IMAGE_TOKEN, InstructionRecord
 from medllava.store import write_text
@@ -22,7 +22,7 @@ _MOST_SAMPLE_CHARACTERS = 600
 
 def write_report(
     path: Path,
-    digest: Digest,
+    statistics: CaptionStatistics,
     *,
     title: str,
     image_dir: Path,
@@ -34,7 +34,7 @@ def write_report(
 
     Args:
         path: of the page.
-        digest: statistics of the records.
+        statistics: of the records.
         title: what was made, in a few words.
         image_dir: folder that the records' images are relative to.
         counts: of records, pairs, rejections.
@@ -43,20 +43,20 @@ def write_report(
     """
     sections = [
         ("In numbers", render_table(["", "count"], counts.items())),
-        ("Domains", _bars(digest.modalities)),
-        ("Pairs in a conversation", _bars(_by_number(digest.pairs, ""))),
-        ("Words in a question", _bars(_by_number(digest.question_words, " or more"))),
-        ("Words in an answer", _bars(_by_number(digest.answer_words, " or more"))),
-        ("How questions begin", _bars(dict(digest.openings.most_common(_MOST_ROWS)))),
-        ("Verbs and their objects", _bars(dict(digest.verb_objects.most_common(_MOST_ROWS)))),
+        ("Domains", _bars(statistics.modalities)),
+        ("Pairs in a conversation", _bars(_by_number(statistics.pairs, ""))),
+        ("Words in a question", _bars(_by_number(statistics.question_words, " or more"))),
+        ("Words in an answer", _bars(_by_number(statistics.answer_words, " or more"))),
+        ("How questions begin", _bars(dict(statistics.openings.most_common(_MOST_ROWS)))),
+        ("Verbs and their objects", _bars(dict(statistics.verb_objects.most_common(_MOST_ROWS)))),
         ("Left out, by rule", _bars(reasons) if reasons else render_text("Nothing.")),
-        ("Licences", _bars(dict(digest.licenses.most_common(_MOST_ROWS)))),
+        ("Licences", _bars(dict(statistics.licenses.most_common(_MOST_ROWS)))),
     ]
     if usage:
         sections.insert(1, ("Teacher", render_table(["", "value"], usage.items())))
-    cards = [_card(record, path.parent, image_dir) for record in digest.samples()]
+    cards = [_card(record, path.parent, image_dir) for record in statistics.samples()]
     sections.append(("Samples", render_cards(cards)))
-    subtitle = f"{digest.records:,} conversations"
+    subtitle = f"{statistics.records:,} conversations"
     write_text(path, render_page(title, subtitle=subtitle, sections=sections))
 
 

@@ -18,9 +18,9 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from medllava.layout import ATTRIBUTION_FILE, FIGURES_FILE, REJECTED_FIGURES_FILE
 from medllava.pmc.config import FetchConfig
-from medllava.pmc.duplicates import DuplicateFinder
-from medllava.pmc.splits import SplitRule
+from medllava.pmc.passes import DuplicateFinder, SplitRule
 from medllava.pmc.state import Miss, Outcome, Outcomes, merge_outcomes
 from medllava.records import FigureRecord
 from medllava.store import atomic_path
@@ -90,9 +90,9 @@ def write_manifest(
     folder = config.output_dir
     rule = SplitRule.from_config(config)
     with ExitStack() as stack:
-        figures = stack.enter_context(TableWriter(folder / "figures.parquet", FIGURES_SCHEMA))
-        rejected = stack.enter_context(TableWriter(folder / "rejected.parquet", REJECTED_SCHEMA))
-        attribution = stack.enter_context(AttributionWriter(folder / "ATTRIBUTION.md", facts))
+        figures = stack.enter_context(TableWriter(folder / FIGURES_FILE, FIGURES_SCHEMA))
+        rejected = stack.enter_context(TableWriter(folder / REJECTED_FIGURES_FILE, REJECTED_SCHEMA))
+        attribution = stack.enter_context(AttributionWriter(folder / ATTRIBUTION_FILE, facts))
         scratch = stack.enter_context(_scratch(folder))
         seen = _SeenArticles(scratch)
         finder = DuplicateFinder(scratch) if config.deduplicate else None

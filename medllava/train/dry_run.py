@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from medllava.data.dataset import ExampleIndex
-from medllava.data.llava_json import SourceReport, inspect_llava_json
+from medllava.data.layouts.llava import SourceReport, inspect_llava_json
 from medllava.data.packing import Schedule
 from medllava.data.prefix_sharing import find_sharing
 from medllava.data.sources import is_llava_file

@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
+from medllava.layout import METRICS_FILE
 from medllava.model.shapes import ModelShape
 from medllava.page import render_lines, render_page, render_table
 from medllava.store import JsonlWriter, iter_jsonl, write_text
-from medllava.train.checkpoint import METRICS_FILE
 from medllava.train.planning.costs import Workload, compute_flops
 from medllava.train.ranks import Ranks
 from medllava.train.stages import Learning

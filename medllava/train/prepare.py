@@ -17,6 +17,7 @@ from medllava.data.prefix_sharing import Sharing, find_sharing, share_nothing
 from medllava.data.sources import image_root
 from medllava.errors import DataError
 from medllava.images.load import load_image
+from medllava.layout import LEARNED_FILE
 from medllava.model.adapter import attach_adapter
 from medllava.model.attention import choose_attention, supports_branches
 from medllava.model.load import load_model
@@ -26,7 +27,6 @@ from medllava.model.processor import num_image_tokens
 from medllava.model.quantize import quantize_language_model
 from medllava.progress import Progress
 from medllava.recipe import Adapter
-from medllava.train.checkpoint import LEARNED_FILE
 from medllava.train.config import FROM_PARTS, StageRunConfig
 from medllava.train.freezing import freeze_parts, restore_learned
 from medllava.train.ranks import Ranks

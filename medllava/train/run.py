@@ -24,18 +24,24 @@ import torch
 from medllava.data.dataset import ExampleIndex, iter_dropped
 from medllava.data.packing import Schedule
 from medllava.errors import SetupError
+from medllava.layout import (
+    CHECKPOINTS_DIR,
+    DROPPED_FILE,
+    METRICS_FILE,
+    PAGE_FILE,
+    RECIPE_FILE,
+    RUN_FILE,
+)
 from medllava.model.load import save_model
 from medllava.model.loaded import LoadedModel
 from medllava.model.shapes import ModelShape, read_shape
 from medllava.progress import Progress, SilentProgress
+from medllava.provenance import weights_sha256
 from medllava.records import Stage, StepSummary
 from medllava.store import exclusive, read_json, write_json, write_text
 from medllava.train import prepare
 from medllava.train.arguments import training_arguments
 from medllava.train.checkpoint import (
-    CHECKPOINTS,
-    METRICS_FILE,
-    RUN_FILE,
     check_run_key,
     clear_partial,
     clear_run,
@@ -60,17 +66,11 @@ from medllava.train.run_record import (
     describe_init,
     describe_machine,
     describe_parts,
-    weights_digest,
 )
 from medllava.train.settings import Settings, machine_settings
 from medllava.train.sharding import whole_weights
 from medllava.train.stages import Learning
 from medllava.train.trainer import StageRun, StageTrainer, StopRequest
-
-RECIPE_FILE = "recipe.json"
-DROPPED_FILE = "dropped.jsonl"
-REPORT_FILE = "report.html"
-
 
 _SILENT = SilentProgress()
 _ALONE = Ranks()
@@ -257,17 +257,17 @@ def _export(run: _Run, loaded: LoadedModel) -> None:
         **_describe(run),
         "complete": True,
         **summarize_metrics(read_metrics(output_dir / METRICS_FILE)),
-        "weights_sha256": weights_digest(output_dir),
+        "weights_sha256": weights_sha256(output_dir),
     }
     write_report(
-        output_dir / REPORT_FILE,
+        output_dir / PAGE_FILE,
         title=f"{config.recipe.name}, stage {config.stage.value}",
         subtitle=f"{run.schedule.num_steps} steps on {config.data}",
         facts=facts,
     )
     write_json(output_dir / RUN_FILE, facts)
     prepare.clear_pixels(output_dir)
-    shutil.rmtree(output_dir / CHECKPOINTS, ignore_errors=True)
+    shutil.rmtree(output_dir / CHECKPOINTS_DIR, ignore_errors=True)
 
 
 def _describe(run: _Run) -> dict[str, Any]:
@@ -317,7 +317,7 @@ def _summarize(config: StageRunConfig, run: dict[str, Any]) -> StepSummary:
         artifacts={
             "checkpoint": output_dir,
             "metrics": output_dir / METRICS_FILE,
-            "report": output_dir / REPORT_FILE,
+            "report": output_dir / PAGE_FILE,
         },
         hint=hint,
     )

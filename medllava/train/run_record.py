@@ -1,10 +1,6 @@
 """What `run.json` says about a run: enough to tell how a checkpoint came to be."""
 
-import hashlib
-import importlib.metadata
 import platform
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,29 +8,10 @@ import torch
 
 from medllava import __version__
 from medllava.data.dataset import ExampleIndex
-from medllava.data.sources import collect_sources
+from medllava.layout import RUN_FILE
+from medllava.provenance import code_commit, package_versions, trace_sources
 from medllava.recipe import ModelConfig
-from medllava.store import read_json, sha256_of
-from medllava.train.checkpoint import RUN_FILE
-
-_PACKAGES = (
-    "torch",
-    "transformers",
-    "accelerate",
-    "deepspeed",
-    "peft",
-    "flash-attn",
-    "safetensors",
-)
-_WEIGHTS = "*.safetensors"
-
-
-def weights_digest(folder: Path) -> str:
-    """Return one SHA-256 over all weight files of a model folder, in order of their names."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob(_WEIGHTS)):
-        digest.update(f"{path.name} {sha256_of(path)}\n".encode())
-    return digest.hexdigest()
+from medllava.store import read_json
 
 
 def describe_parts(model: ModelConfig) -> dict[str, dict[str, Any]]:
@@ -43,12 +20,12 @@ def describe_parts(model: ModelConfig) -> dict[str, dict[str, Any]]:
         "vision_encoder": {
             "source": model.vision_encoder.source,
             "license": model.vision_encoder.license,
-            "sources": collect_sources(Path(model.vision_encoder.source)),
+            "sources": _sources(Path(model.vision_encoder.source)),
         },
         "language_model": {
             "source": model.language_model.source,
             "license": model.language_model.license,
-            "sources": collect_sources(Path(model.language_model.source)),
+            "sources": _sources(Path(model.language_model.source)),
         },
     }
 
@@ -57,7 +34,7 @@ def describe_data(source: str, index: ExampleIndex) -> dict[str, Any]:
     """Return what was used and what was not."""
     return {
         "source": source,
-        "sources": collect_sources(Path(source)),
+        "sources": _sources(Path(source)),
         "used": len(index),
         "dropped": sum(index.drop_counts.values()),
         "dropped_by_reason": index.drop_counts,
@@ -87,32 +64,10 @@ def describe_machine() -> dict[str, Any]:
         "platform": platform.platform(),
         "python": platform.python_version(),
         "medllava": __version__,
-        "git_commit": _git_commit(),
-        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+        "git_commit": code_commit(),
+        "packages": package_versions(),
     }
 
 
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _git_commit() -> str | None:
-    """Return the checkout's commit, with a mark if files were changed; None for a wheel."""
-    git, folder = shutil.which("git"), Path(__file__).parents[2]
-    if git is None or not (folder / ".git").exists():
-        return None
-    command = [
-        git,
-        "-C",
-        str(folder),
-        "describe",
-        "--always",
-        "--abbrev=40",
-        "--dirty",
-        "--exclude=*",
-    ]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    return result.stdout.strip() or None
+def _sources(path: Path) -> list[dict[str, Any]]:
+    return [source.to_json() for source in trace_sources(path)]

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from medllava.data.benchmarks import QuestionSet, finetune_records, load_questions
+from medllava.data.benchmarks.questions import QuestionSet, finetune_records, load_questions
 from medllava.data.random_records import RANDOM_DATA, write_random_records
-from medllava.data.sources import INSTRUCTIONS_FILE, image_root, iter_instruction_records
+from medllava.data.sources import image_root, iter_instruction_records
+from medllava.layout import INSTRUCTIONS_FILE
 from medllava.records import InstructionRecord, Split, Stage
 from medllava.store import iter_jsonl
 from medllava.train.config import StageRunConfig

@@ -22,6 +22,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from medllava.data.packing import IGNORED, LENGTHS, MicroBatches
 from medllava.errors import RecipeError
+from medllava.layout import LEARNED_FILE
 from medllava.model.adapter import has_adapter
 from medllava.model.load import save_model
 from medllava.model.loaded import LoadedModel
@@ -29,7 +30,6 @@ from medllava.progress import Progress
 from medllava.recipe import CheckpointConfig, StageConfig
 from medllava.store import write_json
 from medllava.train.checkpoint import (
-    LEARNED_FILE,
     clear_partial,
     partial_folder,
     seal_checkpoint,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from llm_batch_server import LoopbackBatches
+from llm_server import LoopbackBatches
 
 from medllava.data.sources import iter_instruction_records
 from medllava.records import FigureRecord

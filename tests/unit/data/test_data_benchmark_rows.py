@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from medllava.data.benchmark_rows import parse_row
-from medllava.data.benchmarks import load_questions
+from medllava.data.benchmarks.questions import load_questions
+from medllava.data.benchmarks.rows import parse_row
 from medllava.errors import MedllavaError, RecordError
 
 ROW = {"id": "1", "image": "a.png", "question": "Is it?", "answer": "yes"}

@@ -9,7 +9,7 @@ import yaml
 from medllava.errors import DataError
 from medllava.hub.card import render_model_card, render_table
 from medllava.hub.facts import ModelFacts, load_facts
-from medllava.hub.ledger import model_ledger
+from medllava.hub.license_report import model_license_report
 
 RECIPE = {
     "name": "r",
@@ -29,7 +29,9 @@ def write(folder: Path, run: dict) -> ModelFacts:
 
 
 def card(facts: ModelFacts) -> str:
-    return render_model_card(facts, model_ledger(facts), repo_id="me/small", weights="f" * 64)
+    return render_model_card(
+        facts, model_license_report(facts), repo_id="me/small", weights="f" * 64
+    )
 
 
 def metadata(text: str) -> dict:
@@ -76,9 +78,9 @@ def test_alignment_pairs_without_a_teacher_are_captions_and_nothing_unknown(tmp_
     data = {"used": 5, "by_license": {"CC BY": 5}, "by_teacher": {"unknown": 5}}
     facts = write(tmp_path, {"stage": "align", "data": data})
     assert "| teacher | none, figure captions 5 |" in card(facts)
-    assert not [row for row in model_ledger(facts).rows if row.kind == "teacher"]
+    assert not [row for row in model_license_report(facts).rows if row.kind == "teacher"]
     facts = write(tmp_path, {"stage": "instruct", "data": data})
-    rows = [row for row in model_ledger(facts).rows if row.kind == "teacher"]
+    rows = [row for row in model_license_report(facts).rows if row.kind == "teacher"]
     assert [row.what for row in rows] == ["unknown: 5 records"]
     assert not rows[0].terms.is_known
 
@@ -88,7 +90,7 @@ def test_published_start_is_named_and_its_licence_is_asked_for(tmp_path):
     facts = write(tmp_path, run)
     assert facts.start == "org/llava"
     assert metadata(card(facts))["base_model"] == ["org/llava", "org/lm"]
-    assert "base-license-unknown" in [risk.name for risk in model_ledger(facts).risks]
+    assert "base-license-unknown" in [risk.name for risk in model_license_report(facts).risks]
 
 
 def test_card_of_the_same_run_is_the_same_bytes(tmp_path):

@@ -4,14 +4,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from llm_batch_server import LoopbackBatches
+from llm_server import LoopbackBatches, ask
 
 from medllava.errors import RemoteError
 from medllava.llm.batch import BatchLimits, run_batches
 from medllava.llm.client import OpenAIModel
 from medllava.llm.ledger import Ledger
 from medllava.llm.prices import Price
-from medllava.llm.protocol import ChatRequest, Message
+from medllava.llm.protocol import ChatRequest
 from medllava.llm.runner import Outcome
 
 
@@ -19,11 +19,6 @@ from medllava.llm.runner import Outcome
 def server() -> Iterator[LoopbackBatches]:
     with LoopbackBatches().running() as running:
         yield running
-
-
-def ask(text: str, **more: object) -> ChatRequest:
-    message = Message(role="user", content=text)
-    return ChatRequest(request_id=text, messages=(message,), **more)  # type: ignore[arg-type]
 
 
 def run(

@@ -4,27 +4,15 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from llm_server import LoopbackModel
+from llm_server import LoopbackModel, ask
 from PIL import Image
 
 from medllava.errors import DataError, RemoteError, SetupError
 from medllava.llm.client import OpenAIModel
 from medllava.llm.protocol import AccessError, ChatRequest, Message, RequestRefusedError
-
-
-@pytest.fixture
-def server() -> Iterator[LoopbackModel]:
-    with LoopbackModel().running() as running:
-        yield running
-
-
-def ask(text: str, **more: object) -> ChatRequest:
-    message = Message(role="user", content=text)
-    return ChatRequest(request_id=text, messages=(message,), **more)  # type: ignore[arg-type]
 
 
 def model_at(server: LoopbackModel, **more: object) -> OpenAIModel:

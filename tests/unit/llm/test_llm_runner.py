@@ -5,26 +5,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from llm_server import LoopbackModel
+from llm_server import LoopbackModel, ask
 
 from medllava.errors import DataError, RecordError, RemoteError
 from medllava.llm.client import OpenAIModel
 from medllava.llm.ledger import Ledger
 from medllava.llm.payload import request_key
 from medllava.llm.prices import Price, estimate_tokens, find_price
-from medllava.llm.protocol import AccessError, ChatReply, ChatRequest, Message
+from medllava.llm.protocol import AccessError, ChatReply, ChatRequest
 from medllava.llm.runner import Limits, Outcome, run_requests
-
-
-@pytest.fixture
-def server() -> Iterator[LoopbackModel]:
-    with LoopbackModel().running() as running:
-        yield running
-
-
-def ask(text: str, **more: object) -> ChatRequest:
-    message = Message(role="user", content=text)
-    return ChatRequest(request_id=text, messages=(message,), **more)  # type: ignore[arg-type]
 
 
 def model_at(server: LoopbackModel, **more: object) -> OpenAIModel:
