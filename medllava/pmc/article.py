@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from medllava.images.limits import ImageError
 from medllava.pmc.archive import ArticleFiles, Metadata, ObjectError, UnansweredError, match_image
 from medllava.pmc.config import FetchConfig
-from medllava.pmc.images import CleanImage, ImageError, clean_image, write_image
+from medllava.pmc.images import CleanImage, clean_image, write_image
 from medllava.pmc.jats import Article, Figure, read_article
 from medllava.pmc.llava_urls import image_stem
 from medllava.pmc.modality import ImageClassifier, classify_modality, compute_panel_score
@@ -258,7 +259,7 @@ class ArticleReader:
         draft.count("images", len(images))
         return {
             "record": record.to_json(),
-            "looks": [image.look for image in images],
+            "looks": [image.perceptual_hash for image in images],
             "inherited": figure.is_inherited,
         }
 
@@ -295,9 +296,11 @@ class ArticleReader:
             try:
                 source = draft.files.load_image(name)
                 draft.count("source_bytes", len(source.data))
-                image = clean_image(source.data, max_pixels=config.max_pixels)
-            except (ObjectError, ImageError) as error:
+                image = clean_image(source.data, max_pixels=config.max_pixels, name=name)
+            except ObjectError as error:
                 raise Rejection("image", error.reason, f"{name}: {error.detail}") from None
+            except ImageError as error:
+                raise Rejection("image", error.reason, str(error)) from None
             except UnansweredError as error:
                 if not draft.gives_up:
                     raise
