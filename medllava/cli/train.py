@@ -106,8 +106,8 @@ def run(
 def _print_plan(console: Console, config: "StageRunConfig", *, world_size: int) -> None:
     from medllava.errors import DataError
     from medllava.records import StepSummary
-    from medllava.train.planning.dry_run import plan_stage
-    from medllava.train.planning.plan_text import render_plan
+    from medllava.train.dry_run import plan_stage
+    from medllava.train.plan_text import render_plan
 
     with console.progress() as progress:
         plan = plan_stage(config, world_size=world_size, progress=progress)
@@ -138,15 +138,16 @@ def _print_sample(console: Console, config: "StageRunConfig", *, record_id: str 
 def _train(console: Console, config: "StageRunConfig", *, gpus: int, nodes: int) -> None:
     from medllava.progress import SilentProgress
     from medllava.train.ranks import find_ranks
+    from medllava.train.settings import wants_launcher
 
     ranks = find_ranks()
     with console.progress() as progress:
-        if ranks.world_size > 1:  # started by torchrun or srun
+        if ranks.is_launched:  # started by torchrun or srun
             from medllava.train.run import train_stage
 
             shown = progress if ranks.is_main else SilentProgress()
             summary = train_stage(config, ranks=ranks, progress=shown)
-        elif gpus * nodes > 1:
+        elif gpus * nodes > 1 or wants_launcher(config.recipe):
             from medllava.train.launch import launch_stage
 
             summary = launch_stage(config, gpus=gpus, nodes=nodes, progress=progress)

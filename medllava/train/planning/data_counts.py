@@ -7,10 +7,14 @@ estimated from characters, and where there is no data at all, LLaVA-Med's publis
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from medllava.data.dropped import Dropped
 from medllava.model.shapes import ModelShape
 from medllava.records import InstructionRecord, Stage
+
+if TYPE_CHECKING:
+    from medllava.data.dataset import ExampleIndex
 
 _CHARACTERS_PER_TOKEN = 4
 _TOKENS_PER_TURN = 6
@@ -60,6 +64,17 @@ class DataStatistics:
             num_dropped=num_dropped or {},
             num_packs=num_packs,
         )
+
+
+def count_index(index: "ExampleIndex", *, source: str) -> DataStatistics:
+    """Return the counts of an index, as the plan wants them."""
+    return DataStatistics.of_lengths(
+        index.lengths.tolist(),
+        source=source,
+        num_supervised=int(index.supervised_counts.sum()),
+        num_images=len(index.images),
+        num_dropped=index.drop_counts,
+    )
 
 
 def assumed_data(stage: Stage, shape: ModelShape) -> DataStatistics:
