@@ -25,7 +25,23 @@ FeatureSelect = StrEnum("FeatureSelect", ["DEFAULT", "FULL"])
 Schedule = StrEnum("Schedule", ["COSINE", "LINEAR", "CONSTANT", "WARMUP_STABLE_DECAY"])
 Adapter = StrEnum("Adapter", ["NONE", "LORA", "QLORA"])
 Precision = StrEnum("Precision", ["AUTO", "BF16", "FP32"])
-Attention = StrEnum("Attention", ["AUTO", "FLASH", "VARLEN", "SEGMENTED", "SDPA", "EAGER"])
+Optimizer = StrEnum("Optimizer", ["FP32_MASTERS", "BF16_STOCHASTIC", "EIGHT_BIT"])
+
+
+class Attention(StrEnum):
+    """A kernel of attention; `flash` is the newest flash-attn that is installed."""
+
+    AUTO = "auto"
+    FLASH = "flash"
+    FLASH_2 = "flash_attention_2"
+    FLASH_3 = "flash_attention_3"
+    FLASH_4 = "flash_attention_4"
+    FLASH_HUB = "kernels-community/flash-attn2"
+    """The kernels hub's build of flash-attn, fetched by the `kernels` package."""
+    VARLEN = "varlen"
+    SEGMENTED = "segmented"
+    SDPA = "sdpa"
+    EAGER = "eager"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +108,9 @@ class DataConfig:
     """How records become batches, the same in all stages."""
 
     max_length: int = 2048
-    """Tokens of one pack, image tokens included."""
+    """Tokens of the longest record, image tokens included; longer text is cut."""
+    pack_length: int = 0
+    """Tokens of one pack. 0: `max_length`, and on a GPU up to 8,192 as memory allows."""
     packing: bool = True
     """False pads each batch to its longest record instead."""
     records_per_image: int = 1
@@ -173,10 +191,18 @@ class TrainConfig:
     """DeepSpeed's ZeRO stage, 0 to 3. Unset: the plan decides from memory."""
     offload: bool | None = None
     """Keep optimizer states in host memory. Unset: the plan decides from memory."""
+    optimizer: Optimizer = Optimizer.FP32_MASTERS
+    """How what learns is updated where weights are bf16: `fp32_masters` keeps a full copy (14 bytes
+    per parameter with the weight), `bf16_stochastic` rounds at random (10), `eight_bit` also keeps
+    Adam's moments in eight bits (4; needs bitsandbytes)."""
     compile: bool = False
-    """Run the model through `torch.compile`."""
-    liger: bool = False
-    """Use Liger's kernels (the `liger` extra, CUDA)."""
+    """Compile each decoder layer; packs are then filled up to one fixed length."""
+    liger: bool | None = None
+    """Liger's norms, SwiGLU and rotary (the `liger` extra). Unset: on CUDA where installed."""
+    float8: bool = False
+    """Multiply the language model's matrices in float8 (the `float8` extra, H100 or newer)."""
+    restarts: int = 0
+    """How often ranks are started again, from the last checkpoint, after one of them died."""
     threads: int = 0
     """CPU threads per process; 0 lets torch choose."""
     trackers: tuple[str, ...] = ()
@@ -249,10 +275,7 @@ def load_recipe(name_or_path: str, *, overrides: Iterable[str] = ()) -> Recipe:
         RecipeError: names the file (or `--set`), the dotted key, what was expected and found.
     """
     path = find_recipe(name_or_path)
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"not valid TOML ({error}): {path}. Correct that line.") from None
+    values = _read_toml(path)
     for override in overrides:
         _apply_override(values, override)
     recipe: Recipe = _build(Recipe, values, prefix="", file=path.name)
@@ -263,6 +286,50 @@ def recipe_from_values(values: Mapping[str, Any], *, file: str) -> Recipe:
     """Rebuild a recipe from `Recipe.to_toml_values`, as saved beside a checkpoint."""
     recipe: Recipe = _build(Recipe, values, prefix="", file=file)
     return recipe
+
+
+def read_tables(
+    path: Path | None, overrides: Iterable[str], *, tables: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Read settings that are no recipe, as strictly as one.
+
+    Args:
+        path: a TOML file with these tables, or none.
+        overrides: `table.key=value` pairs, which go before the file.
+        tables: the type of each key, by table and key; keys are unique over all tables.
+
+    Returns:
+        The values that were given, by key.
+
+    Raises:
+        RecipeError: names the file (or `--set`), the dotted key, what was expected and found.
+    """
+    values = _read_toml(path) if path is not None else {}
+    for override in overrides:
+        _apply_override(values, override)
+    file = path.name if path is not None else "--set"
+    given: dict[str, Any] = {}
+    for table, keys in values.items():
+        if table not in tables:
+            near = _nearest(table, tables)
+            raise RecipeError(f"{file}: {table} is not a table{near}. Use {', '.join(tables)}.")
+        if not isinstance(keys, Mapping):
+            raise RecipeError(f"{file}: {table} must be a table, got {keys!r}.")
+        for key, value in keys.items():
+            if key not in tables[table]:
+                near = _nearest(key, tables[table], prefix=f"{table}.")
+                raise RecipeError(f"{file}: {table}.{key} is not a setting{near}.")
+            given[key] = _convert(tables[table][key], value, key=f"{table}.{key}", file=file)
+    return given
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"cannot be read ({error.strerror}): {path}. Check the path.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"not valid TOML ({error}): {path}. Correct that line.") from None
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:

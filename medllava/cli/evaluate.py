@@ -157,7 +157,7 @@ def run(
     )
     with console.progress() as progress:
         if task == "chat":
-            from medllava.eval.chat_run import JudgeConfig, chat_lines, judge_chat
+            from medllava.eval.judged.chat_run import JudgeConfig, chat_lines, judge_chat
 
             if judge is None:
                 raise typer.BadParameter("eval chat needs --judge MODEL.")

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from medllava.data.conversation import user_turn
-from medllava.data.sources import INSTRUCTIONS_FILE
+from medllava.layout import INSTRUCTIONS_FILE
 from medllava.records import InstructionRecord, Stage, Turn
 from medllava.store import JsonlWriter, atomic_path
 

@@ -4,39 +4,45 @@ Training and evaluation read every instruction file through here, so they accept
 `generate-instructions` and the released LLaVA-Med files alike. Images are found by `image_root`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from medllava.data.layouts.llava import is_llava_item, iter_llava_json
+from medllava.data.dropped import Dropped
+from medllava.data.layouts.conversation import is_llava_item
+from medllava.data.layouts.stream import iter_conversations, iter_llava_json
 from medllava.errors import DataError
+from medllava.layout import INSTRUCTIONS_FILE, SUMMARY_FILE
 from medllava.records import InstructionRecord
 from medllava.store import iter_jsonl, read_json
 
-INSTRUCTIONS_FILE = "instructions.jsonl"
-SUMMARY_FILE = "summary.json"
-SOURCES_FILE = "SOURCES.json"
-"""Packages or collections a folder's content came from, as a list of objects with a `name`."""
+
+def read_instructions(path: Path) -> Iterator[InstructionRecord | Dropped]:
+    """Yield every record of an instructions folder or a conversation file, or why it is none.
+
+    Raises:
+        DataError: nothing is there, it is not JSON, or it is in another layout.
+    """
+    return iter_conversations(_instructions_file(path))
 
 
 def iter_instruction_records(path: Path) -> Iterator[InstructionRecord]:
-    """Yield the records of an instructions folder, of our JSONL, or of LLaVA's JSON or JSONL.
+    """Yield the records of instructions of which every one must be usable, such as our own.
 
     Raises:
         DataError: nothing is there, or it is not JSON.
-        RecordError: a record breaks the schema; names the file and the line or item.
+        RecordError: a record cannot be used; names the file and the line or item.
     """
+    return iter_llava_json(_instructions_file(path))
+
+
+def _instructions_file(path: Path) -> Path:
     file = path / INSTRUCTIONS_FILE if path.is_dir() else path
     if not file.is_file():
         raise DataError(
             f"no instruction data: {file}. Make it with medllava generate-instructions, "
             "or name a LLaVA .json file."
         )
-    if is_llava_file(file):
-        yield from iter_llava_json(file)
-        return
-    for number, values in iter_jsonl(file):
-        yield InstructionRecord.from_json(values, where=f"{file}, line {number}")
+    return file
 
 
 def image_root(path: Path, image_dir: Path | None) -> Path:
@@ -60,42 +66,6 @@ def image_root(path: Path, image_dir: Path | None) -> Path:
         if isinstance(named, str):
             return folder / named
     return folder
-
-
-def collect_sources(path: Path) -> list[dict[str, Any]]:
-    """Return what the folder of `path` and the folders it was made from say they came from.
-
-    A part's folder holds `SOURCES.json`; an instructions folder's summary names its figures folder,
-    whose summary names the archive it read. What cannot be read is passed over.
-    """
-    found: list[dict[str, Any]] = []
-    waiting, visited = [path.parent if path.is_file() else path], set[Path]()
-    while waiting:
-        folder = waiting.pop(0)
-        if folder.resolve() in visited or not folder.is_dir():
-            continue
-        visited.add(folder.resolve())
-        summary = _read_quietly(folder / SUMMARY_FILE)
-        summary = summary if isinstance(summary, Mapping) else {}
-        for entries in (_read_quietly(folder / SOURCES_FILE), summary.get("sources")):
-            named = (
-                [e for e in entries if isinstance(e, dict) and e.get("name")]
-                if (isinstance(entries, list))
-                else []
-            )
-            found += [entry for entry in named if entry not in found]
-        settings = summary.get("settings")
-        inputs = settings.get("inputs") if isinstance(settings, Mapping) else None
-        origins = (summary.get("image_dir"), *(inputs if isinstance(inputs, list) else ()))
-        waiting += [folder / origin for origin in origins if isinstance(origin, str)]
-    return found
-
-
-def _read_quietly(path: Path) -> object:
-    try:
-        return read_json(path) if path.is_file() else None
-    except DataError:
-        return None
 
 
 def is_llava_file(file: Path) -> bool:

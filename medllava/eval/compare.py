@@ -11,17 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from medllava.data.benchmarks import load_questions
+from medllava.data.benchmarks.questions import load_questions
+from medllava.eval.ask.predict import read_predictions
 from medllava.eval.config import Condition, EvalConfig
-from medllava.eval.intervals import bootstrap, paired_p_values
-from medllava.eval.predict import read_predictions
-from medllava.eval.report import SCHEMA_VERSION, score_conditions
-from medllava.eval.scores import METRICS, Values, image_clusters
+from medllava.eval.report.build import SCHEMA_VERSION, score_conditions
+from medllava.eval.score.intervals import bootstrap, paired_p_values
+from medllava.eval.score.scores import METRICS, Values, image_clusters
+from medllava.layout import COMPARISON_FILE, PREDICTIONS_FILE
 from medllava.progress import Progress, SilentProgress
 from medllava.records import Question, StepSummary
 from medllava.store import exclusive, sha256_of, write_json
-
-PREDICTIONS_FILE = "predictions.jsonl"
 
 
 def compare_predictions(
@@ -60,7 +59,7 @@ def compare_predictions(
         "metrics": compare_values(questions, *values, draws=config.draws, seed=config.seeds[0]),
         "test": "sign flips of whole images, two-sided; p is not corrected for several metrics",
     }
-    target = config.output_dir / "compare.json"
+    target = config.output_dir / COMPARISON_FILE
     with exclusive(config.output_dir):
         write_json(target, report)
     return StepSummary(

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from medllava.data.benchmark_task import published_rows
-from medllava.data.benchmarks import QuestionSet, load_questions
-from medllava.eval.asking import (
+from medllava.data.benchmarks.questions import QuestionSet, load_questions
+from medllava.data.benchmarks.task import published_rows
+from medllava.eval.ask.requests import (
     Answers,
     ask_model,
     closed_prompt_of,
@@ -15,15 +15,16 @@ from medllava.eval.asking import (
 )
 from medllava.eval.config import Backend, Condition, EvalConfig, Protocol
 from medllava.eval.contamination import IMAGE_FLAGS, Contamination, Flag, find_contamination
-from medllava.eval.html import render_report
-from medllava.eval.html_sections import format_estimate
-from medllava.eval.legacy_scores import score_llava_med, train_open_answers
-from medllava.eval.probe_scores import score_probes
 from medllava.eval.probes import build_probes
-from medllava.eval.provenance import code_commit, describe_model, package_versions
-from medllava.eval.report import SCHEMA_VERSION, build_scores, score_conditions, score_subsets
-from medllava.eval.scores import Values
+from medllava.eval.report.build import SCHEMA_VERSION, build_scores, score_conditions, score_subsets
+from medllava.eval.report.html import render_report
+from medllava.eval.report.html_sections import format_estimate
+from medllava.eval.score.llava_med_scores import score_llava_med, train_open_answers
+from medllava.eval.score.probe_scores import score_probes
+from medllava.eval.score.scores import Values
+from medllava.layout import CONTAMINATION_FILE, EVAL_REPORT_FILE, PAGE_FILE, PREDICTIONS_FILE
 from medllava.progress import Progress, SilentProgress
+from medllava.provenance import code_commit, describe_model, package_versions
 from medllava.records import Question, StepSummary
 from medllava.store import (
     contained_path,
@@ -217,13 +218,13 @@ def _write(
 ) -> StepSummary:
     folder = config.output_dir
     files = {
-        "report": folder / "report.json",
-        "page": folder / "report.html",
-        "predictions": folder / "predictions.jsonl",
+        "report": folder / EVAL_REPORT_FILE,
+        "page": folder / PAGE_FILE,
+        "predictions": folder / PREDICTIONS_FILE,
     }
     write_jsonl(files["predictions"], _prediction_lines(config, questions, answers))
     if found is not None:
-        files["contamination"] = folder / "contamination.jsonl"
+        files["contamination"] = folder / CONTAMINATION_FILE
         write_jsonl(
             files["contamination"],
             [
@@ -304,4 +305,4 @@ def score_lines(summary: StepSummary) -> list[str]:
     return [*asked, "", *lines]
 
 
-_PRINTED = ("closed_accuracy", "open_token_recall", "exact_match", "token_recall", "unparseable")
+_PRINTED = ("accuracy", "closed_accuracy", "open_token_recall", "token_recall", "unparseable")

@@ -14,8 +14,8 @@ from huggingface_hub import EvalResult, ModelCardData
 from medllava.hub.facts import ROLES, Data, ModelFacts, StageRun
 from medllava.hub.license_report import LicenseReport, Risk
 from medllava.hub.licenses import parse_license
-from medllava.hub.provenance import Source
 from medllava.hub.scores import REAL, Evaluation, Score
+from medllava.records import Source
 
 CARD_MARK = "<!-- Written by medllava push; edits are replaced by the next push. -->"
 """Tells a folder that push made from one that it must not touch."""

@@ -4,7 +4,6 @@ A staged folder enters. It must hold safetensors only, nothing private, the very
 evaluated, and, for a model, load in a fresh process that does not know this package.
 """
 
-import hashlib
 import json
 import os
 import subprocess
@@ -16,7 +15,9 @@ from typing import Any
 from medllava.errors import DataError
 from medllava.hub.privacy import find_private, read_header
 from medllava.hub.scores import Evaluation
-from medllava.store import read_json, sha256_of
+from medllava.layout import MODEL_CONFIG_FILE, WEIGHTS_FILE
+from medllava.provenance import is_weights_of, weights_files
+from medllava.store import read_json
 
 _PROBE = Path(__file__).with_name("probe.py")
 _PROBE_SECONDS = 1800
@@ -34,26 +35,17 @@ _KEPT_VARIABLES = (
 )
 
 
-def weights_files(folder: Path) -> list[Path]:
+def publishable_weights(folder: Path) -> list[Path]:
     """Return the weight files of a model folder, sorted by name.
 
     Raises:
-        DataError: there are none, only pickled ones, or a shard of the index is missing.
+        DataError: there are none, only pickled ones, one is malformed, or a shard is missing.
     """
-    files = sorted(folder.glob("*.safetensors"))
+    files = weights_files(folder)
     if not files:
         pickled = sorted(folder.glob("*.bin"))
         found = f" ({pickled[0].name} is a pickle, which is not published)" if pickled else ""
-        raise DataError(
-            f"no model.safetensors{found}: {folder}. Save the model with save_pretrained."
-        )
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        expected = set(read_json(index)["weight_map"].values())
-        missing = expected - {path.name for path in files}
-        if missing:
-            raise DataError(f"shard {min(missing)} of {index.name} is missing: {folder}.")
-        files = [path for path in files if path.name in expected]
+        raise DataError(f"no {WEIGHTS_FILE}{found}: {folder}. Save the model with save_pretrained.")
     for path in files:
         try:
             read_header(path)
@@ -62,29 +54,30 @@ def weights_files(folder: Path) -> list[Path]:
     return files
 
 
-def weights_sha256(folder: Path) -> str:
-    """Return the hash that names a model's weights: SHA-256 over `name hash` lines by name."""
-    digest = hashlib.sha256()
-    for path in weights_files(folder):
-        digest.update(f"{path.name} {sha256_of(path)}\n".encode())
-    return digest.hexdigest()
+def check_weights(
+    folder: Path, weights: str, *, trained: str | None, evaluations: Sequence[Evaluation]
+) -> None:
+    """Check that the run's record and every report are about the weights in `folder`.
 
-
-def check_weights(weights: str, *, trained: str | None, evaluations: Sequence[Evaluation]) -> None:
-    """Check that the run's record and every report are about these weights.
+    Args:
+        folder: of the model.
+        weights: their hash.
+        trained: as `run.json` recorded it.
+        evaluations: whose numbers the card prints.
 
     Raises:
         DataError: one names other weights; its numbers would be published for the wrong model.
     """
-    if trained not in (None, weights):
+    if trained not in (None, weights) and not is_weights_of(str(trained), folder):
         raise DataError(
             f"run.json was written with weights {str(trained)[:12]}, these are {weights[:12]}. "
             "Push the folder as `medllava train` left it."
         )
     for evaluation in evaluations:
-        if evaluation.weights_sha256 not in (None, weights):
+        made_with = evaluation.weights_sha256
+        if made_with not in (None, weights) and not is_weights_of(str(made_with), folder):
             raise DataError(
-                f"{evaluation.path} was made with weights {str(evaluation.weights_sha256)[:12]}, "
+                f"{evaluation.path} was made with weights {str(made_with)[:12]}, "
                 f"these are {weights[:12]}. Run `medllava eval {evaluation.task}` on this "
                 "checkpoint again, or remove that report."
             )
@@ -115,7 +108,7 @@ def check_config(folder: Path) -> None:
     Raises:
         DataError: names the key.
     """
-    config = read_json(folder / "config.json")
+    config = read_json(folder / MODEL_CONFIG_FILE)
     if config.get("model_type") != "llava":
         raise DataError(
             f"model_type is {config.get('model_type')!r}, not 'llava': {folder / 'config.json'}. "

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from medllava.layout import PUSH_DIR
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PushConfig:
@@ -33,4 +35,4 @@ class PushConfig:
     @property
     def staging_dir(self) -> Path:
         """Folder that will hold exactly what is uploaded."""
-        return self.output_dir or self.folder / "push"
+        return self.output_dir or self.folder / PUSH_DIR

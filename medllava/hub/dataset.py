@@ -23,12 +23,12 @@ from medllava.errors import DataError
 from medllava.hub.facts import CAPTIONS
 from medllava.hub.licenses import parse_license
 from medllava.hub.privacy import find_secret, hide_paths
-from medllava.hub.provenance import Source, trace_sources
+from medllava.layout import ATTRIBUTION_FILE, FIGURES_FILE, INSTRUCTIONS_FILE
 from medllava.progress import Progress
-from medllava.records import FigureRecord, InstructionRecord, Stage
+from medllava.provenance import trace_sources
+from medllava.records import FigureRecord, InstructionRecord, Source, Stage
 from medllava.store import contained_path
 
-ATTRIBUTION = "ATTRIBUTION.md"
 FIGURES, INSTRUCTIONS = "figures", "instructions"
 _GROUP_ROWS = 100
 _GROUP_BYTES = 32_000_000
@@ -100,9 +100,9 @@ class _Rights:
 
 def dataset_kind(folder: Path) -> str | None:
     """Tell a figures folder from an instructions folder; None: neither."""
-    if (folder / "figures.parquet").is_file():
+    if (folder / FIGURES_FILE).is_file():
         return FIGURES
-    return INSTRUCTIONS if (folder / "instructions.jsonl").is_file() else None
+    return INSTRUCTIONS if (folder / INSTRUCTIONS_FILE).is_file() else None
 
 
 def stage_figures(
@@ -145,7 +145,7 @@ def stage_instructions(
     Raises:
         DataError: an image is absent, or a row holds a secret; names the record.
     """
-    images = image_root(folder / "instructions.jsonl", None)
+    images = image_root(folder / INSTRUCTIONS_FILE, None)
     rights_by_figure = _FigureRights(images)
     facts = DatasetFacts(
         kind=INSTRUCTIONS,
@@ -180,7 +180,7 @@ class _FigureRights:
     """Rights of the figures that records show, from the figures folder where it is at hand."""
 
     def __init__(self, folder: Path) -> None:
-        path = folder / "figures.parquet"
+        path = folder / FIGURES_FILE
         self._table: pa.Table | None = None
         self._rows: dict[str, int] = {}
         if path.is_file():
@@ -226,7 +226,7 @@ class _Writer:
         self._files: dict[str, pq.ParquetWriter] = {}
         self._file_bytes: Counter[str] = Counter()
         self._num_files: Counter[str] = Counter()
-        self._attribution = (staged / ATTRIBUTION).open("w", encoding="utf-8")
+        self._attribution = (staged / ATTRIBUTION_FILE).open("w", encoding="utf-8")
         self._attribution.write(acknowledgement)
         self._credited: set[str] = set()
 
@@ -273,7 +273,7 @@ class _Writer:
 
 def _acknowledgement(figures: Path) -> str:
     """Return what stands above the entries of the figures folder's own attribution."""
-    path = figures / ATTRIBUTION
+    path = figures / ATTRIBUTION_FILE
     head = path.read_text(encoding="utf-8").split("\n- ", 1)[0].strip() if path.is_file() else ""
     return f"{head or '# Attribution'}\n\n"
 
@@ -284,7 +284,7 @@ def _escape(text: str) -> str:
 
 
 def _iter_figures(folder: Path) -> Iterator[FigureRecord]:
-    path = folder / "figures.parquet"
+    path = folder / FIGURES_FILE
     try:
         file = pq.ParquetFile(path)
     except pa.ArrowInvalid as error:

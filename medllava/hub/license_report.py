@@ -12,7 +12,7 @@ from typing import Any
 from medllava.errors import DataError
 from medllava.hub.facts import CAPTIONS, ROLES, Data, ModelFacts, Part
 from medllava.hub.licenses import OWN_WORK, UNKNOWN, Terms, parse_license, teacher_terms
-from medllava.hub.provenance import Source
+from medllava.records import Source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,8 +17,7 @@ from medllava.hub.checks import (
     check_files,
     check_loads,
     check_weights,
-    weights_files,
-    weights_sha256,
+    publishable_weights,
 )
 from medllava.hub.config import PushConfig
 from medllava.hub.dataset import FIGURES, dataset_kind, stage_figures, stage_instructions
@@ -32,7 +31,9 @@ from medllava.hub.license_report import (
 )
 from medllava.hub.staging import stage_model, staging_folder
 from medllava.hub.upload import Target, check_target, upload_folder
+from medllava.layout import CARD_FILE, MODEL_CONFIG_FILE
 from medllava.progress import Progress, SilentProgress
+from medllava.provenance import weights_sha256
 from medllava.records import StepSummary
 from medllava.store import exclusive
 
@@ -83,7 +84,7 @@ def push(
         "ledger": prepared.licenses.to_json(),
         "open_risks": [risk.name for risk in prepared.open_risks],
     }
-    artifacts = {"folder": config.staging_dir, "card": config.staging_dir / "README.md"}
+    artifacts = {"folder": config.staging_dir, "card": config.staging_dir / CARD_FILE}
     if config.dry_run:
         if names:
             progress.note(f"A real push stops here until these risks are settled: {names}.")
@@ -113,7 +114,7 @@ def push(
 
 
 def _prepare(config: PushConfig, progress: Progress) -> Prepared:
-    if (config.folder / "config.json").is_file():
+    if (config.folder / MODEL_CONFIG_FILE).is_file():
         return _prepare_model(config, progress)
     if dataset_kind(config.folder):
         return _prepare_dataset(config, progress)
@@ -128,9 +129,9 @@ def _prepare_model(config: PushConfig, progress: Progress) -> Prepared:
     check_config(folder)
     facts = load_facts(folder, reports=config.reports)
     progress.start("hash the weights")
-    weights = weights_files(folder)
-    sha256 = weights_sha256(folder)
-    check_weights(sha256, trained=facts.weights_sha256, evaluations=facts.evaluations)
+    weights = publishable_weights(folder)
+    sha256 = str(weights_sha256(folder))
+    check_weights(folder, sha256, trained=facts.weights_sha256, evaluations=facts.evaluations)
     if not facts.evaluations:
         progress.note("No evaluation report: the card says that the model was not evaluated.")
     licenses = model_license_report(facts)
@@ -144,7 +145,7 @@ def _prepare_model(config: PushConfig, progress: Progress) -> Prepared:
         card = render_model_card(
             facts, licenses, repo_id=config.repo_id, weights=sha256, accepted=accepted
         )
-        (staged / "README.md").write_text(card, encoding="utf-8")
+        (staged / CARD_FILE).write_text(card, encoding="utf-8")
         progress.start("check the files")
         check_files(staged, roots=(Path.cwd(), folder.resolve().parent))
         if config.load_check:
@@ -172,7 +173,7 @@ def _prepare_dataset(config: PushConfig, progress: Progress) -> Prepared:
         licenses = dataset_license_report(facts.licenses, facts.teachers, facts.sources)
         open_risks = tuple(licenses.open_risks(config.accepted_risks))
         card = render_dataset_card(facts, licenses, repo_id=config.repo_id)
-        (staged / "README.md").write_text(card, encoding="utf-8")
+        (staged / CARD_FILE).write_text(card, encoding="utf-8")
         progress.start("check the files")
         check_files(staged, roots=(Path.cwd(), config.folder.resolve().parent))
     rows, left_out = sum(facts.splits.values()), sum(facts.left_out.values())

@@ -15,11 +15,24 @@ from pathlib import Path
 from medllava.errors import DataError
 from medllava.hub.card import CARD_MARK
 from medllava.hub.privacy import hide_paths
+from medllava.layout import (
+    CARD_FILE,
+    EVAL_DIR,
+    EVAL_REPORT_FILE,
+    GENERATION_CONFIG_FILE,
+    IMAGE_PROCESSOR_FILE,
+    METRICS_FILE,
+    MODEL_CONFIG_FILE,
+    PROCESSOR_FILE,
+    RECIPE_FILE,
+    RUN_FILE,
+    WEIGHTS_INDEX_FILE,
+)
 from medllava.store import iter_jsonl, read_json
 
 _PROCESSOR = (
-    "processor_config.json",
-    "preprocessor_config.json",
+    PROCESSOR_FILE,
+    IMAGE_PROCESSOR_FILE,
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -30,8 +43,8 @@ _PROCESSOR = (
     "chat_template.jinja",
     "chat_template.json",
 )
-_MODEL = ("config.json", "generation_config.json", "model.safetensors.index.json")
-_RECORDS = ("recipe.json", "run.json")
+_MODEL = (MODEL_CONFIG_FILE, GENERATION_CONFIG_FILE, WEIGHTS_INDEX_FILE)
+_RECORDS = (RECIPE_FILE, RUN_FILE)
 _VOCABULARY = {"tokenizer.json", "added_tokens.json", "vocab.json"}
 
 
@@ -47,12 +60,12 @@ def stage_model(
     for pattern in ("LICENSE*", "NOTICE*"):
         for path in checkpoint.glob(pattern):
             _copy(path, staged / path.name)
-    if (checkpoint / "metrics.jsonl").is_file():
-        lines = iter_jsonl(checkpoint / "metrics.jsonl", allow_torn_tail=True)
+    if (checkpoint / METRICS_FILE).is_file():
+        lines = iter_jsonl(checkpoint / METRICS_FILE, allow_torn_tail=True)
         text = "".join(json.dumps(hide_paths(line), ensure_ascii=False) + "\n" for _, line in lines)
-        (staged / "metrics.jsonl").write_text(text, encoding="utf-8")
+        (staged / METRICS_FILE).write_text(text, encoding="utf-8")
     for name, report in reports.items():
-        _copy(report, staged / "eval" / name / "report.json")
+        _copy(report, staged / EVAL_DIR / name / EVAL_REPORT_FILE)
 
 
 @contextmanager
@@ -81,7 +94,7 @@ def is_staged(folder: Path) -> bool:
     """Tell whether push made `folder` (or it is empty)."""
     if not folder.is_dir():
         return False
-    card = folder / "README.md"
+    card = folder / CARD_FILE
     if not card.is_file():
         return not any(folder.iterdir())
     return CARD_MARK in card.read_text(encoding="utf-8", errors="replace")

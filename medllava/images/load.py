@@ -1,9 +1,10 @@
-"""Any image people have, to RGB pixels: PNG, JPEG, TIFF, WebP, GIF, BMP, JPEG 2000, DICOM, NIfTI.
+"""The one door for pictures: any file people have to RGB pixels, the same for every use.
 
 A path, an http(s) address or bytes enter, a plain RGB `PIL.Image` leaves: upright, opaque, eight
-bits, without metadata. The kind is read from the first bytes, never from the name. Training,
-evaluation and chat all come through here, so they see the same pixels. What cannot be read is a
-`DataError` that names the source; contents of a file are never part of a message.
+bits, without metadata. The kind is read from the first bytes, never from the name; a folder is a
+DICOM series. fetch-pmc, training, teachers, evaluation, chat and pages all come through here, so
+they see the same pixels. What cannot be read is an `ImageError` that names the source; contents of
+a file are never part of a message.
 """
 
 import io
@@ -12,35 +13,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from medllava.errors import DataError, RemoteError
-from medllava.images.windowing import Window, render_grey
-
-MAX_PIXELS = 89_478_485
-"""More is refused before decoding: a small file can claim a huge picture. Pillow's own limit."""
-
-MAX_BYTES = 512 * 2**20
-"""Larger files are refused; an address may send a quarter of it."""
+from medllava.errors import RemoteError
+from medllava.images.dicom import is_dicom, read_dicom
+from medllava.images.limits import MAX_BYTES, ImageError
+from medllava.images.nifti import is_nifti, read_nifti
+from medllava.images.raster import is_raster, read_raster
+from medllava.images.windowing import Window
 
 _MAX_DOWNLOAD_BYTES = MAX_BYTES // 4
 _DOWNLOAD_SECONDS = 30.0
 _HEAD_BYTES = 512
 
-_RASTER_FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP", "JPEG2000")
-# Pillow would hand EPS to Ghostscript and knows many formats nobody reviews: only these are opened.
-
-_RASTER_MAGIC = (
-    b"\x89PNG\r\n\x1a\n",
-    b"\xff\xd8\xff",
-    b"II*\0",
-    b"MM\0*",
-    b"GIF8",
-    b"BM",
-    b"\0\0\0\x0cjP  ",
-    b"\xff\x4f\xff\x51",
-)
 _OTHER_MAGIC = {
     b"%PDF": "a PDF; save the page as PNG first",
     b"%!PS": "PostScript; save it as PNG first",
@@ -50,7 +35,6 @@ _OTHER_MAGIC = {
     b"<htm": "an HTML page; give the address of the picture itself",
     b"version https://git-lfs": "a Git LFS pointer; run `git lfs pull`",
 }
-_GREY_MODES = {"I;16", "I;16B", "I;16L", "I;16N", "I", "F"}
 
 
 def load_image(
@@ -78,7 +62,7 @@ def load_image(
             JPEG is then decoded at a half, a quarter or an eighth, which is several times faster.
 
     Raises:
-        DataError: not there, not an image, damaged, too large, or without that frame.
+        ImageError: not there, not an image, damaged, too large, or without that frame.
         RemoteError: the address did not answer with a file.
         SetupError: the file is DICOM or NIfTI and the extra that reads it is not installed.
     """
@@ -87,37 +71,19 @@ def load_image(
         head = handle.read(_HEAD_BYTES)
         handle.seek(0)
         if not head:
-            raise DataError(f"the file is empty: {name}. Check how it was made.")
-        if _is_dicom(head):
-            from medllava.images.dicom import read_dicom  # noqa: PLC0415 - needs the extra
-
+            raise ImageError(
+                f"the file is empty: {name}. Check how it was made.", reason="image-damaged"
+            )
+        if is_dicom(head):
             image = read_dicom(handle, name=name, frame=frame, window=window)
-        elif _is_nifti(head):
-            from medllava.images.nifti import read_nifti  # noqa: PLC0415 - needs the extra
-
+        elif is_nifti(head):
             image = read_nifti(
                 handle.read(), name=name, plane=plane, index=slice_index, time=frame, window=window
             )
         else:
             _check_raster(head, name)
-            image = _read_raster(handle, name, frame=frame, window=window, min_side=min_side)
-    image.info = {}
-    return image
-
-
-def check_pixels(width: int, height: int, name: str) -> None:
-    """Refuse a picture that would not fit in memory, before it is decoded.
-
-    Raises:
-        DataError: more than `MAX_PIXELS`, or no pixels at all.
-    """
-    if width < 1 or height < 1:
-        raise DataError(f"the image has no pixels ({width} x {height}): {name}.")
-    if width * height > MAX_PIXELS:
-        raise DataError(
-            f"the image has {width:,} x {height:,} pixels, more than {MAX_PIXELS:,}: {name}. "
-            f"Scale it down, or cut out the region."
-        )
+            image = read_raster(handle, name, frame=frame, window=window, min_side=min_side)
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _describe(source: str | Path | bytes) -> str:
@@ -136,16 +102,23 @@ def _open_source(source: str | Path | bytes, name: str) -> Iterator[BinaryIO]:
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:
-            raise DataError(
-                f"the file has {size:,} bytes, more than {MAX_BYTES:,}: {name}. Scale it down."
+            raise ImageError(
+                f"the file has {size:,} bytes, more than {MAX_BYTES:,}: {name}. Scale it down.",
+                reason="image-too-large",
             )
         handle = path.open("rb")
     except FileNotFoundError:
-        raise DataError(f"no such image: {name}. Check the path.") from None
+        raise ImageError(
+            f"no such image: {name}. Check the path.", reason="image-missing"
+        ) from None
     except IsADirectoryError:
-        raise DataError(f"this is a folder, not an image: {name}. Name one file in it.") from None
+        raise ImageError(
+            f"this is a folder, not an image: {name}. Name one file in it.", reason="not-an-image"
+        ) from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise DataError(f"cannot read the image ({error}): {name}.") from None
+        raise ImageError(
+            f"cannot read the image ({error}): {name}.", reason="image-missing"
+        ) from None
     with handle:
         yield handle
 
@@ -167,8 +140,9 @@ def _download(address: str) -> bytes:
             for chunk in response.iter_bytes():
                 size += len(chunk)
                 if size > _MAX_DOWNLOAD_BYTES:
-                    raise DataError(
-                        f"the address sends more than {_MAX_DOWNLOAD_BYTES:,} bytes: {address}."
+                    raise ImageError(
+                        f"the address sends more than {_MAX_DOWNLOAD_BYTES:,} bytes: {address}.",
+                        reason="image-too-large",
                     )
                 chunks.append(chunk)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -179,80 +153,19 @@ def _download(address: str) -> bytes:
     return b"".join(chunks)
 
 
-def _is_dicom(head: bytes) -> bool:
-    """Also true for DICOM without its preamble, which starts with a tag of group 2 or 8."""
-    if head[128:132] == b"DICM":
-        return True
-    group, element = head[:2], head[2:4]
-    return group in {b"\x02\0", b"\x08\0"} and element in {b"\0\0", b"\x01\0", b"\x05\0", b"\x08\0"}
-
-
-def _is_nifti(head: bytes) -> bool:
-    return (
-        head[344:348] in {b"n+1\0", b"ni1\0"}
-        or head[4:8] in {b"n+2\0", b"ni2\0"}
-        or head[:2] == b"\x1f\x8b"
-    )
-
-
 def _check_raster(head: bytes, name: str) -> None:
-    is_webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
-    if is_webp or head.startswith(_RASTER_MAGIC):
+    if is_raster(head):
         return
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     kind = next(
         (text for magic, text in _OTHER_MAGIC.items() if start.startswith(magic.lower())), ""
     )
-    raise DataError(
+    raise ImageError(
         f"not an image: {name}. "
         + (
             f"It is {kind}."
             if kind
-            else "Give a PNG, JPEG, TIFF, WebP, GIF, BMP, JPEG 2000, DICOM or NIfTI file."
-        )
+            else "Give a PNG, JPEG, TIFF, WebP, GIF, BMP, JPEG 2000, AVIF, DICOM or NIfTI file."
+        ),
+        reason="not-an-image",
     )
-
-
-def _read_raster(
-    handle: BinaryIO, name: str, *, frame: int | None, window: Window | None, min_side: int | None
-) -> Image.Image:
-    try:
-        with Image.open(handle, formats=_RASTER_FORMATS) as opened:
-            check_pixels(*opened.size, name)
-            _seek_frame(opened, frame, name)
-            if min_side is not None:
-                opened.draft(None, (min_side, min_side))  # keeps both sides at or above min_side
-            opened.load()
-            return _flatten(ImageOps.exif_transpose(opened), window)
-    except Image.DecompressionBombError:
-        raise DataError(
-            f"the image claims more than {2 * MAX_PIXELS:,} pixels: {name}. Scale it down."
-        ) from None
-    except UnidentifiedImageError:
-        raise DataError(
-            f"a kind of image that cannot be decoded: {name}. Save it as PNG."
-        ) from None
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, OverflowError) as e:
-        # Pillow's decoders raise all of these on damaged files.
-        raise DataError(f"the image is damaged ({e}): {name}. Get it again.") from None
-
-
-def _seek_frame(image: Image.Image, frame: int | None, name: str) -> None:
-    if not frame:
-        return
-    count = getattr(image, "n_frames", 1)
-    if not 0 <= frame < count:
-        raise DataError(f"no frame {frame}; the file has {count}, counted from 0: {name}.")
-    image.seek(frame)
-    check_pixels(*image.size, name)
-
-
-def _flatten(image: Image.Image, window: Window | None) -> Image.Image:
-    """Return RGB: more than eight bits windowed, palettes resolved, transparency on white."""
-    if image.mode in _GREY_MODES:
-        return Image.fromarray(render_grey(np.asarray(image), window=window)).convert("RGB")
-    if image.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in image.info:
-        layered = image.convert("RGBA")
-        paper = Image.new("RGBA", layered.size, "white")
-        return Image.alpha_composite(paper, layered).convert("RGB")
-    return image.convert("RGB")

@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from medllava.errors import DataError
+from medllava.layout import FIGURES_FILE
 from medllava.records import FigureRecord, Modality, Split
 
-MANIFEST = "figures.parquet"
 _BATCH_ROWS = 1024
 
 
@@ -27,7 +27,7 @@ def manifest_path(figures: Path) -> Path:
     Raises:
         DataError: there is none.
     """
-    path = figures / MANIFEST if figures.is_dir() else figures
+    path = figures / FIGURES_FILE if figures.is_dir() else figures
     if not path.is_file():
         raise DataError(f"no figures: {path}. Make them with medllava fetch-pmc.")
     return path

@@ -18,7 +18,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from medllava.data.layouts.llava import write_llava_json
+from medllava.data.layouts.write import write_llava_json
 from medllava.data.sources import iter_instruction_records
 from medllava.instruct.alignment import align_figure, draw, place_image
 from medllava.instruct.config import TEMPLATE_TEACHER, GenerateConfig, ImagePosition
@@ -26,12 +26,7 @@ from medllava.instruct.conversations import write_conversations
 from medllava.instruct.estimate import estimate_run
 from medllava.instruct.figures import count_figures, iter_figures, iter_round_robin, manifest_path
 from medllava.instruct.output import (
-    INSTRUCTIONS,
     LLAVA_JSON,
-    QUESTIONS,
-    REJECTED,
-    REPORT,
-    SUMMARY,
     InstructionsWriter,
     write_summary,
 )
@@ -41,6 +36,13 @@ from medllava.instruct.template import (
     Exchange,
     TemplateTeacher,
     count_answers,
+)
+from medllava.layout import (
+    INSTRUCTIONS_FILE,
+    PAGE_FILE,
+    QUESTIONS_FILE,
+    REJECTED_FILE,
+    SUMMARY_FILE,
 )
 from medllava.progress import Progress, SilentProgress
 from medllava.records import (
@@ -224,7 +226,7 @@ def _finish(
         }
     write_summary(folder, image_dir=image_dir, facts=facts)
     write_report(
-        folder / REPORT,
+        folder / PAGE_FILE,
         writer.statistics,
         title=f"Instructions for stage {config.stage.value}",
         image_dir=image_dir,
@@ -232,16 +234,16 @@ def _finish(
         reasons=writer.reasons + writer.turn_rules + writer.left,
         usage=usage,
     )
-    artifacts = {"instructions": folder / INSTRUCTIONS}
+    artifacts = {"instructions": folder / INSTRUCTIONS_FILE}
     if config.stage is Stage.INSTRUCT and not _asks_model(config):
-        artifacts["questions"] = folder / QUESTIONS
+        artifacts["questions"] = folder / QUESTIONS_FILE
     if config.llava_json:
         artifacts["llava_json"] = folder / LLAVA_JSON
         write_llava_json(artifacts["llava_json"], iter_instruction_records(folder))
     artifacts |= {
-        "rejected": folder / REJECTED,
-        "summary": folder / SUMMARY,
-        "report": folder / REPORT,
+        "rejected": folder / REJECTED_FILE,
+        "summary": folder / SUMMARY_FILE,
+        "report": folder / PAGE_FILE,
     }
     stage_number = 1 if config.stage is Stage.ALIGN else 2
     details = {k: v for k, v in facts.items() if k in _TOLD}

@@ -13,11 +13,11 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from medllava.instruct.caption_statistics import CaptionStatistics
+from medllava.layout import INSTRUCTIONS_FILE, QUESTIONS_FILE, REJECTED_FILE, SUMMARY_FILE
 from medllava.records import InstructionRecord, Question
 from medllava.store import atomic_path, write_json
 
-INSTRUCTIONS, QUESTIONS, REJECTED = "instructions.jsonl", "questions.jsonl", "rejected.jsonl"
-SUMMARY, REPORT, LLAVA_JSON = "summary.json", "report.html", "llava.json"
+LLAVA_JSON = "llava.json"
 # `json.dumps` with options makes an encoder for every line.
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 
@@ -41,9 +41,9 @@ class InstructionsWriter:
 
     def __enter__(self) -> Self:
         """Open temporary files."""
-        self._records = self._open(INSTRUCTIONS)
-        self._rejected = self._open(REJECTED)
-        self._questions = self._open(QUESTIONS) if self._with_questions else None
+        self._records = self._open(INSTRUCTIONS_FILE)
+        self._rejected = self._open(REJECTED_FILE)
+        self._questions = self._open(QUESTIONS_FILE) if self._with_questions else None
         return self
 
     def __exit__(
@@ -102,7 +102,7 @@ def write_summary(folder: Path, *, image_dir: Path, facts: dict[str, Any]) -> No
         facts: everything else worth keeping.
     """
     relative = os.path.relpath(image_dir.resolve(), folder.resolve())
-    write_json(folder / SUMMARY, {"image_dir": relative, **facts})
+    write_json(folder / SUMMARY_FILE, {"image_dir": relative, **facts})
 
 
 def _write_line(handle: IO[str], value: dict[str, Any]) -> None:

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from functools import cache, lru_cache
 from pathlib import Path
 
-from PIL import Image
-
+from medllava.images.limits import ImageError
+from medllava.images.raster import open_raster
 from medllava.llm.protocol import ChatRequest
 
 UNKNOWN_IMAGE_TOKENS = 1600
@@ -164,10 +164,10 @@ def _size(image: str) -> tuple[int, int]:
     """Return the pixels of a picture from its head; of one that cannot be read, a large one's."""
     try:
         if image.startswith("data:"):
-            data = base64.b64decode(image.partition(",")[2])
-            with Image.open(io.BytesIO(data)) as opened:
+            source = io.BytesIO(base64.b64decode(image.partition(",")[2]))
+            with open_raster(source, "image") as opened:
                 return opened.size
-        with Image.open(image) as opened:
+        with Path(image).open("rb") as handle, open_raster(handle, image) as opened:
             return opened.size
-    except (OSError, ValueError, Image.DecompressionBombError):
+    except (OSError, ValueError, ImageError):
         return 2048, 2048

@@ -27,6 +27,7 @@ from transformers import (
 )
 
 from medllava.errors import SetupError
+from medllava.layout import MODEL_CONFIG_FILE
 from medllava.model.chat_template import HUMAN_ASSISTANT, MISTRAL, VICUNA
 from medllava.model.loaded import LoadedModel
 from medllava.model.parts import fit_embeddings, load_vision_encoder
@@ -198,7 +199,7 @@ def clip_config(state: dict[str, Tensor]) -> CLIPVisionConfig:
 
 def compare_tower(state: dict[str, Tensor], stock: str) -> str:
     """Say in one sentence how the checkpoint's vision tower differs from the stock encoder."""
-    has_stock = find_file(stock, "config.json", local_only=True) is not None
+    has_stock = find_file(stock, MODEL_CONFIG_FILE, local_only=True) is not None
     if not has_stock:
         return f"vision weights are the checkpoint's own; {stock} is not at hand to compare them"
     theirs = {

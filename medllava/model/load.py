@@ -25,6 +25,7 @@ from transformers import (
 )
 
 from medllava.errors import SetupError
+from medllava.layout import MODEL_CONFIG_FILE
 from medllava.model.adapter import has_adapter, merged_state_dict
 from medllava.model.attention import choose_attention
 from medllava.model.import_llava_med import import_llava, split_delta
@@ -38,7 +39,7 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 _SHARD = "5GB"
 _TOWER = "model.vision_tower."
 _WITH_VISION_MODEL = ("clip_vision_model", "siglip_vision_model")
-_LAST = "config.json"
+_LAST = MODEL_CONFIG_FILE
 """Written last: a folder that has it is complete."""
 
 

@@ -14,6 +14,7 @@ from transformers import LlavaProcessor, PreTrainedModel, PreTrainedTokenizerBas
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from medllava.errors import SetupError
+from medllava.layout import IMAGE_PROCESSOR_FILE
 from medllava.model.chat_template import CHATML, bake_chat_template
 from medllava.model.open_clip import open_clip_statistics
 from medllava.model.tensors import find_file
@@ -49,7 +50,7 @@ def image_statistics(source: str, *, model_type: str) -> ImageStatistics:
     Raises:
         SetupError: neither says.
     """
-    file = None if source == "random" else find_file(source, "preprocessor_config.json")
+    file = None if source == "random" else find_file(source, IMAGE_PROCESSOR_FILE)
     values = json.loads(file.read_text(encoding="utf-8")) if file else {}
     if "image_mean" in values and "image_std" in values:
         return tuple(values["image_mean"]), tuple(values["image_std"])

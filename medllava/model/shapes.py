@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from medllava.errors import SetupError
+from medllava.layout import MODEL_CONFIG_FILE
 from medllava.recipe import LanguageModelConfig, ModelConfig, VisionEncoderConfig
 
 
@@ -111,8 +112,8 @@ def part_values(part: LanguageModelConfig | VisionEncoderConfig, *, key: str) ->
         SetupError: they are nowhere to be found.
     """
     folder = Path(part.source)
-    if (folder / "config.json").is_file():
-        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if (folder / MODEL_CONFIG_FILE).is_file():
+        values = json.loads((folder / MODEL_CONFIG_FILE).read_text(encoding="utf-8"))
     elif part.config:
         values = part.config
     else:
@@ -129,7 +130,7 @@ def _hub_values(source: str, *, key: str) -> dict[str, Any]:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError  # noqa: PLC0415
 
     try:
-        path = hf_hub_download(source, "config.json")
+        path = hf_hub_download(source, MODEL_CONFIG_FILE)
     except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
         reason = str(error).splitlines()[0]
         raise SetupError(

@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
 
 from medllava.errors import SetupError
+from medllava.layout import MODEL_CONFIG_FILE
 from medllava.model.tensors import has_pickle, pickle_error
 
 _SHOWN = 5
@@ -57,7 +58,7 @@ def read_config(source: str) -> dict[str, Any]:
     """
     with reading_weights(source, key="--ckpt"):
         values = json.loads(
-            Path(str(cached_file(source, "config.json"))).read_text(encoding="utf-8")
+            Path(str(cached_file(source, MODEL_CONFIG_FILE))).read_text(encoding="utf-8")
         )
     if not isinstance(values, dict):
         raise SetupError(f"config.json is not a JSON object: {source}. Check the checkpoint.")

@@ -15,9 +15,10 @@ from torch import Tensor
 from transformers.utils.hub import cached_file
 
 from medllava.errors import SetupError
+from medllava.layout import WEIGHTS_FILE, WEIGHTS_INDEX_FILE
 
 _LAYOUTS = (
-    ("model.safetensors.index.json", "model.safetensors"),
+    (WEIGHTS_INDEX_FILE, WEIGHTS_FILE),
     ("", "open_clip_model.safetensors"),
 )
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "open_clip_pytorch_model.bin")

@@ -13,14 +13,13 @@ from typing import Any
 import torch
 from transformers import AutoModel, AutoProcessor, AutoTokenizer, LlavaProcessor
 
+from medllava.layout import PROCESSOR_FILE
 from medllava.model.parts import RANDOM
 from medllava.model.processor import build_processor, image_statistics
 from medllava.model.shapes import part_values
 from medllava.model.sources import reading_weights
 from medllava.model.tiny import build_tiny_tokenizer, random_part_config
 from medllava.recipe import ModelConfig
-
-_PROCESSOR_FILE = "processor_config.json"
 
 
 def read_processor(config: ModelConfig, *, init: str) -> LlavaProcessor:
@@ -33,7 +32,7 @@ def read_processor(config: ModelConfig, *, init: str) -> LlavaProcessor:
     Raises:
         SetupError: the tokenizer is not at hand.
     """
-    if (Path(init) / _PROCESSOR_FILE).is_file():
+    if (Path(init) / PROCESSOR_FILE).is_file():
         with reading_weights(init, key="--init"):
             saved: LlavaProcessor = AutoProcessor.from_pretrained(init)
             return saved

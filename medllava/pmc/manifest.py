@@ -18,9 +18,9 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from medllava.layout import ATTRIBUTION_FILE, FIGURES_FILE, REJECTED_FIGURES_FILE
 from medllava.pmc.config import FetchConfig
-from medllava.pmc.duplicates import DuplicateFinder
-from medllava.pmc.splits import SplitRule
+from medllava.pmc.passes import DuplicateFinder, SplitRule
 from medllava.pmc.state import Miss, Outcome, Outcomes, merge_outcomes
 from medllava.records import FigureRecord
 from medllava.store import atomic_path
@@ -29,6 +29,10 @@ _TEXT, _LIST = pa.string(), pa.list_(pa.string())
 _TYPES: dict[str, pa.DataType] = {
     "version": pa.int32(),
     "in_text_mentions": _LIST,
+    "other_captions": _LIST,
+    "other_caption_languages": _LIST,
+    "keywords": _LIST,
+    "mesh": _LIST,
     "images": _LIST,
     "panel_score": pa.float32(),
     "is_retracted": pa.bool_(),
@@ -47,6 +51,7 @@ STAGES = (
     "figure",
     "rights",
     "caption",
+    "language",
     "modality",
     "image",
     "panels",
@@ -69,6 +74,7 @@ class Totals:
     licenses: Counter[str] = field(default_factory=Counter)
     splits: Counter[str] = field(default_factory=Counter)
     contexts: Counter[str] = field(default_factory=Counter)
+    languages: Counter[str] = field(default_factory=Counter)
 
 
 def write_manifest(
@@ -90,9 +96,9 @@ def write_manifest(
     folder = config.output_dir
     rule = SplitRule.from_config(config)
     with ExitStack() as stack:
-        figures = stack.enter_context(TableWriter(folder / "figures.parquet", FIGURES_SCHEMA))
-        rejected = stack.enter_context(TableWriter(folder / "rejected.parquet", REJECTED_SCHEMA))
-        attribution = stack.enter_context(AttributionWriter(folder / "ATTRIBUTION.md", facts))
+        figures = stack.enter_context(TableWriter(folder / FIGURES_FILE, FIGURES_SCHEMA))
+        rejected = stack.enter_context(TableWriter(folder / REJECTED_FIGURES_FILE, REJECTED_SCHEMA))
+        attribution = stack.enter_context(AttributionWriter(folder / ATTRIBUTION_FILE, facts))
         scratch = stack.enter_context(_scratch(folder))
         seen = _SeenArticles(scratch)
         finder = DuplicateFinder(scratch) if config.deduplicate else None
@@ -160,6 +166,7 @@ def _count_figure(totals: Totals, row: dict[str, Any]) -> None:
     totals.licenses[row["license"] or "none stated"] += 1
     totals.splits[row["split"]] += 1
     totals.contexts[row["context"]] += 1
+    totals.languages[row["caption_language"]] += 1
     totals.counts["kept_images"] += len(row["images"])
     totals.counts["kept_mentions"] += len(row["in_text_mentions"])
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from medllava.layout import FIGURES_FILE
 from medllava.store import atomic_path
 
 SHARD_BYTES = 1_000_000_000
@@ -45,7 +46,7 @@ def write_webdataset(folder: Path, *, shard_bytes: int = SHARD_BYTES) -> Path:
 
 
 def _iter_samples(folder: Path) -> Iterator[list[tuple[str, bytes]]]:
-    for batch in pq.ParquetFile(folder / "figures.parquet").iter_batches(batch_size=500):
+    for batch in pq.ParquetFile(folder / FIGURES_FILE).iter_batches(batch_size=500):
         rows: list[dict[str, Any]] = batch.to_pylist()
         for row in rows:
             text = json.dumps(row, ensure_ascii=False).encode()

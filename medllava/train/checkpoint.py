@@ -14,32 +14,28 @@ from pathlib import Path
 from typing import Any
 
 from medllava.errors import DataError
+from medllava.layout import CHECKPOINTS_DIR, METRICS_FILE, RUN_FILE
 from medllava.store import read_json, write_json
 
-CHECKPOINTS = "checkpoints"
 KEY_FILE = "run_key.json"
-RUN_FILE = "run.json"
-METRICS_FILE = "metrics.jsonl"
-LEARNED_FILE = "learned.safetensors"
-"""Beside merged weights: the adapter and whatever else learns, apart."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _STEP = re.compile(r"step-(\d+)$")
 
 
 def checkpoint_folder(output_dir: Path, step: int) -> Path:
     """Return the final name of a step's checkpoint."""
-    return output_dir / CHECKPOINTS / f"step-{step}"
+    return output_dir / CHECKPOINTS_DIR / f"step-{step}"
 
 
 def partial_folder(output_dir: Path, step: int) -> Path:
     """Return the name under which a step's checkpoint is written."""
-    return output_dir / CHECKPOINTS / f".step-{step}.partial"
+    return output_dir / CHECKPOINTS_DIR / f".step-{step}.partial"
 
 
 def list_checkpoints(output_dir: Path) -> list[tuple[int, Path]]:
     """Return the complete checkpoints, (step, folder), oldest first."""
     found = []
-    for path in (output_dir / CHECKPOINTS).glob("step-*"):
+    for path in (output_dir / CHECKPOINTS_DIR).glob("step-*"):
         match = _STEP.match(path.name)
         if match and path.is_dir():
             found.append((int(match.group(1)), path))
@@ -69,13 +65,13 @@ def seal_checkpoint(output_dir: Path, step: int, *, keep: int) -> Path:
 
 def clear_partial(output_dir: Path) -> None:
     """Remove what a kill left half written."""
-    for path in (output_dir / CHECKPOINTS).glob(".step-*"):
+    for path in (output_dir / CHECKPOINTS_DIR).glob(".step-*"):
         shutil.rmtree(path)
 
 
 def clear_run(output_dir: Path) -> None:
     """Remove everything an earlier run left that this one would write."""
-    shutil.rmtree(output_dir / CHECKPOINTS, ignore_errors=True)
+    shutil.rmtree(output_dir / CHECKPOINTS_DIR, ignore_errors=True)
     for name in (RUN_FILE, KEY_FILE, METRICS_FILE):
         (output_dir / name).unlink(missing_ok=True)
 

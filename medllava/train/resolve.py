@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from medllava.errors import RecipeError, SetupError
+from medllava.layout import RUN_FILE
 from medllava.recipe import load_recipe
 from medllava.records import Stage
 from medllava.train.config import FROM_PARTS, StageRunConfig
-
-_RUN_FILE = "run.json"
 
 
 def parse_stage(value: str) -> Stage:
@@ -82,7 +81,7 @@ def _default_init(recipe_name: str, stage: Stage, *, is_plan: bool) -> str:
         return FROM_PARTS
     before = list(Stage)[list(Stage).index(stage) - 1]
     folder = default_output_dir(recipe_name, before)
-    if (folder / _RUN_FILE).is_file():
+    if (folder / RUN_FILE).is_file():
         return str(folder)
     if is_plan:
         return FROM_PARTS

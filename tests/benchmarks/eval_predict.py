@@ -18,9 +18,9 @@ import torch
 from PIL import Image
 
 from medllava.data.conversation import render_prompt
+from medllava.eval.ask.engine import Engine
+from medllava.eval.ask.predict import Ask
 from medllava.eval.config import DecodingConfig
-from medllava.eval.engine import Engine
-from medllava.eval.predict import Ask
 from medllava.images.load import load_image
 from medllava.model.load import load_model
 from medllava.model.loaded import LoadedModel

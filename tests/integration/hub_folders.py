@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from medllava.hub.checks import weights_sha256
 from medllava.hub.config import PushConfig
 from medllava.model.load import save_model
 from medllava.model.parts import build_model
+from medllava.provenance import weights_sha256
 from medllava.recipe import load_recipe
 
 REPO = "tester/tiny"

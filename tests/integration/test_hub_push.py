@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 from medllava.cli.app import app
 from medllava.errors import DataError, RemoteError, SetupError
-from medllava.hub.checks import weights_sha256
 from medllava.hub.push import push
+from medllava.provenance import weights_sha256
 
 
 @pytest.fixture(scope="module")

@@ -6,14 +6,14 @@ import json
 import benchmark_copies as copies
 import pytest
 
-from medllava.data import benchmark_task
-from medllava.data.benchmark_hub import hub_rows
-from medllava.data.benchmark_task import Hub, compare_counts, load_task, task_names
-from medllava.data.benchmarks import (
+from medllava.data.benchmarks import task as benchmark_task
+from medllava.data.benchmarks.hub import hub_rows
+from medllava.data.benchmarks.questions import (
     finetune_records,
     image_paths,
     load_questions,
 )
+from medllava.data.benchmarks.task import Hub, compare_counts, load_task, task_names
 from medllava.data.conversation import question_text
 from medllava.errors import DataError, RecordError, RemoteError
 from medllava.records import AnswerType, Question
@@ -218,7 +218,7 @@ def test_the_hub_route_reads_what_a_folder_holds(tmp_path, monkeypatch, name, ma
         monkeypatch.setattr(f"datasets.config.{place}", tmp_path / "datasets")
     task = load_task(name)
     local = dataclasses.replace(task, hub=dataclasses.replace(task.hub, id=str(folder)))
-    monkeypatch.setattr("medllava.data.benchmarks.load_task", lambda _: local)
+    monkeypatch.setattr("medllava.data.benchmarks.questions.load_task", lambda _: local)
     found = load_questions(name)
     assert [kind for *_, kind in kinds(found)] == ([CLOSED, OPEN, CLOSED])
     assert len(image_paths(found, found.questions)) == 2

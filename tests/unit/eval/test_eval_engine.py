@@ -5,9 +5,9 @@ import torch
 
 from medllava.data.conversation import render_prompt
 from medllava.errors import DataError
+from medllava.eval.ask.engine import Engine
+from medllava.eval.ask.predict import BLANK, Ask
 from medllava.eval.config import DecodingConfig
-from medllava.eval.engine import Engine
-from medllava.eval.predict import BLANK, Ask
 from medllava.images.load import load_image
 from medllava.records import Turn
 

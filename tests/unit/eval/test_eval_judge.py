@@ -13,11 +13,11 @@ from llm_server import LoopbackModel
 from PIL import Image
 
 from medllava.errors import DataError, RecordError
-from medllava.eval.chat_questions import compare_with_released, read_chat_questions
-from medllava.eval.chat_run import JudgeConfig, judge_chat
-from medllava.eval.chat_scores import Judgement, score_as_llava_med, score_judgements
 from medllava.eval.config import EvalConfig
-from medllava.eval.judge import Trial, build_request, parse_scores, plan_trials
+from medllava.eval.judged.chat_questions import compare_with_released, read_chat_questions
+from medllava.eval.judged.chat_run import JudgeConfig, judge_chat
+from medllava.eval.judged.chat_scores import Judgement, score_as_llava_med, score_judgements
+from medllava.eval.judged.judge import Trial, build_request, parse_scores, plan_trials
 from medllava.store import iter_jsonl, read_json
 
 DOMAINS = ("chest_xray", "mri", "histology", "gross", "ct_scan")
@@ -230,7 +230,7 @@ def test_relative_score_is_the_ratio_of_mean_grades():
 
 
 def _question(key, *, image):
-    from medllava.eval.chat_questions import ChatQuestion
+    from medllava.eval.judged.chat_questions import ChatQuestion
 
     return ChatQuestion(
         id=key, text="?", reference="r", image=image, kind="conversation", domain="mri"

@@ -12,7 +12,12 @@ COLUMNS = {
 
 def test_metrics_compute_and_combine():
     evaluate = pytest.importorskip("evaluate")
-    from medllava.eval.metrics import BiomedicalVqa, ClosedAccuracy, LlavaMedScores, TokenRecall
+    from medllava.eval.score.metrics import (
+        BiomedicalVqa,
+        ClosedAccuracy,
+        LlavaMedScores,
+        TokenRecall,
+    )
 
     assert issubclass(BiomedicalVqa, evaluate.Metric)
     found = BiomedicalVqa().compute(**COLUMNS)

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 from medllava.cli.app import app
 from medllava.eval.compare import compare_values
-from medllava.eval.intervals import bootstrap, paired_p_values
-from medllava.eval.report import build_scores
-from medllava.eval.scores import METRICS, score_replies
+from medllava.eval.report.build import build_scores
+from medllava.eval.score.intervals import bootstrap, paired_p_values
+from medllava.eval.score.scores import METRICS, score_replies
 from medllava.records import AnswerType, Question
 
 

@@ -5,8 +5,7 @@ import pytest
 from PIL import Image
 
 from medllava.errors import DataError
-from medllava.eval.closed import closed_hit
-from medllava.eval.corrupt import corrupt_image, write_corrupted
+from medllava.eval.perturbations import corrupt_image, write_corrupted
 from medllava.eval.probes import (
     CORRUPTIONS,
     Probe,
@@ -17,6 +16,7 @@ from medllava.eval.probes import (
     reword,
     shuffle_choices,
 )
+from medllava.eval.score.closed import closed_hit
 from medllava.records import AnswerType, Question
 
 

@@ -7,10 +7,10 @@ import pytest
 from llm_server import LoopbackModel
 
 from medllava.errors import DataError, SetupError
+from medllava.eval.ask.workers import share_asks
 from medllava.eval.config import Backend, Condition, DecodingConfig, EvalConfig, parse_backend
 from medllava.eval.probes import Probe
 from medllava.eval.run import evaluate_task
-from medllava.eval.workers import share_asks
 from medllava.store import iter_jsonl, read_json
 
 
@@ -138,7 +138,7 @@ def test_an_error_in_a_process_keeps_its_class_and_words(tiny_folder, task_file,
 
 
 def test_shares_are_even_and_keep_images_together():
-    from medllava.eval.predict import BLANK, Ask
+    from medllava.eval.ask.predict import BLANK, Ask
 
     def ask(i, image):
         return Ask(id=str(i), condition="real", seed=0, image=image, text="?")

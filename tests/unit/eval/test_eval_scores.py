@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from medllava.eval import open as open_
-from medllava.eval.closed import answer_word, chosen_answer, closed_hit
-from medllava.eval.normalize import words
-from medllava.eval.scores import METRIC_NAMES, image_clusters, score_replies
+from medllava.eval.score import open_ended as open_
+from medllava.eval.score.closed import answer_word, chosen_answer, closed_hit
+from medllava.eval.score.normalize import words
+from medllava.eval.score.scores import METRIC_NAMES, image_clusters, score_replies
 from medllava.records import AnswerType, Question
 
 

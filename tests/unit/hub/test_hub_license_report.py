@@ -5,7 +5,7 @@ import pytest
 from medllava.errors import DataError
 from medllava.hub.facts import Data, ModelFacts, Part, StageRun
 from medllava.hub.license_report import LicenseReport, dataset_license_report, model_license_report
-from medllava.hub.provenance import Source
+from medllava.records import Source
 
 
 def facts(

@@ -3,6 +3,7 @@ import logging
 import sys
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -227,3 +228,171 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "pydicom", None)
     with pytest.raises(SetupError, match=r"medllava\[dicom\]"):
         load_image(data)
+
+
+PICTURES = Path(__file__).parents[2] / "fixtures" / "pictures"
+
+
+def test_an_empty_window_is_no_window():
+    pixels = np.asarray(load_image(PICTURES / "empty_window.dcm"))
+    assert np.ptp(pixels) > 200
+
+
+def test_a_window_of_width_one_is_a_step_at_its_center():
+    stored = pydicom.dcmread(PICTURES / "width_one.dcm").pixel_array
+    pixels = np.asarray(load_image(PICTURES / "width_one.dcm"))[..., 0]
+    assert np.array_equal(pixels, np.where(stored >= 2048, 255, 0))
+
+
+def test_a_pixel_aspect_ratio_stretches_the_rows():
+    assert load_image(PICTURES / "aspect_2_1.dcm").size == (256, 16)
+
+
+@pytest.mark.parametrize(
+    "keyword", ["PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"]
+)
+def test_every_spacing_counts(keyword: str):
+    assert load_image(saved(make(RAMP, **{keyword: [2.0, 1.0]}))).size == (20, 20)
+    assert load_image(saved(make(RAMP, **{keyword: [1.0, 4.0]}))).size == (80, 10)
+
+
+def test_distances_at_the_patient_win_over_those_at_the_detector():
+    dataset = make(RAMP, PixelSpacing=[1.0, 1.0], ImagerPixelSpacing=[2.0, 1.0])
+    assert load_image(saved(dataset)).size == (20, 10)
+
+
+def test_an_empty_spacing_is_passed_over():
+    dataset = make(RAMP, PixelSpacing=None, ImagerPixelSpacing=[2.0, 1.0])
+    assert load_image(saved(dataset)).size == (20, 20)
+
+
+def test_each_window_function_follows_its_formula():
+    values = RAMP.astype(float)
+    center, width = 40.0, 101.0
+    formulas = {
+        "LINEAR": (values - (center - 0.5)) / (width - 1) + 0.5,
+        "LINEAR_EXACT": (values - center) / width + 0.5,
+        "SIGMOID": 1 / (1 + np.exp(-4 * (values - center) / width)),
+    }
+    for function, wanted in formulas.items():
+        data = saved(
+            make(RAMP, WindowCenter=[center, 0], WindowWidth=[width, 5], VOILUTFunction=function)
+        )
+        assert np.array_equal(grey(data), np.rint(np.clip(wanted, 0, 1) * 255)), function
+
+
+def test_an_inverse_presentation_shape_turns_once_with_and_without_monochrome1():
+    plain = grey(saved(make(RAMP)))
+    for kind, shape in (
+        ("MONOCHROME2", "INVERSE"),
+        ("MONOCHROME1", "INVERSE"),
+        ("MONOCHROME1", "IDENTITY"),
+    ):
+        shown = grey(saved(make(RAMP, kind, PresentationLUTShape=shape)))
+        assert np.array_equal(shown, 255 - plain), (kind, shape)
+    same = grey(saved(make(RAMP, PresentationLUTShape="IDENTITY")))
+    assert np.array_equal(same, plain)
+
+
+def table(entries: list[int], first: int, bits: int) -> Dataset:
+    item = Dataset()
+    item.add_new("LUTDescriptor", "SS" if first < 0 else "US", [len(entries), first, bits])
+    item.add_new("LUTData", "US", entries)
+    return item
+
+
+def test_a_table_maps_values_and_takes_its_ends_beyond():
+    values = np.array([[-100, 0, 1, 2, 3, 500]])
+    dataset = make(values, VOILUTSequence=Sequence([table([0, 1000, 2000, 4095], 0, 12)]))
+    wanted = np.rint(np.array([[0, 0, 1000, 2000, 4095, 4095]]) / 4095 * 255)
+    assert np.array_equal(grey(saved(dataset)), wanted)
+
+
+def test_a_table_stands_in_for_an_empty_window():
+    values = np.array([[0, 1, 2, 3]])
+    tables = Sequence([table([9, 6, 3, 0], 0, 8)])
+    dataset = make(values, WindowCenter=None, WindowWidth=None, VOILUTSequence=tables)
+    assert grey(saved(dataset)).tolist() == [[9, 6, 3, 0]]
+
+
+def test_a_modality_table_comes_before_the_window():
+    values = np.array([[0, 1, 2, 3]])
+    dataset = make(values, WindowCenter=100.5, WindowWidth=201, WindowCenterWidthExplanation="x")
+    dataset.ModalityLUTSequence = Sequence([table([200, 100, 50, 0], 0, 16)])
+    dataset.ModalityLUTSequence[0].ModalityLUTType = "US"
+    shown = grey(saved(dataset))[0]
+    assert (np.diff(shown.astype(int)) < 0).all()
+
+
+def test_an_empty_slope_leaves_values_as_they_are():
+    dataset = make(RAMP, RescaleSlope=None, RescaleIntercept=None)
+    assert np.array_equal(grey(saved(dataset)), grey(saved(make(RAMP))))
+
+
+def test_an_overlay_in_unused_bits_is_not_shown():
+    values = np.tile(np.arange(0, 4096, 16), (8, 1))
+    clean = make(values, BitsStored=12, HighBit=11, PixelRepresentation=0)
+    marked = make(values | 0x8000, BitsStored=12, HighBit=11, PixelRepresentation=0)
+    assert np.array_equal(grey(saved(clean)), grey(saved(marked)))
+
+
+def test_a_segmented_palette_is_in_color():
+    path = get_testdata_file("gdcm-US-ALOKA-16.dcm", download=False)
+    if path is None:
+        pytest.skip("pydicom-data is not installed")
+    image = load_image(path)
+    assert image.size == (640, 480)
+    pixels = np.asarray(image).astype(int)
+    assert (np.ptp(pixels, axis=2) > 20).sum() > 500
+
+
+def test_compressed_pixels_without_a_stated_syntax_are_recognized():
+    for name in ("MR_small_RLE.dcm", "MR_small_jp2klossless.dcm", "MR_small_jpeg_ls_lossless.dcm"):
+        dataset = pydicom.dcmread(get_testdata_file(name, download=False))
+        known = np.asarray(dicom_module.render_dataset(dataset, name=name))
+        del dataset.file_meta.TransferSyntaxUID
+        guessed = np.asarray(dicom_module.render_dataset(dataset, name=name))
+        assert np.array_equal(known, guessed), name
+
+
+def test_a_stretched_claim_cannot_grow_beyond_the_limit(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(dicom_module, "MAX_PIXELS", 400)
+    image = load_image(saved(make(RAMP, PixelSpacing=[40.0, 1.0])))
+    assert image.width * image.height <= 400
+
+
+def _all_files() -> list[Path]:
+    import importlib.util
+
+    roots = [Path(pydicom.__file__).parent / "data" / "test_files"]
+    brought = importlib.util.find_spec("data_store")
+    if brought is not None and brought.submodule_search_locations:
+        roots.append(Path(brought.submodule_search_locations[0]) / "data")
+    return sorted(file for root in roots for file in root.rglob("*.dcm"))
+
+
+def _outcome(render) -> np.ndarray | str:
+    try:
+        return np.asarray(render())
+    except Exception as error:  # noqa: BLE001 - that it fails is what is compared
+        return type(error).__name__
+
+
+def test_the_tags_that_are_read_show_what_the_whole_file_shows():
+    """Of all files that pydicom brings: a tag left out of the list would show another picture."""
+    shown = 0
+    for path in _all_files():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ours = _outcome(lambda path=path: load_image(path))
+            whole = _outcome(
+                lambda path=path: dicom_module.render_dataset(
+                    pydicom.dcmread(path, force=True), name="whole"
+                )
+            )
+        if isinstance(whole, str):
+            assert isinstance(ours, str), path.name
+        else:
+            assert np.array_equal(ours, whole), path.name
+            shown += 1
+    assert shown >= 70

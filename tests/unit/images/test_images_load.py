@@ -11,7 +11,8 @@ from PIL import Image
 
 from medllava.errors import DataError, RemoteError
 from medllava.images import load as image_module
-from medllava.images.load import MAX_PIXELS, load_image
+from medllava.images.limits import MAX_PIXELS
+from medllava.images.load import load_image
 
 
 def picture(mode: str = "RGB", size: tuple[int, int] = (6, 4)) -> Image.Image:

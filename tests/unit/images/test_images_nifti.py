@@ -131,3 +131,47 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "nibabel", None)
     with pytest.raises(SetupError, match=r"medllava\[nifti\]"):
         load_image(data)
+
+
+PICTURES = Path(__file__).parents[2] / "fixtures" / "pictures"
+
+
+def test_a_color_volume_is_shown_in_color():
+    volume = nibabel.load(PICTURES / "rgb.nii")
+    stored = np.asarray(volume.dataobj)[:, :, 4]
+    wanted = np.stack([stored[channel] for channel in "RGB"], axis=-1)
+    pixels = np.asarray(load_image(PICTURES / "rgb.nii"))
+    assert np.array_equal(pixels, wanted.transpose(1, 0, 2)[::-1, ::-1])
+
+
+def test_a_transparent_voxel_lies_on_white():
+    kind = np.dtype([(channel, "u1") for channel in "RGBA"])
+    values = np.zeros((4, 4, 4), dtype=kind)
+    values["R"], values["A"] = 200, 255
+    values["A"][0] = 0
+    data = nibabel.Nifti1Image(values, np.eye(4)).to_bytes()
+    pixels = np.asarray(load_image(data))
+    assert pixels[0, -1].tolist() == [255, 255, 255]
+    assert pixels[0, 0].tolist() == [200, 0, 0]
+
+
+def test_a_scale_in_the_header_is_applied_before_the_window():
+    volume = nibabel.Nifti1Image(np.arange(64, dtype=np.int16).reshape(4, 4, 4), np.eye(4))
+    volume.header.set_slope_inter(2.0, -1000.0)
+    data = volume.to_bytes()
+    plain = np.asarray(volume.dataobj)[:, :, 2] * 1.0
+    units = plain * 2.0 - 1000.0
+    low, high = units.min() - 1, units.max() + 1
+    shown = np.asarray(load_image(data, window=((low + high) / 2, high - low)))[..., 0]
+    wanted = np.rint((units - low) / (high - low) * 255)
+    assert np.abs(shown - wanted.T[::-1, ::-1]).max() <= 1
+
+
+@pytest.mark.parametrize("cut", [1, 100])
+def test_a_volume_that_ends_early_is_refused_though_its_slice_is_there(cut: int):
+    data = saved(canonical())
+    with pytest.raises(DataError, match="ends too early"):
+        load_image(data[:-cut], slice_index=0)
+    packed = gzip.compress(data)
+    with pytest.raises(DataError, match="ends too early"):
+        load_image(packed[:-cut], slice_index=0)

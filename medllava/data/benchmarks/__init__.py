@@ -1,0 +1,1 @@
+"""Benchmarks: shipped tasks and the user's own, read to questions."""

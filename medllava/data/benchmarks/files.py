@@ -1,0 +1,159 @@
+"""Files of a local benchmark copy: which hold a split, what rows are in them, where images are.
+
+JSON arrays, JSONL, CSV and Parquet become rows; images inside Parquet are written out once, named
+by their content. Pickle, in which some copies circulate, is refused: opening one can run code.
+"""
+
+import csv
+import fnmatch
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medllava.data.benchmarks.rows import Row
+from medllava.data.layouts.items import iter_llava_items
+from medllava.errors import DataError
+from medllava.store import iter_jsonl, write_bytes
+
+SPLITS: Mapping[str, tuple[str, ...]] = {
+    "train": ("train", "trainset", "training"),
+    "validation": ("validation", "val", "valid", "validate", "valset", "dev"),
+    "test": ("test", "testset"),
+}
+"""Split to the file names it circulates under."""
+
+_SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
+PICKLE_SUFFIXES = frozenset({".pkl", ".pickle", ".pt", ".pth", ".npy"})
+_IMAGE_FOLDERS = ("", "images", "imgs", "Images", "VQA_RAD Image Folder", "image", "figures")
+_EXTENSIONS = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"II*\x00": ".tif", b"MM\x00*": ".tif"}
+_BATCH_ROWS = 256
+
+
+def split_files(folder: Path, split: str, patterns: Sequence[str] = ()) -> list[Path]:
+    """Return the files of a folder that hold `split`, or an empty list.
+
+    Args:
+        folder: searched itself, then its `data` folder, then its direct subfolders.
+        split: `train`, `validation`, `test`, or a name that only the task's patterns know.
+        patterns: of the task, relative to the folder; they come before the usual names.
+    """
+    for pattern in patterns:
+        found = sorted(path for path in folder.glob(pattern) if path.suffix in _SUFFIXES)
+        if found:
+            return found
+    below = sorted(path for path in folder.iterdir() if path.is_dir())
+    for place in (folder, folder / "data", *below):
+        for suffix in _SUFFIXES:
+            found = [path for path in sorted(place.glob(f"*{suffix}")) if split_of(path) == split]
+            if found:
+                return found
+    return []
+
+
+def split_of(file: Path) -> str | None:
+    """Return the split in a file's name, as `test.json` or `test-00000-of-00002.parquet`."""
+    stem = file.stem.lower()
+    for split, names in SPLITS.items():
+        if stem in names or any(fnmatch.fnmatch(stem, f"{n}-?????-of-*") for n in names):
+            return split
+    return None
+
+
+def refuse_pickle(path: Path, *, advice: str) -> None:
+    """Refuse a pickle file, and a folder whose data are in nothing else.
+
+    Raises:
+        DataError: names the file and the way round.
+    """
+    pickles = find_pickles(path)
+    if pickles:
+        raise DataError(
+            "its data are in a pickle, which is never opened because opening one can run code: "
+            f"{pickles[0]}. {advice}"
+        )
+
+
+def find_pickles(path: Path) -> list[Path]:
+    """Return `path` if it is a pickle, or the pickles in a folder and one level below."""
+    if path.is_dir():
+        found = [p for pattern in ("*", "*/*") for p in path.glob(pattern)]
+        return sorted(p for p in found if p.suffix.lower() in PICKLE_SUFFIXES)
+    return [path] if path.suffix.lower() in PICKLE_SUFFIXES else []
+
+
+def iter_rows(file: Path) -> Iterator[tuple[int, Row]]:
+    """Yield (number from 1, row) of a JSON array, JSONL, CSV or Parquet file.
+
+    Raises:
+        DataError: the file cannot be read, or is of another kind.
+        RecordError: a row is not an object; names file and row.
+    """
+    if file.suffix == ".jsonl":
+        yield from iter_jsonl(file)
+    elif file.suffix == ".json":
+        try:
+            yield from iter_llava_items(file)
+        except UnicodeDecodeError as error:
+            raise DataError(f"not UTF-8 ({error}): {file}. Check how it was made.") from None
+    elif file.suffix == ".csv":
+        yield from _iter_csv(file)
+    elif file.suffix == ".parquet":
+        yield from _iter_parquet(file)
+    else:
+        raise DataError(f"not a JSON, JSONL, CSV or Parquet file: {file}. Convert it to one.")
+
+
+def find_image_folder(root: Path, images: Sequence[str]) -> Path | None:
+    """Return the folder under `root` in which the first of the images are; None if nowhere."""
+    for name in _IMAGE_FOLDERS:
+        folder = root / name
+        if folder.is_dir() and any((folder / image).is_file() for image in images[:5]):
+            return folder
+    return None
+
+
+def cache_folder() -> Path:
+    """Return where images taken out of Parquet files are kept."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "medllava" / "benchmarks"
+
+
+def store_image(value: Any, folder: Path) -> Any:  # noqa: ANN401 - JSON is any
+    """Write an image that lies in a row as bytes; return its name, or `value` if it is none.
+
+    Names come from the content, so an image that several rows repeat is one file and one image of
+    the report.
+    """
+    if not isinstance(value, Mapping) or not isinstance(value.get("bytes"), bytes):
+        return value.get("path") if isinstance(value, Mapping) else value
+    data: bytes = value["bytes"]
+    extension = next((e for magic, e in _EXTENSIONS.items() if data.startswith(magic)), ".img")
+    name = hashlib.sha256(data).hexdigest()[:32] + extension
+    target = folder / name
+    if not target.is_file():
+        write_bytes(target, data)
+    return name
+
+
+def _iter_csv(file: Path) -> Iterator[tuple[int, Row]]:
+    with file.open(newline="", encoding="utf-8-sig") as handle:
+        try:
+            yield from enumerate(csv.DictReader(handle), start=1)
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise DataError(f"not valid CSV ({error}): {file}. Check how it was made.") from None
+
+
+def _iter_parquet(file: Path) -> Iterator[tuple[int, Row]]:
+    import pyarrow as pa  # noqa: PLC0415 - costs 0.2 s, only for Parquet
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    try:
+        number = 0
+        for batch in pq.ParquetFile(file).iter_batches(batch_size=_BATCH_ROWS):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"not valid Parquet ({error}): {file}. Fetch it again.") from None

@@ -1,0 +1,1 @@
+"""Asking: who answers, what is asked, and the replies, once each."""

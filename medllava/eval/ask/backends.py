@@ -1,0 +1,68 @@
+"""Who answers: this process, one process per GPU, or a server.
+
+An `EvalConfig` enters, an `Answerer` leaves. Torch is imported only where a model is loaded here.
+"""
+
+import os
+
+from medllava.errors import SetupError
+from medllava.eval.ask.predict import Answerer
+from medllava.eval.config import Backend, EvalConfig
+
+
+def build_answerer(config: EvalConfig) -> Answerer:
+    """Return what answers the asks of an evaluation.
+
+    Raises:
+        SetupError: the model cannot be loaded, or there are not so many GPUs.
+    """
+    if config.backend is not Backend.TRANSFORMERS:
+        from medllava.eval.ask.server import ServerAnswerer  # noqa: PLC0415 - an HTTP client
+
+        ledger = config.output_dir / "answers" / "server.jsonl"
+        if not config.resume:
+            ledger.unlink(missing_ok=True)
+        return ServerAnswerer(
+            model=config.served_model or config.checkpoint or "",
+            base_url=config.base_url,
+            decoding=config.decoding,
+            ledger=ledger,
+        )
+    from medllava.eval.ask.engine import Engine  # noqa: PLC0415 - torch, only where a model answers
+    from medllava.eval.ask.workers import Worker, WorkerPool  # noqa: PLC0415
+    from medllava.model.load import choose_device, load_model  # noqa: PLC0415
+
+    checkpoint = config.checkpoint or ""
+    if config.gpus == 1:
+        loaded = load_model(checkpoint, device=config.device, dtype=config.dtype)
+        return Engine(loaded, config.decoding)
+    device = choose_device(config.device)
+    num_threads = 0
+    if device == "cpu":
+        num_threads = max(1, (os.cpu_count() or 1) // config.gpus)
+        devices = ["cpu"] * config.gpus
+    else:
+        devices = _gpu_names(device, config.gpus)
+    return WorkerPool(
+        [
+            Worker(
+                checkpoint=checkpoint,
+                device=name,
+                dtype=config.dtype,
+                decoding=config.decoding,
+                num_threads=num_threads,
+            )
+            for name in devices
+        ]
+    )
+
+
+def _gpu_names(device: str, number: int) -> list[str]:
+    """Return `number` GPUs, from the one that was named on."""
+    import torch  # noqa: PLC0415 - as above
+
+    first = torch.device(device).index or 0
+    found = torch.cuda.device_count()
+    if first + number > found:
+        raise SetupError(f"--gpus {number} from {device} on: {found} are here. Use fewer.")
+    return [f"cuda:{first + i}" for i in range(number)]

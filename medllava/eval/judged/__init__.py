@@ -1,0 +1,1 @@
+"""Judging: another model grades free text."""

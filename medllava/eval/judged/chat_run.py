@@ -1,0 +1,414 @@
+"""`eval chat`: open-ended answers, graded by a judge against reference answers.
+
+Questions enter; a model's answers, the judge's raw replies and a report leave. What was answered or
+judged is on disk at once, so a run that was killed goes on and nothing is paid for twice.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from medllava.data.sources import image_root
+from medllava.errors import DataError
+from medllava.eval.ask.backends import build_answerer
+from medllava.eval.ask.predict import Ask, collect_replies, read_texts
+from medllava.eval.config import Backend, Condition, EvalConfig
+from medllava.eval.judged.chat_questions import (
+    ChatQuestion,
+    compare_with_released,
+    read_chat_questions,
+)
+from medllava.eval.judged.chat_scores import Judgement, score_judgements
+from medllava.eval.judged.judge import (
+    MAX_ATTEMPTS,
+    PROMPT_VERSION,
+    Trial,
+    build_request,
+    parse_scores,
+    plan_trials,
+)
+from medllava.eval.report.build import SCHEMA_VERSION
+from medllava.eval.report.chat_html import render_chat_report
+from medllava.layout import EVAL_REPORT_FILE, JUDGEMENTS_FILE, PAGE_FILE, PREDICTIONS_FILE
+from medllava.llm.client import OpenAIModel
+from medllava.llm.ledger import Ledger
+from medllava.llm.prices import price_for
+from medllava.llm.protocol import ChatModel
+from medllava.llm.runner import Limits, Outcome, run_requests
+from medllava.llm.tokens import estimate_tokens
+from medllava.progress import Progress, SilentProgress
+from medllava.provenance import code_commit, describe_model, package_versions
+from medllava.records import StepSummary
+from medllava.store import (
+    contained_path,
+    exclusive,
+    sha256_of,
+    write_json,
+    write_jsonl,
+    write_text,
+)
+
+TASK = "chat"
+_DATED = re.compile(r"20\d\d-?[01]\d(?:-?[0-3]\d)?|-[01]\d[0-3]\d$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeConfig:
+    """Who judges, how often, for how much."""
+
+    model: str
+    """Name as its server knows it, with its date, so that numbers can be repeated."""
+    base_url: str | None = None
+    """Of a local or other server; None: OpenAI."""
+    repeats: int = 1
+    """Judgements per question and order."""
+    concurrency: int = 8
+    max_cost_usd: float | None = None
+    max_retries: int = 8
+    """Attempts after the first at a request that gets no answer."""
+
+    @property
+    def temperature(self) -> float:
+        """Greedy once; repeats of a greedy judge would say nothing new."""
+        return 0.0 if self.repeats == 1 else 0.7
+
+
+def judge_chat(
+    config: EvalConfig,
+    judge: JudgeConfig,
+    *,
+    progress: Progress = SilentProgress(),  # noqa: B008 - has no state
+) -> StepSummary:
+    """Have a model answer, or take its answers, and have a judge compare them with the references.
+
+    Output folder::
+
+        report.json        relative scores by type and domain, order effects, cost, provenance
+        report.html        the same to look at, with the widest gaps beside their images
+        predictions.jsonl  {id, condition, seed, text}
+        judgements.jsonl   every reply of the judge as it came, and the grades read from it
+        answers/           the model's replies as they came
+        judge/             the ledger of the judge: nothing in it is asked, or paid, again
+
+    Raises:
+        DataError: questions, images or predictions are missing or malformed.
+        SetupError: the model cannot be loaded, or the judge's key is not set.
+        RemoteError: the judge or the server answers nobody.
+    """
+    if config.data is None:
+        raise DataError(
+            "eval chat needs its questions: --data FILE, such as LLaVA-Med's "
+            "llava_med_eval_qa50_qa.jsonl, and their images: --image-dir DIR."
+        )
+    questions = read_chat_questions(config.data)[: config.limit]
+    root = image_root(config.data, config.image_dir)
+    with exclusive(config.output_dir):
+        texts, model = _answers(config, questions, root, progress)
+        asked = _Asked(config, judge, questions, texts)
+        lines, missing = asked.run(progress)
+        judgements = [
+            Judgement(
+                trial=Trial(**line["trial"]),
+                reference=line["reference"],
+                candidate=line["candidate"],
+            )
+            for line in lines
+            if line["reference"] is not None
+        ]
+        report = _build_report(config, judge, questions, judgements, lines, missing, model)
+        return _write(config, questions, texts, lines, report, root)
+
+
+def _answers(
+    config: EvalConfig, questions: Sequence[ChatQuestion], root: Path, progress: Progress
+) -> tuple[list[str], dict[str, Any]]:
+    """Return the candidate's answers and where they are from."""
+    if config.predictions is not None:
+        found = read_texts(config.predictions, [q.id for q in questions])
+        hashed = sha256_of(config.predictions)
+        return found, {"source": str(config.predictions), "predictions_sha256": hashed}
+    model = describe_model(config.checkpoint or "")
+    if config.backend is not Backend.TRANSFORMERS:
+        model |= {"server": config.base_url, "served_model": config.served_model}
+    asks = [
+        Ask(
+            id=question.id,
+            condition=Condition.REAL.value,
+            seed=config.seeds[0],
+            image=None if question.image is None else str(contained_path(root, question.image)),
+            text=question.text,
+        )
+        for question in questions
+    ]
+    absent = [ask.image for ask in asks if ask.image and not Path(ask.image).is_file()]
+    if absent:
+        raise DataError(
+            f"{len(absent):,} images are not there ({absent[0]}): {root}. "
+            "Name their folder with --image-dir."
+        )
+    file = config.output_dir / "answers" / "chat.jsonl"
+    if not config.resume:
+        file.unlink(missing_ok=True)
+    facts = {"model": model, "decoding": str(config.decoding)}
+    _forget_others(file, facts)
+    replies = collect_replies(
+        asks,
+        build_answerer(config),
+        file,
+        progress=progress,
+        is_greedy=config.decoding.temperature == 0,
+    )
+    return [replies[ask.key] for ask in asks], model
+
+
+def _forget_others(file: Path, facts: dict[str, Any]) -> None:
+    """Drop answers of another model or other settings; they must not be continued."""
+    about = file.with_suffix(".about.json")
+    text = json.dumps(facts, sort_keys=True, default=str)
+    if about.is_file() and about.read_text(encoding="utf-8") == text:
+        return
+    file.unlink(missing_ok=True)
+    write_text(about, text)
+
+
+class _Asked:
+    """The judge's part of one run."""
+
+    def __init__(
+        self,
+        config: EvalConfig,
+        judge: JudgeConfig,
+        questions: Sequence[ChatQuestion],
+        texts: Sequence[str],
+    ) -> None:
+        self._judge = judge
+        self._model: ChatModel = OpenAIModel(
+            judge.model, base_url=judge.base_url, max_retries=judge.max_retries
+        )
+        self._by_id = {q.id: (q, text) for q, text in zip(questions, texts, strict=True)}
+        self._trials = list(plan_trials(questions, repeats=judge.repeats))
+        self._file = config.output_dir / "judge" / "ledger.jsonl"
+        if not config.resume:
+            self._file.unlink(missing_ok=True)
+        self._price = price_for(
+            judge.model, base_url=judge.base_url, max_cost_usd=judge.max_cost_usd
+        )
+
+    def run(self, progress: Progress) -> tuple[list[dict[str, Any]], int]:
+        """Return a line per reply, and how many trials have none yet.
+
+        A reply that cannot be read is asked for again, with a reminder of the form.
+        """
+        self._preview(progress)
+        lines: list[dict[str, Any]] = []
+        missing = 0
+        trials = self._trials
+        with Ledger(self._file) as ledger:
+            for attempt in range(MAX_ATTEMPTS):
+                progress.start("judgements" if not attempt else "unreadable", total=len(trials))
+                requests = [self._request(trial) for trial in trials]
+                outcomes = run_requests(
+                    self._model,
+                    requests,
+                    ledger=ledger,
+                    limits=Limits(
+                        concurrency=self._judge.concurrency, max_cost_usd=self._judge.max_cost_usd
+                    ),
+                    price=self._price,
+                    progress=progress,
+                )
+                again: list[Trial] = []
+                for trial, outcome in zip(trials, outcomes, strict=True):
+                    if outcome.reply is None:
+                        missing += 1
+                        progress.note(f"no judgement of {trial.question_id}: {outcome.reason}.")
+                        continue
+                    line = _line(trial, outcome)
+                    lines.append(line)
+                    if line["reference"] is None:
+                        again.append(replace(trial, attempt=attempt + 1))
+                trials = again
+        order = {trial: i for i, trial in enumerate(self._trials)}
+        lines.sort(
+            key=lambda line: (
+                order[replace(Trial(**line["trial"]), attempt=0)],
+                line["trial"]["attempt"],
+            )
+        )
+        return lines, missing
+
+    def _request(self, trial: Trial) -> Any:  # noqa: ANN401 - ChatRequest
+        question, text = self._by_id[trial.question_id]
+        return build_request(trial, question, text, temperature=self._judge.temperature)
+
+    def _preview(self, progress: Progress) -> None:
+        known = "its price is not known"
+        if price := self._price:
+            requests = [self._request(trial) for trial in self._trials]
+            most = sum(
+                price.cost(estimate_tokens(r, self._judge.model), r.max_new_tokens)
+                for r in requests
+            )
+            known = f"at most ${most:.2f}"
+        progress.note(f"{len(self._trials):,} judgements by {self._judge.model}, {known}.")
+
+
+def _line(trial: Trial, outcome: Outcome) -> dict[str, Any]:
+    assert outcome.reply is not None  # noqa: S101 - the caller looked
+    grades = parse_scores(outcome.reply.text)
+    if grades is not None and trial.candidate_first:
+        grades = grades[::-1]
+    return {
+        "trial": {
+            "question_id": trial.question_id,
+            "candidate_first": trial.candidate_first,
+            "repeat": trial.repeat,
+            "attempt": trial.attempt,
+        },
+        "reference": grades[0] if grades else None,
+        "candidate": grades[1] if grades else None,
+        "text": outcome.reply.text,
+        "model": outcome.reply.model,
+        "finish_reason": outcome.reply.finish_reason,
+        "input_tokens": outcome.reply.input_tokens,
+        "output_tokens": outcome.reply.output_tokens,
+        "cost_usd": outcome.cost_usd,
+    }
+
+
+def _total_cost(lines: Sequence[dict[str, Any]]) -> float | None:
+    """Return what all replies cost; None where the price of one is not known."""
+    costs = [line["cost_usd"] for line in lines]
+    return None if None in costs else round(sum(costs), 6)
+
+
+def _build_report(
+    config: EvalConfig,
+    judge: JudgeConfig,
+    questions: Sequence[ChatQuestion],
+    judgements: Sequence[Judgement],
+    lines: Sequence[dict[str, Any]],
+    missing: int,
+    model: dict[str, Any],
+) -> dict[str, Any]:
+    assert config.data is not None  # noqa: S101 - the caller looked
+    scores = score_judgements(questions, judgements, draws=config.draws, seed=config.seeds[0])
+    overall = scores["groups"]["overall"]["relative_score"]
+    num_trials = len(questions) * 2 * judge.repeats
+    notes = [compare_with_released(questions)]
+    names = sorted({line["model"] for line in lines if line["model"]})
+    if not any(_DATED.search(name) for name in [judge.model, *names]):
+        notes.append(
+            f"The judge's name {judge.model!r} has no date, so the model behind it may change: "
+            "compare only scores of one run of the judge."
+        )
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "task": {
+            "name": TASK,
+            "version": 1,
+            "split": "test",
+            "file": str(config.data),
+            "file_sha256": sha256_of(config.data),
+            "notes": notes,
+            "limit": config.limit,
+        },
+        "protocol": "judged",
+        "num_questions": len(questions),
+        "num_images": len({q.image for q in questions if q.image}),
+        "conditions": {Condition.REAL.value: {"relative_score": overall}},
+        "visual_gain": None,
+        **scores,
+        "judge": {
+            "model": judge.model,
+            "answered_as": names,
+            "base_url": judge.base_url,
+            "prompt_version": PROMPT_VERSION,
+            "temperature": judge.temperature,
+            "repeats": judge.repeats,
+            "judgements": num_trials,
+            "readable": len(judgements),
+            "unreadable": num_trials - len(judgements) - missing,
+            "missing": missing,
+            "input_tokens": sum(line["input_tokens"] for line in lines),
+            "output_tokens": sum(line["output_tokens"] for line in lines),
+            "cost_usd": _total_cost(lines),
+        },
+        "model": model,
+        "decoding": {}
+        if config.predictions
+        else {
+            "max_new_tokens": config.decoding.max_new_tokens,
+            "temperature": config.decoding.temperature,
+            "backend": config.backend.value,
+        },
+        "bootstrap": {
+            "draws": config.draws,
+            "seed": config.seeds[0],
+            "over": "images",
+            "level": 0.95,
+        },
+        "packages": package_versions(),
+        "commit": code_commit(),
+    }
+
+
+def _write(
+    config: EvalConfig,
+    questions: Sequence[ChatQuestion],
+    texts: Sequence[str],
+    lines: Sequence[dict[str, Any]],
+    report: dict[str, Any],
+    root: Path,
+) -> StepSummary:
+    folder = config.output_dir
+    files = {
+        "report": folder / EVAL_REPORT_FILE,
+        "page": folder / PAGE_FILE,
+        "predictions": folder / PREDICTIONS_FILE,
+        "judgements": folder / JUDGEMENTS_FILE,
+    }
+    real = {"condition": Condition.REAL.value, "seed": config.seeds[0]}
+    write_jsonl(
+        files["predictions"],
+        ({"id": q.id, **real, "text": text} for q, text in zip(questions, texts, strict=True)),
+    )
+    write_jsonl(files["judgements"], lines)
+    write_text(files["page"], render_chat_report(report, questions, texts, lines, image_dir=root))
+    write_json(files["report"], report)
+    facts = report["judge"]
+    return StepSummary(
+        step="eval",
+        complete=facts["missing"] == 0,
+        counts={
+            "questions": len(questions),
+            "judgements": facts["readable"],
+            "unreadable": facts["unreadable"],
+            "missing": facts["missing"],
+            **({} if facts["cost_usd"] is None else {"cost_usd": facts["cost_usd"]}),
+        },
+        details={key: report[key] for key in ("groups", "order", "judge", "conditions")},
+        artifacts=files,
+    )
+
+
+def chat_lines(summary: StepSummary) -> list[str]:
+    """Return the scores as lines for a terminal."""
+    lines = [f"{'':<32}{'relative score':>22}{'mean of ratios':>18}{'questions':>11}"]
+    for name, table in summary.details["groups"].items():
+        score, theirs = table["relative_score"], table["llava_med"]["mean_of_ratios"]
+        text = "-"
+        if score["value"] is not None:
+            text = f"{100 * score['value']:.1f}"
+        if score["low"] is not None:
+            text += f" [{100 * score['low']:.1f}, {100 * score['high']:.1f}]"
+        ratios = "-" if theirs is None else f"{theirs:.1f}"
+        lines.append(f"{name:<32}{text:>22}{ratios:>18}{score['num_questions']:>11}")
+    return [
+        *lines,
+        "relative score: candidate's mean grade over the reference's, both orders, in %, with",
+        "95 % intervals by bootstrap over images; mean of ratios: LLaVA-Med's way, one order only",
+    ]

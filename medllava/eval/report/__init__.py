@@ -1,0 +1,1 @@
+"""Reporting: scores to `report.json` and its page."""

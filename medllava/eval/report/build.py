@@ -1,0 +1,188 @@
+"""Replies to `report.json`: every score with its interval, beside its floors.
+
+Replies by condition and seed enter; plain JSON values leave. `html` draws them, `compare` and the
+quickstart read them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from medllava.eval.config import Condition
+from medllava.eval.score.intervals import Bootstrap, Values, bootstrap
+from medllava.eval.score.scores import METRIC_NAMES, METRICS, image_clusters, score_replies
+from medllava.records import AnswerType, Question
+
+SCHEMA_VERSION = 1
+_KEY_METRICS = ("exact_match", "token_recall", "closed_accuracy", "open_token_recall")
+"""Shown per category, where more would be noise."""
+_NO_CATEGORY = "(none)"
+
+Replies = Mapping[tuple[str, int], Sequence[str]]
+"""(condition, seed) to replies in the order of the questions."""
+
+
+@dataclass(slots=True)
+class _Columns:
+    """Columns for one bootstrap, with names to find them again."""
+
+    values: list[Values]
+    index: dict[tuple[str, str], int]
+
+    def add(self, group: str, metric: str, column: Values) -> None:
+        """Append one column of values, (questions,)."""
+        self.index[group, metric] = len(self.values)
+        self.values.append(column)
+
+
+def score_conditions(
+    questions: Sequence[Question], replies: Replies
+) -> tuple[dict[str, Values], dict[str, list[Values]]]:
+    """Return values per condition, averaged over seeds, and the values of each seed.
+
+    Returns:
+        Condition to (questions, metrics), and condition to one such array per seed.
+    """
+    by_seed: dict[str, list[Values]] = {}
+    for (condition, _), texts in sorted(replies.items()):
+        by_seed.setdefault(condition, []).append(score_replies(questions, texts))
+    ordered: dict[str, list[Values]] = {str(c): by_seed[c] for c in Condition if c in by_seed}
+    return {name: np.mean(arrays, axis=0) for name, arrays in ordered.items()}, ordered
+
+
+def build_scores(
+    questions: Sequence[Question], replies: Replies, *, draws: int, seed: int
+) -> dict[str, Any]:
+    """Return the scores of a report, each with its 95 % interval over images.
+
+    Args:
+        questions: what was asked.
+        replies: what was answered, under every condition and seed.
+        draws: of the bootstrap.
+        seed: of the draws.
+    """
+    means, by_seed = score_conditions(questions, replies)
+    columns = _Columns([], {})
+    for name, values in means.items():
+        for column, metric in enumerate(METRIC_NAMES):
+            columns.add(name, metric, values[:, column])
+    groups = _groups(questions)
+    real = means[Condition.REAL.value]
+    for group, members in groups.items():
+        for column, metric in enumerate(METRIC_NAMES):
+            if group.startswith("answer_type:") or metric in _KEY_METRICS:
+                columns.add(group, metric, np.where(members, real[:, column], np.nan))
+    clusters = image_clusters(questions)
+    result = bootstrap(np.stack(columns.values, axis=1), clusters, draws=draws, seed=seed)
+    scores: dict[str, Any] = {
+        "num_questions": len(questions),
+        "num_images": len({q.image for q in questions if q.image is not None}),
+        "counts": {t.value: sum(q.answer_type is t for q in questions) for t in AnswerType},
+        "conditions": {name: _estimates(name, columns, result) for name in means},
+        "visual_gain": _gain(columns, result),
+        "by_answer_type": _named_groups("answer_type:", groups, columns, result),
+        "by_category": _named_groups("category:", groups, columns, result),
+        "bootstrap": {"draws": draws, "seed": seed, "over": "images", "level": 0.95},
+    }
+    if len(by_seed[Condition.REAL.value]) > 1:
+        scores["seed_deviation"] = _seed_deviation(by_seed[Condition.REAL.value])
+    return scores
+
+
+def score_subsets(
+    questions: Sequence[Question],
+    values: Values,
+    subsets: Mapping[str, Sequence[bool]],
+    *,
+    draws: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Return the scores of parts of the questions, such as those without flagged images.
+
+    Args:
+        questions: all of them.
+        values: of one condition, (questions, metrics).
+        subsets: name to one truth value per question.
+        draws: of the bootstrap over images.
+        seed: of the draws.
+    """
+    columns = _Columns([], {})
+    for name, members in subsets.items():
+        for column, metric in enumerate(METRIC_NAMES):
+            columns.add(name, metric, np.where(np.array(members), values[:, column], np.nan))
+    result = bootstrap(
+        np.stack(columns.values, axis=1), image_clusters(questions), draws=draws, seed=seed
+    )
+    return {
+        name: {"num_questions": int(sum(members)), "scores": _estimates(name, columns, result)}
+        for name, members in subsets.items()
+    }
+
+
+def _groups(questions: Sequence[Question]) -> dict[str, Any]:
+    """Return masks of the questions of each answer type and category."""
+    groups = {
+        f"answer_type:{kind.value}": np.array([q.answer_type is kind for q in questions])
+        for kind in AnswerType
+    }
+    categories = [q.category or _NO_CATEGORY for q in questions]
+    if set(categories) != {_NO_CATEGORY}:
+        for category in sorted(set(categories)):
+            groups[f"category:{category}"] = np.array([c == category for c in categories])
+    return groups
+
+
+def _estimates(group: str, columns: _Columns, result: Bootstrap) -> dict[str, Any]:
+    """Return metric to estimate, leaving out metrics that no question of the group has."""
+    estimates = {
+        metric.name: result.estimate(columns.index[group, metric.name])
+        for metric in METRICS
+        if (group, metric.name) in columns.index
+    }
+    return {name: e.to_json() for name, e in estimates.items() if e.value is not None}
+
+
+def _named_groups(
+    prefix: str, groups: Mapping[str, Any], columns: _Columns, result: Bootstrap
+) -> dict[str, Any]:
+    return {
+        group.removeprefix(prefix): _estimates(group, columns, result)
+        for group in groups
+        if group.startswith(prefix) and groups[group].any()
+    }
+
+
+def _gain(columns: _Columns, result: Bootstrap) -> dict[str, Any] | None:
+    """Return real minus permuted for every share where more is better."""
+    if (Condition.PERMUTED.value, METRIC_NAMES[0]) not in columns.index:
+        return None
+    gains = {}
+    for metric in METRICS:
+        if metric.higher_is_better and metric.is_share:
+            real, permuted = (
+                columns.index[condition.value, metric.name]
+                for condition in (Condition.REAL, Condition.PERMUTED)
+            )
+            gain = result.difference(real, permuted)
+            if gain.value is not None:
+                gains[metric.name] = gain.to_json()
+    return gains
+
+
+def _seed_deviation(by_seed: Sequence[Values]) -> dict[str, float]:
+    """Return the standard deviation of each metric's mean between seeds."""
+    means = np.array([np.nanmean(_some(values), axis=0) for values in by_seed])
+    deviations = means.std(axis=0, ddof=1)
+    return {
+        name: float(deviation)
+        for name, deviation in zip(METRIC_NAMES, deviations, strict=True)
+        if not np.isnan(deviation)
+    }
+
+
+def _some(values: Values) -> Values:
+    """Put a NaN-free zero row under columns without any value; their deviation is zero."""
+    empty = np.isnan(values).all(axis=0)
+    return np.where(empty, 0.0, values)

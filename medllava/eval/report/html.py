@@ -1,0 +1,186 @@
+"""`report.html`: the scores beside their floors, and answers beside the images they are about.
+
+The values of `report.json` and the replies enter, one self-contained page leaves.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medllava import page
+from medllava.errors import DataError
+from medllava.eval.config import Condition
+from medllava.eval.report.html_sections import (
+    contamination_section,
+    estimate_cell,
+    llava_med_section,
+    probe_section,
+    published_section,
+)
+from medllava.eval.score.scores import METRICS, Metric, Values
+from medllava.records import Question
+from medllava.store import contained_path
+
+_NUM_CARDS = 12
+_THUMBNAIL_PIXELS = 256
+
+
+def render_report(
+    report: Mapping[str, Any],
+    questions: Sequence[Question],
+    replies: Sequence[str],
+    values: Values,
+    *,
+    image_dir: Path | None,
+) -> str:
+    """Return the page.
+
+    Args:
+        report: as written to `report.json`.
+        questions: what was asked.
+        replies: under the real condition, in the same order.
+        values: their scores, (questions, metrics).
+        image_dir: where images are; None or unreadable images are left out.
+    """
+    task, scores = report["task"], report
+    sections = [("Scores", _score_table(scores) + _floor_bars(scores["conditions"]))]
+    sections += _groups("By answer type", scores["by_answer_type"])
+    sections += _groups("By category", scores["by_category"])
+    sections += probe_section(report.get("probes"))
+    sections += contamination_section(report.get("contamination"))
+    sections += llava_med_section(report.get("llava_med"))
+    sections += published_section(task["name"], report)
+    right, wrong = _examples(questions, values)
+    for heading, rows in (("Worst errors", wrong), ("Right answers", right)):
+        cards = [_card(questions[row], replies[row], image_dir) for row in rows]
+        if cards:
+            sections.append((heading, page.render_cards(cards)))
+    sections.append(("What was asked, and with what", _facts(report)))
+    return page.render_page(
+        f"{task['name']}: {report['model']['source']}",
+        subtitle=(
+            f"{scores['num_questions']:,} questions about {scores['num_images']:,} images, "
+            f"{task['split']}; intervals: 95 %, bootstrap over images. No clinical use."
+        ),
+        sections=sections,
+    )
+
+
+def _shown_metrics(conditions: Mapping[str, Any]) -> list[Metric]:
+    return [m for m in METRICS if any(m.name in estimates for estimates in conditions.values())]
+
+
+def _score_table(scores: Mapping[str, Any]) -> str:
+    rows = dict(scores["conditions"])
+    metrics = _shown_metrics(rows)
+    if scores["visual_gain"]:
+        rows["real minus permuted"] = scores["visual_gain"]
+    return page.render_table(
+        ["condition", *(_heading(metric) for metric in metrics)],
+        [
+            [name, *(estimate_cell(estimates.get(m.name), is_share=m.is_share) for m in metrics)]
+            for name, estimates in rows.items()
+        ],
+    )
+
+
+def _floor_bars(conditions: Mapping[str, Any]) -> str:
+    """Draw the score that says most beside its floors."""
+    metric = next(
+        m for m in ("closed_accuracy", "token_recall") if m in conditions[Condition.REAL.value]
+    )
+    estimates = {name: found[metric] for name, found in conditions.items() if metric in found}
+    return page.render_text(f"{metric.replace('_', ' ').capitalize()}, %:") + _bars(estimates)
+
+
+def _bars(estimates: Mapping[str, Mapping[str, Any]]) -> str:
+    return page.render_bars(
+        {name: round(100 * e["value"], 1) for name, e in estimates.items()},
+        ranges={
+            name: (100 * e["low"], 100 * e["high"])
+            for name, e in estimates.items()
+            if e["low"] is not None
+        },
+    )
+
+
+def _heading(metric: Metric) -> str:
+    return metric.name.replace("_", " ") + (", %" if metric.is_share else "")
+
+
+def _groups(heading: str, groups: Mapping[str, Any]) -> list[tuple[str, str]]:
+    if not groups:
+        return []
+    metrics = [m for m in _shown_metrics(groups) if m.higher_is_better]
+    table = page.render_table(
+        ["", "questions", *(_heading(metric) for metric in metrics)],
+        [
+            [
+                name,
+                max(e["num_questions"] for e in estimates.values()),
+                *(estimate_cell(estimates.get(m.name)) for m in metrics),
+            ]
+            for name, estimates in groups.items()
+        ],
+    )
+    bars = _bars({name: estimates["token_recall"] for name, estimates in groups.items()})
+    return [(heading, table + page.render_text("Token recall, %:") + bars)]
+
+
+def _facts(report: Mapping[str, Any]) -> str:
+    task, model = report["task"], report["model"]
+    facts = {
+        "model": model["source"],
+        "weights (SHA-256)": model.get("weights_sha256") or "-",
+        "questions": f"{task['name']}, version {task['version']}, {task['split']}",
+        "file": f"{task['file']} (SHA-256 {task['file_sha256']})",
+        "open or closed": task["rule"],
+        "answer-format prompt": report["prompts"]["closed"] or "none: asked as written",
+        "decoding": ", ".join(f"{key} {value}" for key, value in report["decoding"].items())
+        or "made elsewhere",
+        "protocol": report["protocol"],
+        "packages": ", ".join(f"{name} {v}" for name, v in report["packages"].items()),
+        "code": report["commit"] or "-",
+        "notes": " ".join(task["notes"]) or "-",
+    }
+    return page.render_table(["", ""], list(facts.items()))
+
+
+def _examples(questions: Sequence[Question], values: Values) -> tuple[list[int], list[int]]:
+    """Return rows of right and of worst replies, one per image as long as there are enough."""
+    recall = values[:, [m.name for m in METRICS].index("token_recall")]
+    closed = values[:, [m.name for m in METRICS].index("closed_accuracy")]
+    score = [r if c != c else c for r, c in zip(recall, closed, strict=True)]
+    worst = sorted(range(len(questions)), key=lambda row: score[row])
+    wrong = [row for row in worst if score[row] < 1]
+    right = [row for row in range(len(questions)) if score[row] == 1]
+    return _spread(questions, right), _spread(questions, wrong)
+
+
+def _spread(questions: Sequence[Question], rows: Sequence[int]) -> list[int]:
+    seen: set[str | None] = set()
+    first: list[int] = []
+    rest: list[int] = []
+    for row in rows:
+        (rest if questions[row].image in seen else first).append(row)
+        seen.add(questions[row].image)
+    return (first + rest)[:_NUM_CARDS]
+
+
+def _card(question: Question, reply: str, image_dir: Path | None) -> tuple[str | None, list[str]]:
+    lines = [question.question, f"answer: {reply or '(empty)'}", f"reference: {question.answer}"]
+    return thumbnail(question.image, image_dir), lines
+
+
+def thumbnail(image: str | None, image_dir: Path | None) -> str | None:
+    """Return a small JPEG as a data address, so that the page stays whole when it is sent."""
+    if image is None or image_dir is None or not (image_dir / image).is_file():
+        return None
+    from medllava.images.encode import image_address, shrink  # noqa: PLC0415 - only with images
+    from medllava.images.load import load_image  # noqa: PLC0415 - not needed without images
+
+    try:
+        picture = load_image(contained_path(image_dir, image))
+    except DataError:
+        return None
+    return image_address(shrink(picture, _THUMBNAIL_PIXELS), kind="JPEG")

@@ -1,0 +1,1 @@
+"""Scoring: a question and a reply to numbers, numbers to intervals."""

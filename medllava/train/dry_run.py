@@ -1,0 +1,134 @@
+"""`--dry-run`: the plan of a stage on this machine's data, without its weights.
+
+Records are counted with the model's own tokenizer where that is at hand, and estimated from their
+characters where it is not; without any data, LLaVA-Med's published counts stand in. What is
+printed is what the trainer does: it packs and chooses its settings with the same functions.
+"""
+
+import tempfile
+from pathlib import Path
+
+from medllava.data.dataset import ExampleIndex
+from medllava.data.layouts.released import SourceReport, inspect_llava_json
+from medllava.data.packing import Schedule
+from medllava.data.prefix_sharing import find_sharing
+from medllava.data.sources import is_llava_file
+from medllava.errors import SetupError
+from medllava.model.shapes import ModelShape, read_shape
+from medllava.model.weightless_processor import read_processor
+from medllava.progress import Progress
+from medllava.train import prepare
+from medllava.train.config import StageRunConfig
+from medllava.train.hardware import this_gpu
+from medllava.train.planning.costs import GPUS, Gpu
+from medllava.train.planning.data_counts import DataStatistics, count_index, estimate_data
+from medllava.train.planning.fit import Batches, fit_settings
+from medllava.train.planning.plan import Plan, build_plan
+from medllava.train.settings import Settings, machine_settings
+from medllava.train.stage_data import StageData, find_data
+
+_PLANNED_GPU = "H100"
+"""Where a machine without a GPU plans for; the plan lists the others beside it."""
+
+
+def plan_stage(config: StageRunConfig, *, world_size: int, progress: Progress) -> Plan:
+    """Plan a stage without loading any weights.
+
+    Args:
+        config: what `train` would be asked; its data may be absent.
+        world_size: devices over all machines.
+        progress: told while records are read.
+
+    Raises:
+        DataError: data is named and cannot be read.
+        SetupError: a part's configuration is nowhere to be found.
+    """
+    shape = read_shape(config.recipe.model)
+    data, batches = _count(config, shape, world_size=world_size, progress=progress)
+    return build_plan(
+        config.recipe,
+        config.stage,
+        shape,
+        data=data,
+        world_size=world_size,
+        gpu=_device(),
+        max_steps=config.max_steps,
+        batches=batches,
+    )
+
+
+def _device() -> Gpu:
+    return this_gpu() or GPUS[_PLANNED_GPU]
+
+
+def count_batches(config: StageRunConfig, index: ExampleIndex, schedule: Schedule) -> Batches:
+    """Return the trainer's own layout of the run as the plan wants it."""
+    stage = config.recipe.stage[config.stage]
+    per_epoch = schedule.num_bins / stage.epochs
+    return Batches(
+        num_units=round(per_epoch),
+        records_per_unit=len(index) / per_epoch,
+        micro_batch_size=stage.micro_batch_size,
+        gradient_accumulation_steps=schedule.accumulation,
+        units_per_step=schedule.packs_per_step,
+        steps_per_epoch=schedule.num_steps_uncut / stage.epochs,
+        num_steps=schedule.num_steps,
+    )
+
+
+def _count(
+    config: StageRunConfig, shape: ModelShape, *, world_size: int, progress: Progress
+) -> tuple[DataStatistics | None, Batches | None]:
+    """Count the records, with the trainer's own packing where its tokenizer is at hand."""
+    if not config.data:
+        return None, None
+    with tempfile.TemporaryDirectory(prefix="medllava-") as made_up:
+        data = find_data(config, made_up=Path(made_up))
+        _note_source(data, progress)
+        try:
+            processor = read_processor(config.recipe.model, init=config.init)
+        except SetupError:
+            return estimate_data(data.records(), shape, source=config.data), None
+        index = prepare.index_data(config, data, processor, progress=progress)
+    sharing = find_sharing(
+        index,
+        image_token_id=processor.image_token_id,
+        most=config.recipe.data.records_per_image if config.recipe.data.packing else 1,
+    )
+    counts = count_index(index, source=config.data)
+    settings = _settings(config, shape, counts, world_size=world_size)
+    schedule = prepare.lay_out(config, settings, sharing)
+    return counts, count_batches(config, index, schedule)
+
+
+def _settings(
+    config: StageRunConfig, shape: ModelShape, counts: DataStatistics, *, world_size: int
+) -> Settings:
+    """Return what the trainer would run with on the device that is planned for."""
+    base = machine_settings(
+        config.recipe,
+        config.recipe.stage[config.stage],
+        world_size=world_size,
+        has_cuda=True,
+        is_half=True,
+    )
+    return fit_settings(config.recipe, config.stage, base, shape, data=counts, device=_device())
+
+
+def _note_source(data: StageData, progress: Progress) -> None:
+    """Say how a LLaVA file compares with what is published and which of its images are here."""
+    if data.questions is None and data.path.is_file() and is_llava_file(data.path):
+        report = inspect_llava_json(data.path, image_root=data.image_root)
+        progress.note(_describe(report, data))
+
+
+def _describe(report: SourceReport, data: StageData) -> str:
+    missing = report.missing_images
+    text = f"{data.path.name}: {report.num_records:,} records, {report.num_pairs:,} pairs"
+    if report.released_as:
+        relation = "differs from" if report.differences else "has the digest and counts of"
+        text += f"; {relation} the published {report.released_as}"
+        text += "".join(f", {difference}" for difference in report.differences)
+    present = f"{report.num_images - len(missing):,} of {report.num_images:,} images"
+    text += f"; {present} in {data.image_root}"
+    return f"{text}, first missing: {missing[0]}" if missing else text

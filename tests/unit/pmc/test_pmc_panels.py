@@ -1,0 +1,128 @@
+"""Compound figures are taken apart, and their captions with them."""
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+
+from medllava.pmc.panel_captions import split_caption
+from medllava.pmc.panels import find_panels, order_boxes, split_figure
+
+
+def photograph(size: tuple[int, int], seed: int) -> Image.Image:
+    """A dense picture: smooth structure with noise, gray levels between 40 and 210."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(60, 190, (6, 6), dtype=np.uint8))
+    values = np.asarray(coarse.resize(size, Image.Resampling.BICUBIC), dtype=np.float32)
+    return Image.fromarray((values + rng.normal(0, 6, values.shape)).clip(40, 210).astype(np.uint8))
+
+
+def compound(rows: int, columns: int, gutter: int, background: int = 255) -> Image.Image:
+    canvas = Image.new("L", (columns * 200 - gutter, rows * 160 - gutter), background)
+    for row in range(rows):
+        for column in range(columns):
+            picture = photograph((200 - gutter, 160 - gutter), seed=10 * row + column)
+            canvas.paste(picture, (200 * column, 160 * row))
+    return canvas
+
+
+@pytest.mark.parametrize(
+    ("caption", "lead", "parts"),
+    [
+        (
+            "MRI of a patient. (A) Axial T2. (B) Sagittal T1, see (A).",
+            "MRI of a patient.",
+            {"A": "Axial T2.", "B": "Sagittal T1, see (A)."},
+        ),
+        ("CT (a) and MRI (b) of the knee.", "", {"a": "CT", "b": "MRI"}),
+        ("Scans. a) Before. b) After.", "Scans.", {"a": "Before.", "b": "After."}),
+        ("Views: A, frontal. B, lateral.", "Views", {"A": "frontal.", "B": "lateral."}),
+        ("Two views. A, frontal. B, lateral.", "Two views.", {"A": "frontal.", "B": "lateral."}),
+        (
+            "Stains. (A\u2013C) H&E. (D) Trichrome.",
+            "Stains.",
+            {"A": "H&E.", "B": "H&E.", "C": "H&E.", "D": "Trichrome."},
+        ),
+        ("(A, B) CT. (C and D) MRI.", "", {"A": "CT.", "B": "CT.", "C": "MRI.", "D": "MRI."}),
+        ("Knee. (i) Before. (ii) After.", "Knee.", {"i": "Before.", "ii": "After."}),
+        ("Lungs. Left: before. Right: after.", "Lungs.", {"left": "before.", "right": "after."}),
+        ("Panel A shows CT. Panel B shows MRI.", "", {"A": "shows CT.", "B": "shows MRI."}),
+    ],
+)
+def test_a_caption_is_given_to_its_panels(caption, lead, parts):
+    captions = split_caption(caption)
+    assert captions.parts == parts
+    if parts:
+        assert captions.lead == lead
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "Effect of vitamin (C) on tumor growth.",
+        "Axial CT of the chest with a nodule (arrow) in the left lung.",
+        "Grade (I) lesion.",
+        "Hepatitis B, chronic. The patient was treated (see text).",
+        "",
+    ],
+)
+def test_what_is_no_series_of_marks_names_no_panels(caption):
+    assert split_caption(caption).parts == {}
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 2), (2, 2), (2, 3)])
+@pytest.mark.parametrize("gutter", [4, 12])
+@pytest.mark.parametrize("background", [255, 0])
+def test_a_grid_is_found_with_and_without_a_number_in_the_caption(
+    rows, columns, gutter, background
+):
+    picture = compound(rows, columns, gutter, background)
+    for expected in (rows * columns, None):
+        found = find_panels(picture, expected=expected)
+        assert len(found.boxes) == rows * columns
+        for index, box in enumerate(found.boxes):
+            row, column = divmod(index, columns)
+            wanted = (
+                200 * column,
+                160 * row,
+                200 * column + 200 - gutter,
+                160 * row + 160 - gutter,
+            )
+            assert np.abs(np.subtract(box, wanted)).max() <= 8
+
+
+def test_one_picture_stays_whole():
+    found = split_figure(photograph((400, 300), seed=3), "Axial CT of the chest.")
+    assert [panel.caption for panel in found.panels] == ["Axial CT of the chest."]
+    assert found.panels[0].box == (0, 0, 400, 300)
+
+
+def test_a_chart_is_not_taken_apart_without_a_reason():
+    chart = Image.new("L", (500, 400), 255)
+    draw = ImageDraw.Draw(chart)
+    draw.line((60, 20, 60, 340), fill=0, width=2)
+    draw.line((60, 340, 380, 340), fill=0, width=2)
+    draw.line((60, 300, 200, 120, 380, 60), fill=60, width=3)
+    for y in range(40, 340, 60):
+        draw.text((20, y), f"{y}", fill=0)
+    draw.text((420, 100), "treated\n\ncontrol", fill=0)
+    assert len(find_panels(chart).boxes) == 1
+
+
+def test_letters_down_the_columns_are_read():
+    letters = {(0, 0): "A", (1, 0): "B", (0, 1): "C", (1, 1): "D"}
+    for by_columns in (False, True):
+        picture = compound(2, 2, 8)
+        draw = ImageDraw.Draw(picture)
+        for row, column in letters:
+            place = (column, row) if by_columns else (row, column)
+            at = (200 * place[1] + 8, 160 * place[0] + 6)
+            draw.text(at, letters[row, column], font=ImageFont.load_default(26), fill=255)
+        # `letters` runs down the columns; with its axes exchanged it runs along the rows.
+        found = split_figure(picture, "(A) one. (B) two. (C) three. (D) four.")
+        places = {panel.label: (panel.box[0] > 100, panel.box[1] > 80) for panel in found.panels}
+        assert places["B"] == ((True, False) if by_columns else (False, True))
+
+
+def test_reading_order_of_a_tall_panel_beside_a_stack():
+    tall, upper, lower = (0, 0, 100, 300), (110, 0, 200, 140), (110, 150, 200, 300)
+    assert order_boxes([lower, tall, upper]) == [tall, upper, lower]
