@@ -17,6 +17,7 @@ from typing import Any
 
 import typer.main
 
+import medllava.pmc.config
 import medllava.recipe
 from medllava.cli.app import app
 
@@ -45,7 +46,26 @@ def render_commands() -> str:
             kind = _type(parameter.type_descriptor.annotation)
             lines.append(f"| {label} | {kind} | {_option_default(parameter)} | {text} |")
         lines.append("")
+        if name == "fetch-pmc":
+            lines += _fetch_settings()
     return "\n".join(lines)
+
+
+def _fetch_settings() -> list[str]:
+    """Return the tables of `--set` and of the TOML file of `fetch-pmc`."""
+    notes = _field_notes(Path(medllava.pmc.config.__file__))
+    hints = typing.get_type_hints(medllava.pmc.config.FetchConfig)
+    fields = {f.name: f for f in dataclasses.fields(medllava.pmc.config.FetchConfig)}
+    lines = ["Rarer settings of `fetch-pmc`, for `--set` and for its TOML file:", ""]
+    lines += ["| key | type | default | meaning |", "|---|---|---|---|"]
+    for table, names in medllava.pmc.config.SETTINGS.items():
+        for name in names:
+            note = notes.get(("FetchConfig", name), "")
+            if not note:
+                sys.exit(f"fetch-pmc setting {table}.{name} has no docstring; say what it means")
+            kind, default = _type(hints[name]), _default(fields[name])
+            lines.append(f"| `{table}.{name}` | {kind} | {default} | {note} |")
+    return [*lines, ""]
 
 
 def render_recipe() -> str:

@@ -249,10 +249,7 @@ def load_recipe(name_or_path: str, *, overrides: Iterable[str] = ()) -> Recipe:
         RecipeError: names the file (or `--set`), the dotted key, what was expected and found.
     """
     path = find_recipe(name_or_path)
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"not valid TOML ({error}): {path}. Correct that line.") from None
+    values = _read_toml(path)
     for override in overrides:
         _apply_override(values, override)
     recipe: Recipe = _build(Recipe, values, prefix="", file=path.name)
@@ -263,6 +260,50 @@ def recipe_from_values(values: Mapping[str, Any], *, file: str) -> Recipe:
     """Rebuild a recipe from `Recipe.to_toml_values`, as saved beside a checkpoint."""
     recipe: Recipe = _build(Recipe, values, prefix="", file=file)
     return recipe
+
+
+def read_tables(
+    path: Path | None, overrides: Iterable[str], *, tables: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Read settings that are no recipe, as strictly as one.
+
+    Args:
+        path: a TOML file with these tables, or none.
+        overrides: `table.key=value` pairs, which go before the file.
+        tables: the type of each key, by table and key; keys are unique over all tables.
+
+    Returns:
+        The values that were given, by key.
+
+    Raises:
+        RecipeError: names the file (or `--set`), the dotted key, what was expected and found.
+    """
+    values = _read_toml(path) if path is not None else {}
+    for override in overrides:
+        _apply_override(values, override)
+    file = path.name if path is not None else "--set"
+    given: dict[str, Any] = {}
+    for table, keys in values.items():
+        if table not in tables:
+            near = _nearest(table, tables)
+            raise RecipeError(f"{file}: {table} is not a table{near}. Use {', '.join(tables)}.")
+        if not isinstance(keys, Mapping):
+            raise RecipeError(f"{file}: {table} must be a table, got {keys!r}.")
+        for key, value in keys.items():
+            if key not in tables[table]:
+                near = _nearest(key, tables[table], prefix=f"{table}.")
+                raise RecipeError(f"{file}: {table}.{key} is not a setting{near}.")
+            given[key] = _convert(tables[table][key], value, key=f"{table}.{key}", file=file)
+    return given
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"cannot be read ({error.strerror}): {path}. Check the path.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"not valid TOML ({error}): {path}. Correct that line.") from None
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:

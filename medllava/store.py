@@ -13,9 +13,12 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from medllava.errors import DataError, RecordError
+from medllava.records import Record
+
+R = TypeVar("R", bound=Record)
 
 # `json.dumps` with options makes an encoder for every line.
 _encode_line = json.JSONEncoder(ensure_ascii=False, default=str).encode
@@ -67,6 +70,19 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - JSON is any
         raise DataError(f"no such file: {path}. Check the path.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"not valid JSON ({error}): {path}. Check how it was made.") from None
+
+
+def read_record(path: Path, kind: type[R]) -> R:
+    """Read a JSON file that is one record.
+
+    Raises:
+        DataError: the file is absent or is not JSON.
+        RecordError: it is no such record; names the file and the field.
+    """
+    values = read_json(path)
+    if not isinstance(values, Mapping):
+        raise RecordError(f"expected a JSON object: {path}. Check how it was made.")
+    return kind.from_json(values, where=str(path))
 
 
 def iter_jsonl(

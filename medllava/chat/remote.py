@@ -4,7 +4,6 @@ The whole conversation is sent each time; keeping a cache is the server's busine
 inside the request as PNG, whatever they were, so the server needs no DICOM reader and no file.
 """
 
-import base64
 import time
 from collections.abc import Generator, Iterator, Sequence
 from typing import cast
@@ -12,8 +11,8 @@ from typing import cast
 from PIL import Image
 
 from medllava.chat.config import Answer, Sampling
-from medllava.chat.examples import encode_image
 from medllava.data.conversation import user_turn
+from medllava.images.encode import image_address
 from medllava.llm.protocol import ChatModel, ChatRequest, Message
 from medllava.records import IMAGE_TOKEN, Turn
 
@@ -42,8 +41,7 @@ class RemoteConversation:
 
     def show(self, image: Image.Image) -> None:
         """Show an RGB image with the next question."""
-        data = base64.b64encode(encode_image(image, "PNG")).decode()
-        self._pending.append(f"data:image/png;base64,{data}")
+        self._pending.append(image_address(image))
 
     def clear(self) -> None:
         """Forget turns and images."""

@@ -21,6 +21,7 @@ from transformers import DynamicCache
 
 from medllava.chat.config import Answer, Sampling
 from medllava.data.conversation import needs_special_tokens, render_prompt, user_turn
+from medllava.data.pixels import PixelReader
 from medllava.errors import DataError
 from medllava.model.loaded import LoadedModel
 from medllava.model.processor import num_image_tokens
@@ -39,6 +40,7 @@ class ChatSession:
         self._model: Any = loaded.model
         self._processor: Any = loaded.processor
         self._tokenizer: Any = loaded.processor.tokenizer
+        self._reader = PixelReader(self._processor.image_processor)
         self._sampling = sampling
         weight: Any = self._model.get_input_embeddings().weight
         self._device: torch.device = weight.device
@@ -64,8 +66,7 @@ class ChatSession:
 
     def show(self, image: Image.Image) -> None:
         """Show an RGB image with the next question; only its (1, C, H, W) pixel values are kept."""
-        processed = self._processor.image_processor(image, return_tensors="pt")
-        self._pixels.append(processed["pixel_values"])
+        self._pixels.append(self._reader.prepare([image]))
         self._num_pending += 1
 
     def clear(self) -> None:

@@ -6,7 +6,6 @@ loads nothing from elsewhere. Without being asked, only this machine can reach i
 `web`.
 """
 
-import base64
 import json
 import os
 import secrets
@@ -18,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from medllava.chat.config import NOTICE, PASSWORD_VARIABLE
 from medllava.chat.conversation import Conversation
-from medllava.chat.examples import EXAMPLES, encode_image
+from medllava.chat.examples import EXAMPLES
 from medllava.chat.middleware import Gate
 from medllava.chat.sessions import MAX_IMAGES, Rooms
 from medllava.errors import MedllavaError, SetupError
+from medllava.images.encode import encode_image, image_address, shrink
 from medllava.images.load import load_image
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class _Handlers:
             "examples": [{"name": name, "question": text} for name, (_, text) in EXAMPLES.items()],
         }
         self._template = resources.files("medllava.chat").joinpath("page.html").read_text("utf-8")
-        self._examples = {name: encode_image(draw(), "PNG") for name, (draw, _) in EXAMPLES.items()}
+        self._examples = {name: encode_image(draw()) for name, (draw, _) in EXAMPLES.items()}
 
     async def page(self, _: "Request") -> "Response":
         from starlette.responses import HTMLResponse  # noqa: PLC0415 - an extra
@@ -180,12 +180,8 @@ class _Handlers:
         room.conversation.show(image)
         room.num_images += 1
         size = image.size
-        image = image.copy()
-        image.thumbnail((_PREVIEW_PIXELS, _PREVIEW_PIXELS))
-        preview = base64.b64encode(encode_image(image, "JPEG")).decode()
-        return _json(
-            {"width": size[0], "height": size[1], "preview": f"data:image/jpeg;base64,{preview}"}
-        )
+        preview = image_address(shrink(image, _PREVIEW_PIXELS), kind="JPEG")
+        return _json({"width": size[0], "height": size[1], "preview": preview})
 
     async def ask(self, request: "Request") -> "Response":
         from starlette.responses import StreamingResponse  # noqa: PLC0415 - an extra

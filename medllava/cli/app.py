@@ -1,43 +1,120 @@
-"""Assembly of the command line: six commands, the error map, the version.
+"""Assembly of the command line: six commands and `env`, how each run ends, the version.
 
 No command module imports the library at its top, so `--help` loads neither torch nor lxml.
 """
 
-from typing import Annotated
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, Never
 
 import typer
 import typer.core
 
 from medllava import __version__
-from medllava.cli import chat, evaluate, fetch_pmc, generate_instructions, push, train
-from medllava.cli.console import report_error
-from medllava.errors import MedllavaError
+from medllava.cli import chat, environment, evaluate, fetch_pmc, generate_instructions, push, train
+from medllava.cli.console import print_result, report_failure
+from medllava.cli.help import HelpCommand
+from medllava.cli.outcome import EXIT_INTERRUPTED, Failure, explain
+from medllava.cli.results import Results, abandon_stdout, open_results, prepare_streams
 
 
-class ErrorMappingGroup(typer.core.TyperGroup):
-    """Turns a `MedllavaError` into one line on stderr and its exit code."""
+class _Stopped(Exception):  # noqa: N818 - carries an exception past typer, which would swallow it
+    """What ended a command, other than an error of usage."""
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+class OutcomeGroup(typer.core.TyperGroup):
+    """Ends every run with an exit code and, under `--json`, with exactly one object."""
 
     def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]  # typer vendors click's Context
         """Run the command.
 
         Raises:
-            typer.Exit: with the exit code of the error.
+            _Stopped: it failed, or was interrupted.
         """
-        args = [*ctx._protected_args, *ctx.args]  # noqa: SLF001 - the only place raw arguments are
         try:
             return super().invoke(ctx)
-        except MedllavaError as error:
-            report_error(error, command=args[0] if args else "", json_output="--json" in args)
-            raise typer.Exit(error.exit_code) from None
+        except (OSError, EOFError, KeyboardInterrupt) as cause:
+            raise _Stopped(cause) from cause
+
+    def main(  # type: ignore[override]
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        **extra: Any,  # noqa: ANN401 - typer's own
+    ) -> Never:
+        """Run the command line and leave.
+
+        Raises:
+            SystemExit: always, with the exit code.
+        """
+        arguments = list(sys.argv[1:] if args is None else args)
+        extra = {**extra, "standalone_mode": False}
+        prepare_streams()
+        with open_results(json_only=_wants_json(arguments)) as results:
+            try:
+                code = super().main(arguments, prog_name, complete_var, **extra)
+                code = _finish(results, arguments, code if isinstance(code, int) else 0)
+            except BaseException as error:  # noqa: BLE001 - the outermost place: all is told here
+                code = _fail(results, arguments, error)
+        sys.exit(code)
+
+    def format_commands(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]  # noqa: ANN401, ARG002 - typer's
+        """Write each command with its whole sentence."""
+        rows = [(name, command.help or "") for name, command in self.commands.items()]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+def _wants_json(arguments: Sequence[str]) -> bool:
+    """Whether an object is wanted, also of arguments that cannot be parsed."""
+    return "--json" in arguments
+
+
+def _command_of(arguments: Sequence[str]) -> str:
+    return next((word for word in arguments if not word.startswith("-")), "")
+
+
+def _finish(results: Results, arguments: Sequence[str], code: int) -> int:
+    """Add the object of a run that printed none, such as `--help`."""
+    if not _wants_json(arguments) or results.num_objects or results.is_told_elsewhere:
+        return code
+    if code == 0:
+        print_result(_command_of(arguments))
+    else:
+        type_ = "Interrupted" if code == EXIT_INTERRUPTED else "Exit"
+        failure = Failure(type=type_, message=f"it ended with code {code}.", exit_code=code)
+        report_failure(failure, command=_command_of(arguments), json_output=True)
+    return code
+
+
+def _fail(results: Results, arguments: Sequence[str], error: BaseException) -> int:
+    """Tell what ended the run; return its exit code."""
+    cause = error.cause if isinstance(error, _Stopped) else error
+    if isinstance(cause, SystemExit):
+        return cause.code if isinstance(cause.code, int) else int(cause.code is not None)
+    failure = explain(cause)
+    wants_object = _wants_json(arguments) and not results.is_told_elsewhere
+    try:
+        report_failure(failure, command=_command_of(arguments), json_output=wants_object)
+        sys.stdout.flush()
+    except OSError:  # stdout or stderr itself is what broke
+        abandon_stdout()
+    return failure.exit_code
 
 
 app = typer.Typer(
     name="medllava",
-    cls=ErrorMappingGroup,
+    cls=OutcomeGroup,
     help="From PubMed Central to a biomedical vision-language assistant. Research use only.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,  # plain help in half the time, and in any terminal
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Route: fetch-pmc, generate-instructions, train, eval, chat, push.",
 )
 
@@ -52,20 +129,23 @@ def _print_version(value: bool) -> None:
 def root(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Print version."),
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and leave."
+        ),
     ] = False,
 ) -> None:
     """From PubMed Central to a biomedical vision-language assistant. Research use only."""
 
 
-app.command("fetch-pmc")(fetch_pmc.run)
-app.command("generate-instructions")(generate_instructions.run)
-app.command("train")(train.run)
-app.command("eval")(evaluate.run)
-app.command("chat")(chat.run)
-app.command("push")(push.run)
+app.command("fetch-pmc", cls=HelpCommand)(fetch_pmc.run)
+app.command("generate-instructions", cls=HelpCommand)(generate_instructions.run)
+app.command("train", cls=HelpCommand)(train.run)
+app.command("eval", cls=HelpCommand)(evaluate.run)
+app.command("chat", cls=HelpCommand)(chat.run)
+app.command("push", cls=HelpCommand)(push.run)
+app.command("env", cls=HelpCommand)(environment.run)
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """Run the console script."""
     app()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from medllava.chat.config import ChatConfig, ViewConfig
-from medllava.cli.console import SCHEMA_VERSION, Console, print_json
+from medllava.cli.console import Console, print_result
 
 if TYPE_CHECKING:
     from medllava.chat.start import ConversationMaker
@@ -55,15 +55,7 @@ def answer(
         if not console.json_output:
             typer.echo()
         elif facts := conversation.last_answer:
-            print_json(
-                {
-                    "schema_version": SCHEMA_VERSION,
-                    "command": "chat",
-                    "status": "ok",
-                    "summary": {"turn": number, "prompt": question, **facts.to_json()},
-                    "artifacts": {},
-                }
-            )
+            print_result("chat", summary={"turn": number, "prompt": question, **facts.to_json()})
 
 
 def serve(config: ChatConfig, *, host: str, port: int, console: Console) -> None:

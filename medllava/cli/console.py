@@ -4,17 +4,21 @@ Every command builds a `Console` from its own `--json`, `--quiet` and `--verbose
 step's summary. Progress bars are drawn on a terminal only.
 """
 
-import json
 import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from medllava.errors import MedllavaError
+from medllava.cli import results
+from medllava.printable import printable
 from medllava.progress import Progress, SilentProgress
-from medllava.records import StepSummary
+
+if TYPE_CHECKING:
+    from medllava.cli.outcome import Failure
+    from medllava.records import StepSummary
 
 SCHEMA_VERSION = 1
 EXIT_INCOMPLETE = 6
@@ -38,9 +42,9 @@ class Console:
         self.json_output = json_output
         self.quiet = quiet
         level = [logging.WARNING, logging.INFO, logging.DEBUG][min(verbose, 2)]
-        logging.basicConfig(
-            level=level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s"
-        )
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(_PrintableFormatter("%(levelname)s %(name)s: %(message)s"))
+        logging.basicConfig(level=level, handlers=[handler])
         logging.getLogger("medllava").setLevel(level)
 
     @contextmanager
@@ -56,17 +60,25 @@ class Console:
         else:
             yield _LineProgress()
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, **style: Any) -> None:  # noqa: ANN401 - typer.secho's
         """Print a result for a person on stdout; dropped under `--json` and `--quiet`."""
         if not (self.json_output or self.quiet):
-            typer.echo(text)
+            typer.secho(printable(text), **style)
+
+    def tell(self, text: str) -> None:
+        """Print on stderr what must be known even under `--json` and `--quiet`."""
+        typer.echo(printable(text), err=True)
+
+    def leave_to_another(self) -> None:
+        """Print no outcome: this is one of several processes, and another one tells it."""
+        results.current().is_told_elsewhere = True
 
     def hint(self, text: str) -> None:
         """Print talk on stderr; dropped under `--json` and `--quiet`."""
         if not (self.json_output or self.quiet):
-            typer.echo(text, err=True)
+            self.tell(text)
 
-    def finish(self, summary: StepSummary) -> None:
+    def finish(self, summary: "StepSummary") -> None:
         """Print the outcome and leave, with exit code 6 if some items are left.
 
         Raises:
@@ -75,24 +87,21 @@ class Console:
         artifacts = {name: str(path) for name, path in summary.artifacts.items()}
         if self.json_output:
             status = "ok" if summary.complete else "incomplete"
-            print_json(
-                {
-                    "schema_version": SCHEMA_VERSION,
-                    "command": self.command,
-                    "status": status,
-                    "summary": {**summary.counts, **summary.details},
-                    "artifacts": artifacts,
-                }
+            print_result(
+                self.command,
+                status=status,
+                summary={**summary.counts, **summary.details},
+                artifacts=artifacts,
             )
         elif self.quiet:
             if artifacts:
-                typer.echo(next(iter(artifacts.values())))
+                typer.echo(printable(next(iter(artifacts.values()))))
         else:
             for name, value in summary.counts.items():
                 number = f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
-                typer.echo(f"{name.replace('_', ' '):<28} {number:>14}")
+                self.say(f"{name.replace('_', ' '):<28} {number:>14}")
             for name, path in artifacts.items():
-                typer.echo(f"{name.replace('_', ' '):<28} {path}")
+                self.say(f"{name.replace('_', ' '):<28} {path}")
         if not summary.complete:
             self.hint("Some items are left. Run the same command again to go on.")
             raise typer.Exit(EXIT_INCOMPLETE)
@@ -100,29 +109,51 @@ class Console:
             self.hint(f"Next: {summary.hint}")
 
 
-def print_json(value: dict[str, object]) -> None:
-    """Print one JSON object on stdout."""
-    typer.echo(json.dumps(value, ensure_ascii=False, default=str))
+def print_result(
+    command: str,
+    *,
+    status: str = "ok",
+    summary: dict[str, object] | None = None,
+    artifacts: dict[str, str] | None = None,
+    error: dict[str, object] | None = None,
+) -> None:
+    """Print the object of a run, or of one turn of it, on stdout."""
+    value: dict[str, object] = {
+        "schema_version": SCHEMA_VERSION,
+        "command": command,
+        "status": status,
+        "summary": summary or {},
+        "artifacts": artifacts or {},
+    }
+    results.current().print_object(value if error is None else {**value, "error": error})
 
 
-def report_error(error: MedllavaError, *, command: str, json_output: bool) -> None:
-    """Print a known error: one line on stderr, and the JSON object where it was asked for."""
-    typer.echo(f"Error: {error}", err=True)
+def report_failure(
+    failure: "Failure",
+    *,
+    command: str,
+    json_output: bool,
+    summary: dict[str, object] | None = None,
+) -> None:
+    """Print what ended a run on stderr, and the object where it was asked for."""
+    if failure.details:
+        typer.echo(printable(failure.details), err=True, nl=False)
+    typer.echo(f"Error: {printable(failure.message)}", err=True)
     if json_output:
-        print_json(
-            {
-                "schema_version": SCHEMA_VERSION,
-                "command": command,
-                "status": "error",
-                "summary": {},
-                "artifacts": {},
-                "error": {
-                    "type": type(error).__name__,
-                    "message": str(error),
-                    "exit_code": error.exit_code,
-                },
-            }
-        )
+        error: dict[str, object] = {
+            "type": failure.type,
+            "message": failure.message,
+            "exit_code": failure.exit_code,
+        }
+        print_result(command, status="error", summary=summary, error=error)
+
+
+class _PrintableFormatter(logging.Formatter):
+    """Log lines without control characters: they quote files, servers and models."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        return printable(super().format(record))
 
 
 class _LineProgress(SilentProgress):
@@ -130,8 +161,8 @@ class _LineProgress(SilentProgress):
 
     def start(self, phase: str, *, total: int | None = None) -> None:
         """Print the phase."""
-        typer.echo(f"{phase}{'' if total is None else f' ({total:,})'}", err=True)
+        typer.echo(printable(f"{phase}{'' if total is None else f' ({total:,})'}"), err=True)
 
     def note(self, message: str) -> None:
         """Print the note."""
-        typer.echo(f"  {message}", err=True)
+        typer.echo(printable(f"  {message}"), err=True)

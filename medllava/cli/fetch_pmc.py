@@ -1,5 +1,6 @@
 """`medllava fetch-pmc`: from PubMed Central to a folder of figures."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,10 @@ _SOURCE, _FILTER, _SPLIT, _SCALE = "Source", "What is kept", "Split by article",
 
 def run(
     output_dir: OutputDir,
+    settings: Annotated[
+        Path | None,
+        typer.Argument(help="TOML file with the tables filter, split, transfer, output."),
+    ] = None,
     inputs: Annotated[
         list[Path] | None,
         typer.Option(
@@ -60,17 +65,11 @@ def run(
             "--limit", min=1, help="Take the first N articles only.", rich_help_panel=_SOURCE
         ),
     ] = None,
-    all_versions: Annotated[
-        bool,
-        typer.Option(
-            "--all-versions", help="Not only the latest of each article.", rich_help_panel=_SOURCE
-        ),
-    ] = False,
     licenses: Annotated[
         list[str] | None,
         typer.Option(
             "--license",
-            help="Licence code; repeatable; any takes all. [default: CC0, CC BY]",
+            help="License code; repeatable; any takes all. [default: CC0, CC BY]",
             rich_help_panel=_FILTER,
         ),
     ] = None,
@@ -80,84 +79,21 @@ def run(
             "--modality", help="ct, mri, chest_xray, ...; repeatable.", rich_help_panel=_FILTER
         ),
     ] = None,
-    single_panel: Annotated[
-        bool,
+    languages: Annotated[
+        list[str] | None,
         typer.Option(
-            "--single-panel", help="Drop figures of several panels.", rich_help_panel=_FILTER
+            "--language", help="Of captions: en, es, ...; repeatable.", rich_help_panel=_FILTER
         ),
-    ] = False,
-    captions_only: Annotated[
-        bool, typer.Option("--captions-only", help="Read no images.", rich_help_panel=_FILTER)
-    ] = False,
-    min_pixels: Annotated[
-        int,
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
         typer.Option(
-            "--min-pixels", min=1, help="Of an image's shorter side.", rich_help_panel=_FILTER
-        ),
-    ] = 112,
-    min_caption_words: Annotated[
-        int,
-        typer.Option(
-            "--min-caption-words",
-            min=0,
-            help="Shorter captions are left out.",
+            "--set",
+            metavar="KEY=VALUE",
+            help="Rarer setting, such as filter.min_pixels=224; repeatable.",
             rich_help_panel=_FILTER,
         ),
-    ] = 5,
-    max_caption_words: Annotated[
-        int,
-        typer.Option(
-            "--max-caption-words",
-            min=1,
-            help="Longer captions are left out.",
-            rich_help_panel=_FILTER,
-        ),
-    ] = 400,
-    deduplicate: Annotated[
-        bool,
-        typer.Option(
-            "--dedupe/--no-dedupe", help="Drop pictures seen before.", rich_help_panel=_FILTER
-        ),
-    ] = True,
-    keep_flagged: Annotated[
-        bool,
-        typer.Option(
-            "--keep-flagged", help="Also third-party figures, flagged.", rich_help_panel=_FILTER
-        ),
-    ] = False,
-    keep_retracted: Annotated[
-        bool,
-        typer.Option(
-            "--keep-retracted", help="Also retracted articles and notices.", rich_help_panel=_FILTER
-        ),
-    ] = False,
-    keep_supplements: Annotated[
-        bool,
-        typer.Option(
-            "--keep-supplements", help="Also supplementary figures.", rich_help_panel=_FILTER
-        ),
-    ] = False,
-    classifier: Annotated[
-        str,
-        typer.Option(
-            "--classifier",
-            metavar="MODULE:FUNCTION",
-            help="Names the modality of an image.",
-            rich_help_panel=_FILTER,
-        ),
-    ] = "",
-    test_fraction: Annotated[
-        float,
-        typer.Option(
-            "--test-fraction", min=0, max=1, help="Share of articles.", rich_help_panel=_SPLIT
-        ),
-    ] = 0.02,
-    validation_fraction: Annotated[
-        float,
-        typer.Option(
-            "--validation-fraction", min=0, max=1, help="Share of articles.", rich_help_panel=_SPLIT
-        ),
-    ] = 0.01,
+    ] = None,
     split_file: Annotated[
         Path | None,
         typer.Option(
@@ -165,16 +101,7 @@ def run(
         ),
     ] = None,
     seed: Seed = 0,
-    webdataset: Annotated[
-        bool, typer.Option("--webdataset", help="Also write tar shards.", rich_help_panel=_SCALE)
-    ] = False,
     workers: Workers = 16,
-    max_bytes: Annotated[
-        int | None,
-        typer.Option(
-            "--max-bytes", min=1, help="Stop after fetching this much.", rich_help_panel=_SCALE
-        ),
-    ] = None,
     num_shards: Annotated[
         int,
         typer.Option(
@@ -200,15 +127,6 @@ def run(
             rich_help_panel=_SCALE,
         ),
     ] = None,
-    email: Annotated[
-        str,
-        typer.Option(
-            "--email",
-            envvar="MEDLLAVA_EMAIL",
-            help="Contact sent to the archive.",
-            rich_help_panel=_SCALE,
-        ),
-    ] = "",
     refresh: Annotated[
         bool,
         typer.Option(
@@ -217,22 +135,42 @@ def run(
             rich_help_panel=_SCALE,
         ),
     ] = False,
+    retry_rejected: Annotated[
+        str,
+        typer.Option(
+            "--retry-rejected",
+            metavar="REASON",
+            help="Read again what was left out for REASON; any for all.",
+            rich_help_panel=_SCALE,
+        ),
+    ] = "",
     dry_run: DryRun = False,
     json_output: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = 0,
 ) -> None:
-    """Collect figures with captions, mentions and licences from PubMed Central."""
-    from medllava.pmc.config import BUCKET_URL, DEFAULT_LICENSES, FetchConfig
+    """Collect figures with captions, mentions and licenses from PubMed Central."""
+    from medllava.pmc.config import BUCKET_URL, DEFAULT_LICENSES, FetchConfig, read_settings
+    from medllava.pmc.executors import parse_options
+    from medllava.pmc.rights import check_code
     from medllava.records import Modality
 
-    unknown = [name for name in modalities or () if name not in list(Modality)]
-    if unknown:
-        raise typer.BadParameter(f"{unknown[0]!r} is not one of {', '.join(Modality)}")
+    try:
+        codes = tuple(check_code(code) for code in licenses or DEFAULT_LICENSES)
+        chosen = tuple(Modality(name.strip().lower()) for name in modalities or ())
+        spoken = tuple(_check_language(name) for name in languages or ())
+        if executor is not None:
+            parse_options(executor, executor_options or ())
+        elif executor_options:
+            raise ValueError("--executor-set needs --executor")
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
     if shard_index is not None and shard_index >= num_shards:
         raise typer.BadParameter(
             f"--shard-index {shard_index} is not below --num-shards {num_shards}"
         )
+    rarer = {"email": os.environ.get("MEDLLAVA_EMAIL", "")}
+    rarer |= read_settings(settings, overrides or ())
     config = FetchConfig(
         output_dir=output_dir,
         inputs=tuple(inputs or ()),
@@ -242,37 +180,38 @@ def run(
         image_urls=image_urls,
         seed=seed,
         base_url=base_url or BUCKET_URL,
-        email=email,
         limit=limit,
-        versions="all" if all_versions else "latest",
-        licenses=tuple(licenses or DEFAULT_LICENSES),
-        keep_retracted=keep_retracted,
-        keep_flagged=keep_flagged,
-        keep_supplements=keep_supplements,
-        captions_only=captions_only,
-        modalities=tuple(Modality(name) for name in modalities or ()),
-        single_panel=single_panel,
-        classifier=classifier,
-        min_caption_words=min_caption_words,
-        max_caption_words=max_caption_words,
-        min_pixels=min_pixels,
-        deduplicate=deduplicate,
-        validation_fraction=validation_fraction,
-        test_fraction=test_fraction,
+        licenses=codes,
+        modalities=chosen,
+        languages=spoken,
         split_file=split_file,
-        webdataset=webdataset,
         num_shards=num_shards,
         shard_index=shard_index,
         executor=executor,
         executor_options=tuple(executor_options or ()),
         workers=workers,
-        max_bytes=max_bytes,
+        retry_rejected=retry_rejected,
         refresh=refresh,
         dry_run=dry_run,
+        **{
+            "email": os.environ.get("MEDLLAVA_EMAIL", ""),
+            **read_settings(settings, overrides or ()),
+        },
     )
     console = Console("fetch-pmc", json_output=json_output, quiet=quiet, verbose=verbose)
     from medllava.pmc.fetch import fetch_figures
 
     with console.progress() as progress:
         summary = fetch_figures(config, progress=progress)
+    for name in ("script", "nothing_kept"):
+        if name in summary.details:
+            console.say(str(summary.details[name]))
     console.finish(summary)
+
+
+def _check_language(code: str) -> str:
+    """Return a two-letter code, or `und` for captions whose language cannot be told."""
+    code = code.strip().lower()
+    if code != "und" and not (len(code) == 2 and code.isalpha()):
+        raise ValueError(f"{code!r} is not a two-letter language code, such as en, or und")
+    return code

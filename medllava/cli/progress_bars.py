@@ -3,6 +3,7 @@
 from typing import Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -12,6 +13,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from medllava.printable import printable
 
 
 class BarProgress:
@@ -32,7 +35,7 @@ class BarProgress:
     def start(self, phase: str, *, total: int | None = None) -> None:
         """Close the bar of the last phase and open one for this."""
         self._close_task()
-        self._task = self._bars.add_task(phase, total=total)
+        self._task = self._bars.add_task(escape(printable(phase)), total=total)
 
     def advance(self, count: int = 1) -> None:
         """Move the bar."""
@@ -41,7 +44,7 @@ class BarProgress:
 
     def note(self, message: str) -> None:
         """Print a line above the bars."""
-        self._bars.console.print(message, markup=False, highlight=False)
+        self._bars.console.print(printable(message), markup=False, highlight=False)
 
     def __enter__(self) -> Self:
         """Start drawing."""

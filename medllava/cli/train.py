@@ -122,14 +122,13 @@ def _print_sample(console: Console, config: "StageRunConfig") -> None:
     with console.progress() as progress:
         sample = show_sample(config, progress=progress)
     console.say(f"record {sample.record_id}, images {[path.name for path in sample.images]}")
-    console.say(
-        f"{typer.style('learned', fg='green', bold=True)}, {typer.style('masked', dim=True)}"
-    )
+    console.say("learned", fg="green", bold=True)
+    console.say("masked", dim=True)
     for segment in sample.segments:
         label = "learned" if segment.is_supervised else "masked"
         style = {"fg": "green", "bold": True} if segment.is_supervised else {"dim": True}
         console.say(f"--- {label}, {segment.num_tokens} tokens")
-        console.say(typer.style(segment.text, **style))
+        console.say(segment.text, **style)
     console.finish(StepSummary(step="train", details=sample.to_json()))
 
 
@@ -154,5 +153,7 @@ def _train(console: Console, config: "StageRunConfig", *, gpus: int, nodes: int)
             summary = train_stage(config, progress=progress)
     if ranks.is_main:
         console.finish(summary)
-    elif not summary.complete:
+        return
+    console.leave_to_another()
+    if not summary.complete:
         raise typer.Exit(EXIT_INCOMPLETE)

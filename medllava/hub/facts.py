@@ -14,12 +14,10 @@ from medllava.errors import DataError
 from medllava.hub.privacy import hide_paths
 from medllava.hub.scores import Evaluation, load_evaluations
 from medllava.layout import EVAL_DIR, EVAL_REPORT_FILE, MODEL_CONFIG_FILE, RECIPE_FILE, RUN_FILE
-from medllava.provenance import parse_sources, trace_sources
-from medllava.records import Source, Stage
-from medllava.store import read_json
+from medllava.provenance import trace_sources
+from medllava.records import FROM_PARTS, InitRecord, PartRecord, RunRecord, Source, Stage
+from medllava.store import read_json, read_record
 
-_FROM_PARTS = "parts"
-"""What run.json calls a start from the recipe's own parts."""
 CAPTIONS = "none, figure captions"
 """Who wrote the replies of alignment pairs: they are under the figures' own licences."""
 ROLES = {"language_model": "language model", "vision_encoder": "vision encoder"}
@@ -108,50 +106,43 @@ def load_facts(folder: Path, *, reports: Iterable[Path] = ()) -> ModelFacts:
                 f"no {name}: {folder}. Push a folder that `medllava train` wrote, or a figures "
                 "or instructions folder."
             )
-    run, recipe = read_json(folder / RUN_FILE), read_json(folder / RECIPE_FILE)
-    runs = list(_iter_runs(run))
+    run, recipe = read_record(folder / RUN_FILE, RunRecord), read_json(folder / RECIPE_FILE)
+    runs = list(run.history())
     return ModelFacts(
         parts=tuple(_parts(recipe, runs)),
-        stages=tuple(_stage(values) for values in reversed(runs)),
-        start=_start(runs[-1]),
+        stages=tuple(_stage(record) for record in reversed(runs)),
+        start=_start(runs[-1].init),
         evaluations=load_evaluations(
             [*sorted(folder.glob(f"{EVAL_DIR}/*/{EVAL_REPORT_FILE}")), *reports]
         ),
         recipe=hide_paths(recipe),
-        weights_sha256=run.get("weights_sha256"),
+        weights_sha256=run.weights_sha256,
     )
 
 
-def _iter_runs(run: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Yield the run and the runs it started from, newest first."""
-    current: object = run
-    while isinstance(current, Mapping):
-        yield current
-        init = current.get("init")
-        current = init.get("run") if isinstance(init, Mapping) else None
+def _start(init: InitRecord) -> str | None:
+    return None if init.source in ("", FROM_PARTS) else _public_name(init.source)
 
 
-def _start(first_run: Mapping[str, Any]) -> str | None:
-    init = first_run.get("init")
-    source = init.get("source") if isinstance(init, Mapping) else init
-    return None if source in (None, "", _FROM_PARTS) else _public_name(str(source))
-
-
-def _parts(recipe: Mapping[str, Any], runs: list[Mapping[str, Any]]) -> Iterator[Part]:
+def _parts(recipe: Mapping[str, Any], runs: list[RunRecord]) -> Iterator[Part]:
     for role in ROLES:
-        values = dict(recipe.get("model", {}).get(role, {}))
-        sources: tuple[Source, ...] = ()
-        for run in runs[::-1]:
-            entry = (run.get("parts") or {}).get(role) or {}
-            values.update({k: v for k, v in entry.items() if v not in (None, "", "unknown")})
-            sources = parse_sources(entry.get("sources")) or sources
-        origin = str(values.get("source") or "unknown")
+        planned = PartRecord.from_json(recipe.get("model", {}).get(role, {}), where=RECIPE_FILE)
+        recorded = [part for run in runs[::-1] if (part := run.parts.get(role))]
+        origin = _latest([planned.source, *(part.source for part in recorded)]) or "unknown"
+        sources = [part.sources for part in recorded if part.sources]
         yield Part(
             role=role,
             source=_public_name(origin),
-            license=values.get("license"),
-            sources=sources or trace_sources(Path(origin)),
+            license=_latest([planned.license, *(part.license for part in recorded)]),
+            sources=sources[-1] if sources else trace_sources(Path(origin)),
         )
+
+
+def _latest(values: Iterable[str | None]) -> str | None:
+    """Return the last value that says something; the first stands where none does."""
+    first, *others = values
+    said = [value for value in others if value not in (None, "", "unknown")]
+    return said[-1] if said else first
 
 
 def _public_name(source: str) -> str:
@@ -160,46 +151,36 @@ def _public_name(source: str) -> str:
     return source.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1] if is_path else source
 
 
-def _stage(run: Mapping[str, Any]) -> StageRun:
-    data = run.get("data")
-    values = data if isinstance(data, Mapping) else {}
-    origin = str(values.get("source") or "")
-    machine = run.get("machine")
-    machine = machine if isinstance(machine, Mapping) else {}
+def _stage(run: RunRecord) -> StageRun:
+    data = run.data
     return StageRun(
-        stage=str(run.get("stage") or "unknown"),
-        recipe=run.get("recipe"),
+        stage=run.stage.value if run.stage else "unknown",
+        recipe=run.recipe,
         data=Data(
-            name=_public_name(origin),
-            used=values.get("used"),
-            dropped=values.get("dropped"),
-            licenses=_counts(values.get("by_license")),
-            modalities=_counts(values.get("by_modality")),
-            teachers=_teachers(run.get("stage"), values.get("by_teacher")),
-            sources=parse_sources(values.get("sources")) or trace_sources(Path(origin)),
+            name=_public_name(data.source),
+            used=data.used,
+            dropped=data.dropped,
+            licenses=data.by_license,
+            modalities=data.by_modality,
+            teachers=_teachers(run.stage, data.by_teacher),
+            sources=data.sources or trace_sources(Path(data.source)),
         ),
-        steps=run.get("steps"),
-        tokens=run.get("tokens"),
-        seconds=run.get("seconds"),
-        seed=run.get("seed"),
-        hardware=machine.get("device"),
-        git_commit=machine.get("git_commit"),
-        packages=dict(machine.get("packages") or {}),
-        carbon_grams=run.get("carbon_g_co2eq"),
-        command=hide_paths(str(run.get("command") or "")) or None,
+        steps=run.steps,
+        tokens=run.tokens,
+        seconds=run.seconds,
+        seed=run.seed,
+        hardware=run.machine.device,
+        git_commit=run.machine.git_commit,
+        packages=run.machine.packages,
+        carbon_grams=run.carbon_g_co2eq,
+        command=hide_paths(run.command) or None,
     )
 
 
-def _teachers(stage: object, value: object) -> dict[str, int]:
-    counts = _counts(value)
-    if stage == Stage.ALIGN:
+def _teachers(stage: Stage | None, by_teacher: Mapping[str, int]) -> dict[str, int]:
+    counts = dict(by_teacher)
+    if stage is Stage.ALIGN:
         unnamed = [name for name in counts if name in {"", "unknown"}]
         if number := sum(counts.pop(name) for name in unnamed):
             counts[CAPTIONS] = number
     return counts
-
-
-def _counts(value: object) -> dict[str, int]:
-    if not isinstance(value, Mapping):
-        return {}
-    return {str(key): int(n) for key, n in value.items() if isinstance(n, int | float)}

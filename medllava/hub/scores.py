@@ -5,13 +5,13 @@ floors measured with them. A report without a weights hash is kept but never cal
 """
 
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from medllava.layout import EVAL_REPORT_FILE
-from medllava.store import read_json
+from medllava.records import Estimates, EvalReport
+from medllava.store import read_record
 
 REAL = "real"
 GAIN = "real minus permuted"
@@ -79,43 +79,37 @@ def load_evaluations(paths: Iterable[Path]) -> tuple[Evaluation, ...]:
 
 
 def _evaluation(path: Path) -> Evaluation:
-    report = read_json(path)
-    task, model = _table(report, "task"), _table(report, "model")
-    conditions = _table(report, "conditions")
+    report = read_record(path, EvalReport)
+    task = report.task
     return Evaluation(
-        task=str(task.get("name") or path.parent.name),
+        task=task.name or path.parent.name,
         path=path,
-        weights_sha256=model.get("weights_sha256"),
-        protocol=report.get("protocol"),
-        split=task.get("split"),
-        num_questions=report.get("num_questions"),
-        num_images=report.get("num_images"),
-        data_file=Path(str(task["file"])).name if task.get("file") else None,
-        data_sha256=task.get("file_sha256"),
-        limit=task.get("limit"),
-        max_new_tokens=_table(report, "decoding").get("max_new_tokens"),
-        conditions=tuple(conditions),
+        weights_sha256=report.model.weights_sha256,
+        protocol=report.protocol,
+        split=task.split,
+        num_questions=report.num_questions,
+        num_images=report.num_images,
+        data_file=Path(task.file).name if task.file else None,
+        data_sha256=task.file_sha256,
+        limit=task.limit,
+        max_new_tokens=report.decoding.max_new_tokens if report.decoding else None,
+        conditions=tuple(report.conditions),
         scores=(
-            *(score for name, table in conditions.items() for score in _iter_scores(name, table)),
-            *_iter_scores(GAIN, report.get("visual_gain")),
+            *(s for name, table in report.conditions.items() for s in _iter_scores(name, table)),
+            *_iter_scores(GAIN, report.visual_gain or {}),
         ),
     )
 
 
-def _table(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = values.get(key)
-    return value if isinstance(value, Mapping) else {}
-
-
-def _iter_scores(condition: str, estimates: object) -> Iterator[Score]:
-    """Yield the numbers of one table of metric to {value, low, high, num_questions}."""
-    for metric, estimate in estimates.items() if isinstance(estimates, Mapping) else ():
-        if isinstance(estimate, Mapping) and isinstance(estimate.get("value"), int | float):
+def _iter_scores(condition: str, estimates: Estimates) -> Iterator[Score]:
+    """Yield the numbers of one table; a metric that no question has gives none."""
+    for metric, estimate in estimates.items():
+        if estimate.value is not None:
             yield Score(
                 condition=condition,
-                metric=str(metric),
-                value=float(estimate["value"]),
-                low=estimate.get("low"),
-                high=estimate.get("high"),
-                count=estimate.get("num_questions"),
+                metric=metric,
+                value=estimate.value,
+                low=estimate.low,
+                high=estimate.high,
+                count=estimate.num_questions,
             )

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from medllava.errors import DataError, SetupError
-from medllava.llm.payload import read_image
+from medllava.images.encode import open_address
 from medllava.llm.protocol import ChatReply, ChatRequest, RequestRefusedError
 
 
@@ -120,6 +120,6 @@ class LocalModel:
 
 def _open(image: str) -> Image.Image:
     try:
-        return read_image(image)
+        return open_address(image)
     except DataError as error:
         raise RequestRefusedError(str(error)) from None

@@ -4,24 +4,15 @@ Images become `data:` addresses inside the request, so a server needs neither ou
 network. What a server sends back is untrusted: every field is checked before it is used.
 """
 
-import base64
 import hashlib
-import io
 import json
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from medllava.errors import DataError
+from medllava.images.encode import image_address
 from medllava.llm.protocol import ChatReply, ChatRequest, Message
 from medllava.store import sha256_of
-
-_SIGNATURES = (
-    (b"\x89PNG\r\n\x1a\n", "image/png"),
-    (b"\xff\xd8\xff", "image/jpeg"),
-    (b"GIF8", "image/gif"),
-)
 
 
 class MalformedReplyError(ValueError):
@@ -45,44 +36,6 @@ def build_messages(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
             content.append({"type": "text", "text": message.content})
         built.append({"role": message.role, "content": content})
     return built
-
-
-def image_address(image: str) -> str:
-    """Return an image as a `data:` address; formats that servers do not read become PNG.
-
-    Args:
-        image: a local path, or a `data:` address, which is returned as it is.
-
-    Raises:
-        DataError: the file is absent or is no image.
-    """
-    if image.startswith("data:"):
-        return image
-    try:
-        data = Path(image).read_bytes()
-        kind = next((kind for start, kind in _SIGNATURES if data.startswith(start)), None)
-        if kind is None:
-            data, kind = _as_png(data), "image/png"
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"not a usable image ({error}): {image}. Check the path.") from None
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
-
-
-def read_image(image: str) -> Image.Image:
-    """Return an image as RGB pixels.
-
-    Raises:
-        DataError: it cannot be read.
-    """
-    try:
-        if image.startswith("data:"):
-            data = base64.b64decode(image.partition(",")[2])
-        else:
-            data = Path(image).read_bytes()
-        with Image.open(io.BytesIO(data)) as opened:
-            return opened.convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"not a usable image ({error}): {image:.80}. Check the path.") from None
 
 
 def request_key(model: str, request: ChatRequest) -> str:
@@ -153,10 +106,3 @@ def _text(value: object) -> str:
 
 def _count(value: object) -> int:
     return value if isinstance(value, int) and value >= 0 else 0
-
-
-def _as_png(data: bytes) -> bytes:
-    with Image.open(io.BytesIO(data)) as image:
-        out = io.BytesIO()
-        image.convert("RGB").save(out, "PNG")
-        return out.getvalue()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from medllava.errors import DataError
+from medllava.errors import DataError, RemoteError
 from medllava.pmc.rights import normalize_code
 from medllava.pmc.state import Item
 from medllava.pmc.xml import Element, parse_article
@@ -27,6 +27,10 @@ _OBJECT = re.compile(
 _IMAGE_NAME = re.compile(r".+\.(?:jpe?g|png|gif|tiff?|webp)", re.IGNORECASE)
 
 
+Check = Callable[[bytes], str | None]
+"""Looks at a body and says what is wrong with it, None if nothing is."""
+
+
 class ObjectError(DataError):
     """An object cannot be had, and asking again will not help; `reason` is counted."""
 
@@ -37,15 +41,35 @@ class ObjectError(DataError):
         self.detail = detail
 
 
+class UnansweredError(RemoteError):
+    """What was asked for is neither given nor denied; `reason` is the word it is counted under."""
+
+    def __init__(self, message: str, *, reason: str = "no-answer") -> None:
+        """Keep the reason apart from the sentence."""
+        super().__init__(message)
+        self.reason = reason
+
+
+class UnreadableError(UnansweredError):
+    """A file that is there cannot be read today."""
+
+    def __init__(self, detail: str) -> None:
+        """Name the file and why."""
+        super().__init__(f"cannot be read ({detail}). Run again when it can.", reason="unreadable")
+
+
 class ObjectStore(Protocol):
     """Reads objects by key."""
 
-    def read(self, key: str, *, md5: str | None) -> bytes:
-        """Return a whole object.
+    is_remote: bool
+    """What it says may be the connection's word, not the archive's."""
+
+    def read(self, key: str, *, check: Check) -> bytes:
+        """Return a whole object that passes its check.
 
         Raises:
-            ObjectError: it is not there, or its md5 is another.
-            RemoteError: no answer after retries; a later run may have more luck.
+            ObjectError: it is not there, or is damaged where nothing stands between.
+            RemoteError: no answer that can be used; a later run may have more luck.
         """
         ...
 
@@ -104,6 +128,9 @@ class ArticleFiles:
 class Source(Protocol):
     """Turns work items into articles."""
 
+    is_remote: bool
+    """Reads through a network, which has failures of its own."""
+
     def iter_articles(self, item: Item) -> Iterator[ArticleFiles]:
         """Yield the articles of one item; the bucket has one, a file may hold many."""
         ...
@@ -118,6 +145,7 @@ class BucketSource:
     def __init__(self, store: ObjectStore) -> None:
         """Read from `store`."""
         self._store = store
+        self.is_remote = store.is_remote
 
     def iter_articles(self, item: Item) -> Iterator[ArticleFiles]:
         """Read the metadata object and yield the article."""
@@ -127,11 +155,14 @@ class BucketSource:
         def load_root() -> Element:
             if xml_name not in objects:
                 raise ObjectError("xml-missing", f"no XML is listed for {key}")
-            return parse_article(self._store.read(f"{key}/{xml_name}", md5=objects[xml_name]))
+            return parse_article(
+                self._store.read(f"{key}/{xml_name}", check=md5_check(objects[xml_name]))
+            )
 
         def load_image(name: str) -> SourceImage:
             return SourceImage(
-                data=self._store.read(f"{key}/{name}", md5=objects[name]), md5=objects[name]
+                data=self._store.read(f"{key}/{name}", check=md5_check(objects[name])),
+                md5=objects[name],
             )
 
         yield ArticleFiles(
@@ -148,7 +179,7 @@ class BucketSource:
         """Return key, metadata, md5 by object name, and the md5 of the metadata object itself."""
         if not KEY.fullmatch(key):
             raise ObjectError("bad-key", f"{key!r} is not PMCID.version")
-        data = self._store.read(f"metadata/{key}.json", md5=None)
+        data = self._store.read(f"metadata/{key}.json", check=lambda body: _not_of(body, key))
         metadata, objects = parse_metadata(data, key=key)
         return key, metadata, objects, hashlib.md5(data, usedforsecurity=False).hexdigest()
 
@@ -160,12 +191,14 @@ class BucketSource:
 class MirrorStore:
     """A copy of the bucket on disk, or a part of it."""
 
+    is_remote = False
+
     def __init__(self, root: Path) -> None:
         """Read below `root`."""
         self._root = root
 
-    def read(self, key: str, *, md5: str | None) -> bytes:
-        """Return a file's bytes, checked against the md5."""
+    def read(self, key: str, *, check: Check) -> bytes:
+        """Return a file's bytes."""
         path = contained_path(self._root, key)
         if not path.is_file() and key.startswith("metadata/"):
             name = path.name
@@ -174,8 +207,13 @@ class MirrorStore:
             data = path.read_bytes()
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             raise ObjectError("object-missing", f"not in the mirror: {path}") from None
-        if md5 is not None and hashlib.md5(data, usedforsecurity=False).hexdigest() != md5:
-            raise ObjectError("checksum", f"md5 differs from the archive's: {path}")
+        except OSError as error:
+            raise UnreadableError(f"{error.strerror}: {path}") from None
+        problem = check(data)
+        if problem is not None:
+            is_metadata = key.startswith("metadata/")
+            reason = "metadata-malformed" if is_metadata else "checksum"
+            raise ObjectError(reason, f"{problem}: {path}")
         return data
 
     def size(self, key: str) -> int:
@@ -204,6 +242,34 @@ def iter_mirror(folder: Path) -> Iterator[Item]:
         match = KEY.fullmatch(stem)
         if match:
             yield Item(name=stem, version=int(match[2]))
+
+
+def md5_check(md5: str) -> Check:
+    """Return a check that a body has this md5."""
+
+    def check(body: bytes) -> str | None:
+        found = hashlib.md5(body, usedforsecurity=False).hexdigest()
+        return None if found == md5 else f"md5 is {found}, not {md5}"
+
+    return check
+
+
+def json_check(body: bytes) -> str | None:
+    """Say why a body is not JSON, such as an error page."""
+    try:
+        json.loads(body)
+    except ValueError:
+        return f"not JSON but {body[:60]!r}"
+    return None
+
+
+def _not_of(body: bytes, key: str) -> str | None:
+    """Say why a body is not the metadata of an article version."""
+    try:
+        parse_metadata(body, key=key)
+    except ObjectError as error:
+        return error.detail
+    return None
 
 
 def parse_metadata(data: bytes, *, key: str) -> tuple[Metadata, dict[str, str]]:

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from medllava.pmc.archive import ArticleFiles, Metadata, ObjectError, match_image
+from medllava.images.limits import ImageError
+from medllava.pmc.archive import ArticleFiles, Metadata, ObjectError, UnansweredError, match_image
 from medllava.pmc.config import FetchConfig
-from medllava.pmc.images import CleanImage, ImageError, clean_image, write_image
+from medllava.pmc.images import CleanImage, clean_image, write_image
 from medllava.pmc.jats import Article, Figure, read_article
 from medllava.pmc.llava_urls import image_stem
 from medllava.pmc.modality import ImageClassifier, classify_modality, compute_panel_score
@@ -37,6 +38,8 @@ class _Draft:
 
     files: ArticleFiles
     key: str
+    gives_up: bool = False
+    """An image that is not given costs its figure, not the article's turn."""
     figures: list[dict[str, Any]] = field(default_factory=list)
     rejected: list[dict[str, str]] = field(default_factory=list)
     sources: dict[str, str] = field(default_factory=dict)
@@ -91,23 +94,36 @@ class ArticleReader:
         self._snapshot = snapshot
         self._classifier = classifier
 
-    def read(self, item: Item, articles: Iterator[ArticleFiles]) -> list[Outcome]:
+    def read(
+        self, item: Item, articles: Iterator[ArticleFiles], *, gives_up: bool = False
+    ) -> list[Outcome]:
         """Return the outcomes of one work item.
 
+        Args:
+            item: what is read.
+            articles: those that it holds.
+            gives_up: an object that is not given counts as rejected.
+
         Raises:
-            RemoteError: a service did not answer; the item stays open for a later run.
+            UnansweredError: a service did not answer; the item stays open for a later run.
         """
         outcomes: list[Outcome] = []
         try:
-            outcomes.extend(self._read_one(item, files) for files in articles)
+            outcomes.extend(self._read_one(item, files, gives_up) for files in articles)
         except (ObjectError, XmlError) as error:
             # The item broke off; what stood before the damage is kept.
-            outcomes.append(_failed(item, error))
+            outcomes.append(_failed(item, error.reason, error.detail))
+        except UnansweredError as error:
+            if not gives_up:
+                raise
+            outcomes.append(_failed(item, error.reason, str(error)))
         return outcomes
 
-    def _read_one(self, item: Item, files: ArticleFiles) -> Outcome:
+    def _read_one(self, item: Item, files: ArticleFiles, gives_up: bool) -> Outcome:  # noqa: FBT001
         metadata = files.metadata
-        draft = _Draft(files=files, key=item.name if metadata is not None else "")
+        draft = _Draft(
+            files=files, gives_up=gives_up, key=item.name if metadata is not None else ""
+        )
         facts: dict[str, Any] = {}
         try:
             if metadata is not None:
@@ -243,7 +259,7 @@ class ArticleReader:
         draft.count("images", len(images))
         return {
             "record": record.to_json(),
-            "looks": [image.look for image in images],
+            "looks": [image.perceptual_hash for image in images],
             "inherited": figure.is_inherited,
         }
 
@@ -280,9 +296,15 @@ class ArticleReader:
             try:
                 source = draft.files.load_image(name)
                 draft.count("source_bytes", len(source.data))
-                image = clean_image(source.data, max_pixels=config.max_pixels)
-            except (ObjectError, ImageError) as error:
+                image = clean_image(source.data, max_pixels=config.max_pixels, name=name)
+            except ObjectError as error:
                 raise Rejection("image", error.reason, f"{name}: {error.detail}") from None
+            except ImageError as error:
+                raise Rejection("image", error.reason, str(error)) from None
+            except UnansweredError as error:
+                if not draft.gives_up:
+                    raise
+                raise Rejection("image", error.reason, f"{name}: {error}") from None
             if min(image.pixels.size) < config.min_pixels:
                 width, height = image.pixels.size
                 raise Rejection("image", "image-small", f"{name}: {width} x {height} pixels")
@@ -313,7 +335,7 @@ def _describe(
     }
 
 
-def _failed(item: Item, error: ObjectError | XmlError) -> Outcome:
+def _failed(item: Item, reason: str, detail: str) -> Outcome:
     return Outcome(
         item=item.name,
         order=item.order,
@@ -323,8 +345,8 @@ def _failed(item: Item, error: ObjectError | XmlError) -> Outcome:
             {
                 "key": item.name,
                 "stage": "article",
-                "reason": error.reason,
-                "detail": error.detail[:300],
+                "reason": reason,
+                "detail": detail[:300],
             }
         ],
         counts={"articles": 1},

@@ -1,8 +1,16 @@
-"""What a fetch is asked to do: `FetchConfig`, free of heavy imports for the command line."""
+"""What a fetch is asked to do: `FetchConfig`, free of heavy imports for the command line.
 
-from dataclasses import dataclass
+What most runs choose is an option. The rest stands in tables (`SETTINGS`), set by `--set
+filter.min_pixels=224` or a TOML file with the same tables.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any, get_type_hints
 
+from medllava.recipe import read_tables
 from medllava.records import Modality
 
 BUCKET_URL = "https://pmc-oa-opendata.s3.amazonaws.com"
@@ -33,15 +41,19 @@ class FetchConfig:
     """Of the sample and the split."""
     base_url: str = BUCKET_URL
     entrez_url: str = "https://eutils.ncbi.nlm.nih.gov/entrez/eutils"
+    """Search of PubMed Central."""
     converter_url: str = "https://pmc.ncbi.nlm.nih.gov/tools/idconv/api/v1/articles/"
+    """From PMIDs and DOIs to PMCIDs."""
     email: str = ""
-    """Contact sent with every request, as the archive asks."""
+    """Contact sent with every request, as the archive asks; also `MEDLLAVA_EMAIL`."""
     limit: int | None = None
     """Articles, the first of the selection in order of PMCID."""
     versions: str = "latest"
     """`latest` version of each article, or `all`."""
     licenses: tuple[str, ...] = DEFAULT_LICENSES
     """Codes that may pass; `any` takes everything."""
+    languages: tuple[str, ...] = ()
+    """Two-letter codes of captions that may pass; empty takes all, `und` what cannot be told."""
     keep_retracted: bool = False
     """Keep retracted articles, corrections and withdrawals."""
     keep_flagged: bool = False
@@ -57,7 +69,9 @@ class FetchConfig:
     classifier: str = ""
     """`module:function` that names the modality of an image; empty goes by words only."""
     min_caption_words: int = 5
+    """Shorter captions are left out."""
     max_caption_words: int = 400
+    """Longer captions are left out."""
     min_pixels: int = 112
     """Of the shorter side, in pixels."""
     max_pixels: int = 80_000_000
@@ -65,8 +79,9 @@ class FetchConfig:
     deduplicate: bool = True
     """Drop exact and near duplicates of an earlier figure's images."""
     validation_fraction: float = 0.01
+    """Share of the articles, drawn by a seeded hash of the PMCID."""
     test_fraction: float = 0.02
-    """Shares of the articles, drawn by a seeded hash of the PMCID."""
+    """Share of the articles, drawn by the same hash."""
     split_file: Path | None = None
     """CSV or JSONL of `pmcid,split`; goes before the fractions, and `exclude` drops the article."""
     webdataset: bool = False
@@ -75,7 +90,7 @@ class FetchConfig:
     shard_index: int | None = None
     """Only this shard; None runs all of them."""
     executor: str | None = None
-    """`local`, `slurm` or `ray` hand the shards to datatrove."""
+    """`local`, `slurm` or `ray` run the shards, each as a command of its own."""
     executor_options: tuple[str, ...] = ()
     """`key=value` for the executor, such as `partition=cpu`."""
     retry_seconds: float = 0.5
@@ -86,7 +101,79 @@ class FetchConfig:
     """Connections of one process; also its threads."""
     max_bytes: int | None = None
     """Stop after fetching this much; the next run goes on."""
+    give_up_after: int = 0
+    """Runs without an answer after which an article counts as rejected; 0 asks for ever."""
+    retry_rejected: str = ""
+    """Read again what was left out for this reason; `any` for every reason."""
     refresh: bool = False
     """Take a new snapshot, drop what was retracted or removed since, fetch what changed."""
     dry_run: bool = False
     """Estimate only."""
+
+
+SETTINGS: dict[str, tuple[str, ...]] = {
+    "filter": (
+        *("single_panel", "captions_only", "min_pixels", "max_pixels", "min_caption_words"),
+        *("max_caption_words", "deduplicate", "keep_flagged", "keep_retracted", "keep_supplements"),
+        *("classifier", "versions"),
+    ),
+    "split": ("test_fraction", "validation_fraction"),
+    "transfer": (
+        *("max_bytes", "email", "retry_seconds", "timeout_seconds", "give_up_after"),
+        *("entrez_url", "converter_url"),
+    ),
+    "output": ("webdataset",),
+}
+"""Fields of `FetchConfig` that are set by `--set TABLE.KEY=VALUE` or a TOML file, by table."""
+_OPTIONS = {
+    "output_dir": "--output-dir",
+    "inputs": "--input",
+    "ids": "--ids",
+    "query": "--query",
+    "sample": "--sample",
+    "image_urls": "--from-llava-med-urls",
+    "limit": "--limit",
+    "licenses": "--license",
+    "modalities": "--modality",
+    "languages": "--language",
+    "split_file": "--split-file",
+    "seed": "--seed",
+    "workers": "--workers",
+    "num_shards": "--num-shards",
+}
+"""Options of the command line by field, in so far as a job needs them."""
+
+
+def read_settings(path: Path | None, overrides: Iterable[str]) -> dict[str, Any]:
+    """Return fields of `FetchConfig` from a TOML file and `--set` values.
+
+    Raises:
+        RecipeError: a table or key that does not exist, or a value of another type.
+    """
+    hints = get_type_hints(FetchConfig)
+    tables = {table: {name: hints[name] for name in names} for table, names in SETTINGS.items()}
+    return read_tables(path, overrides, tables=tables)
+
+
+def to_arguments(config: FetchConfig) -> list[str]:
+    """Return the arguments that mean this configuration, paths absolute.
+
+    An address with a password is left out: it belongs into `MEDLLAVA_PMC_URL`.
+    """
+    arguments: list[str] = []
+    defaults = {field.name: field.default for field in fields(FetchConfig)}
+    for name, option in _OPTIONS.items():
+        value = getattr(config, name)
+        if value == defaults[name]:
+            continue
+        for part in value if isinstance(value, tuple) else (value,):
+            arguments += [option, str(part.resolve() if isinstance(part, Path) else part)]
+    if config.base_url != BUCKET_URL and "@" not in config.base_url:
+        arguments += ["--base-url", config.base_url]
+    for table, names in SETTINGS.items():
+        for name in names:
+            value = getattr(config, name)
+            if value != defaults[name]:
+                # JSON's numbers, strings and booleans are TOML's too.
+                arguments += ["--set", f"{table}.{name}={json.dumps(value)}"]
+    return arguments

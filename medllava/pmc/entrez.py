@@ -82,7 +82,7 @@ class Entrez:
     def _esearch(self, term: str) -> dict[str, Any]:
         params = {"db": "pmc", "term": term, "retmode": "json", "retmax": str(MAX_IDS)}
         params |= self._contact | ({"api_key": self._key} if self._key else {})
-        body = self._search.get("esearch.fcgi", params=params, check=_search_fault)
+        body = self._search.get("esearch.fcgi", params=params, check=_search_fault, is_object=False)
         result: dict[str, Any] = json.loads(body)["esearchresult"]
         return result
 
@@ -108,7 +108,7 @@ class Entrez:
 
     def _convert(self, kind: str, names: Sequence[str]) -> Iterator[str | Miss]:
         params = {"ids": ",".join(names), "idtype": kind, "format": "json"} | self._contact
-        body = self._converter.get("", params=params, check=_converter_fault)
+        body = self._converter.get("", params=params, check=_converter_fault, is_object=False)
         found: dict[str, str] = {}
         for record in json.loads(body)["records"]:
             pmcid = _PMCID.fullmatch(str(record.get("pmcid", "")))

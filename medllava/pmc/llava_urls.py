@@ -6,14 +6,18 @@ and, if not, why: part of the list is author manuscripts, of which the archive s
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from medllava.errors import RecordError
+from medllava.pmc.config import FetchConfig
+from medllava.pmc.state import Outcome, Outcomes
 from medllava.store import JsonlWriter, atomic_path, iter_jsonl
 
 _PMCID = re.compile(r"\b(PMC[1-9]\d{0,11})\b")
+_GROUP_LINES = 1000
+"""Of the list looked up at a time; neighbouring lines are often of one article."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,12 +61,53 @@ def iter_wanted(path: Path) -> Iterator[WantedImage]:
         )
 
 
-def write_hits(path: Path, rows: Iterable[dict[str, object]]) -> tuple[int, int]:
-    """Write the report, one object per line of the list; return hits and misses."""
-    hits = misses = 0
+def write_hit_report(config: FetchConfig, shards: Sequence[Outcomes], path: Path) -> dict[str, int]:
+    """Write one object per line of the list; return hits and misses."""
+    if config.image_urls is None:
+        raise ValueError("no image list is configured")
+    counts = {"hits": 0, "misses": 0}
     with atomic_path(path) as temporary, JsonlWriter(temporary) as lines:
-        for row in rows:
+        for row in _iter_rows(iter_wanted(config.image_urls), shards):
             lines.write(row)
-            hits += row["status"] == "hit"
-            misses += row["status"] == "miss"
-    return hits, misses
+            counts["hits" if row["status"] == "hit" else "misses"] += 1
+    return counts
+
+
+def _iter_rows(
+    wanted: Iterator[WantedImage], shards: Sequence[Outcomes]
+) -> Iterator[dict[str, object]]:
+    known: dict[str, list[Outcome]] = {}
+    for image in wanted:
+        if image.pmcid not in known:
+            if len(known) >= _GROUP_LINES:
+                known.clear()
+            known[image.pmcid] = [
+                outcome for shard in shards for outcome in shard.iter_article(image.pmcid)
+            ]
+        status, reason, figure_id, paths = _look_up(image, known[image.pmcid])
+        yield {
+            "pair_id": image.pair_id,
+            "pmcid": image.pmcid,
+            "image": image.name,
+            "status": status,
+            "reason": reason,
+            "figure_id": figure_id,
+            "images": paths,
+        }
+
+
+def _look_up(
+    image: WantedImage, outcomes: Sequence[Outcome]
+) -> tuple[str, str | None, str | None, list[str]]:
+    """Return status, reason of a miss, figure id and our paths."""
+    if not outcomes:
+        return "miss", "not-in-bucket", None, []
+    outcome = outcomes[-1]
+    figure_id = outcome.sources.get(image.stem)
+    for figure in outcome.figures:
+        if figure["record"]["figure_id"] == figure_id:
+            return "hit", None, figure_id, figure["record"]["images"]
+    reasons = {line["key"]: line["reason"] for line in outcome.rejected}
+    article = next(iter(outcome.rejected), None) if not outcome.sources else None
+    reason = reasons.get(figure_id or "", article["reason"] if article else "no-figure-names-it")
+    return "miss", reason, figure_id, []

@@ -20,8 +20,7 @@ import pyarrow.parquet as pq
 
 from medllava.layout import ATTRIBUTION_FILE, FIGURES_FILE, REJECTED_FIGURES_FILE
 from medllava.pmc.config import FetchConfig
-from medllava.pmc.duplicates import DuplicateFinder
-from medllava.pmc.splits import SplitRule
+from medllava.pmc.passes import DuplicateFinder, SplitRule
 from medllava.pmc.state import Miss, Outcome, Outcomes, merge_outcomes
 from medllava.records import FigureRecord
 from medllava.store import atomic_path

@@ -25,6 +25,7 @@ from medllava.pmc.archive import (
     MirrorStore,
     ObjectError,
     SourceImage,
+    UnreadableError,
     is_mirror,
     iter_mirror,
 )
@@ -41,6 +42,8 @@ _MAX_PACKAGE_BYTES = 8 * 1024**3
 
 class LocalSource:
     """Articles below the paths of `--input`, each a mirror, a folder, a package or a file."""
+
+    is_remote = False
 
     def __init__(self, inputs: Sequence[Path], *, scratch_dir: Path) -> None:
         """Check the paths.
@@ -117,6 +120,13 @@ class FolderImages:
     def load(self, name: str) -> SourceImage:
         """Return an image file's bytes."""
         path = self._files[name]
+        try:
+            return self._load(path)
+        except OSError as error:
+            raise UnreadableError(f"{error.strerror}: {path}") from None
+
+    @staticmethod
+    def _load(path: Path) -> SourceImage:
         if path.stat().st_size > MAX_IMAGE_BYTES:
             raise ObjectError("image-too-large", f"image file of {path.stat().st_size:,} bytes")
         data = path.read_bytes()
@@ -212,7 +222,7 @@ def _open_xml(path: Path) -> Iterator[IO[bytes]]:
             "file-damaged", f"gzip that does not open ({error}): {path.name}"
         ) from None
     except OSError as error:
-        raise ObjectError("file-unreadable", f"{error.strerror}: {path.name}") from None
+        raise UnreadableError(f"{error.strerror}: {path}") from None
 
 
 @lru_cache(maxsize=64)

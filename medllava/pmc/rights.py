@@ -12,6 +12,14 @@ from dataclasses import dataclass
 from medllava.pmc.text import render_text
 from medllava.pmc.xml import Element, child
 
+KNOWN_CODES = (
+    *("CC0", "CC BY", "CC BY-SA", "CC BY-ND", "CC BY-NC", "CC BY-NC-SA", "CC BY-NC-ND", "TDM"),
+)
+"""In the archive's spelling."""
+_WRITTEN_CODE = re.compile(
+    r"(?:(?P<zero>CC[\s_-]*(?:0|ZERO))|(?P<tdm>TDM)|(?:CC[\s_-]*)BY(?P<rest>(?:[\s_-]*(?:NC|ND|SA))*))"
+    r"(?:[\s_-]*V?[1-4]\.[05](?:[\s_-]+(?:IGO|INTERNATIONAL|UNPORTED|[A-Z]{2}))?)?"
+)
 _ADDRESS = re.compile(r"creativecommons\.org/(?:licenses|publicdomain)/([a-z0-9-]+)", re.IGNORECASE)
 _WRITTEN_ADDRESS = re.compile(r"https?://creativecommons\.org/[\w./-]+[\w/]", re.IGNORECASE)
 _THIRD_PARTY = re.compile(
@@ -52,13 +60,29 @@ def normalize_code(code: str | None) -> str | None:
     """
     if code is None or not code.strip():
         return None
-    parts = re.findall(r"[A-Z0-9]+", code.upper().replace("4.0", "").replace("3.0", ""))
-    if parts[:1] == ["CC0"] or parts[:2] == ["CC", "0"]:
+    match = _WRITTEN_CODE.fullmatch(code.strip().upper())
+    if match is None:
+        return None if code.strip() in {"NO-CC CODE", "none"} else code.strip()
+    if match["zero"]:
         return "CC0"
-    if parts[:2] == ["CC", "BY"]:
-        extra = [part for part in ("NC", "SA", "ND") if part in parts[2:]]
-        return "-".join(["CC BY", *extra])
-    return code.strip() if code.strip() not in {"NO-CC CODE", "none"} else None
+    if match["tdm"]:
+        return "TDM"
+    parts = set(re.findall("NC|ND|SA", match["rest"]))
+    if {"ND", "SA"} <= parts:
+        return code.strip()  # no such license
+    return "-".join(["CC BY", *(part for part in ("NC", "SA", "ND") if part in parts)])
+
+
+def check_code(code: str) -> str:
+    """Return a code that a user gave in the archive's spelling, or `any`.
+
+    Raises:
+        ValueError: no such license.
+    """
+    found = "any" if code.strip().lower() == "any" else normalize_code(code)
+    if found not in {*KNOWN_CODES, "any"}:
+        raise ValueError(f"{code!r} is not a license; use one of {', '.join(KNOWN_CODES)}, any")
+    return str(found)
 
 
 def code_of_address(address: str) -> str | None:

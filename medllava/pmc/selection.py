@@ -12,23 +12,29 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from medllava.errors import DataError
+from medllava.errors import DataError, RemoteError
 from medllava.pmc.archive import BucketSource, ObjectError, Source
 from medllava.pmc.config import FetchConfig
 from medllava.pmc.llava_urls import iter_wanted
 from medllava.pmc.sources import check_source, open_source, select_articles
 from medllava.pmc.state import Item, Listing, ListingRule, Outcomes, write_listing
+from medllava.pmc.transport import without_password
 from medllava.progress import Progress
 from medllava.store import JsonlWriter, exclusive, iter_jsonl, read_json, write_json
 
 _FREE_SETTINGS = frozenset(
     {
         *("output_dir", "email", "workers", "max_bytes", "refresh", "dry_run", "shard_index"),
-        *("executor", "executor_options", "retry_seconds", "timeout_seconds"),
+        *("executor", "executor_options", "retry_seconds", "timeout_seconds", "give_up_after"),
+        *("retry_rejected", "entrez_url", "converter_url"),
         *("webdataset", "deduplicate", "validation_fraction", "test_fraction", "split_file"),
     }
 )
 """May differ between runs into one folder: limits, and what the final passes decide anew."""
+TRANSPORT_REASONS = frozenset(
+    {"object-missing", "checksum", "refused", "no-answer", "unreadable", "http-error"}
+)
+"""Of rejections that tell of a connection or a disk; `http-error` is of older folders."""
 
 
 def work_dir(config: FetchConfig) -> Path:
@@ -63,7 +69,8 @@ def freeze_listing(config: FetchConfig, *, progress: Progress) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     settings = describe_settings(config)
     pending = folder / "refresh.pending"
-    with _waiting_lock(folder / "listing.lock"):  # shards start together: one lists, others wait
+    with waiting_lock(folder / "listing.lock"):  # shards start together: one lists, others wait
+        sweep_temporary(folder)
         known = folder / "settings.json"
         if known.exists():
             _check_settings(read_json(known), settings, config.output_dir)
@@ -75,6 +82,9 @@ def freeze_listing(config: FetchConfig, *, progress: Progress) -> None:
             _write_selection(config, progress=progress)
         elif is_first:
             _write_selection(config, progress=progress)
+        if config.retry_rejected:
+            progress.start("open what was left out")
+            _reopen_rejected(config)
         if pending.exists():  # also of a refresh that was killed
             progress.start("compare with the new snapshot")
             _drop_outdated(config)
@@ -106,6 +116,7 @@ def describe_settings(config: FetchConfig) -> dict[str, Any]:
             if isinstance(value, tuple):
                 value = [str(v.resolve()) if isinstance(v, Path) else str(v) for v in value]
             values[field.name] = str(value) if isinstance(value, Path) else value
+    values["base_url"] = without_password(config.base_url)
     return values
 
 
@@ -133,7 +144,7 @@ def _write_selection(config: FetchConfig, *, progress: Progress) -> None:
 
 def _check_settings(known: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
     for name, value in wanted.items():
-        if known.get(name) != value:
+        if name in known and known[name] != value:  # a folder may be older than a setting
             raise DataError(
                 f"this folder was begun with {name} = {known.get(name)!r}, not {value!r}: {folder}."
                 " Name another folder with -o, or repeat the first settings."
@@ -160,6 +171,38 @@ def _drop_outdated(config: FetchConfig) -> None:
                         outcomes.remove(name)
 
 
+def _reopen_rejected(config: FetchConfig) -> None:
+    """Forget every article of which something was left out for the reason that is asked for.
+
+    Raises:
+        DataError: nothing was left out for it.
+    """
+    wanted = config.retry_rejected
+    reopened = 0
+    seen: set[str] = set()
+    for index in range(config.num_shards):
+        folder = shard_dir(config, index)
+        if not (folder / "outcomes.sqlite").exists():
+            continue
+        with exclusive(folder), Outcomes(folder / "outcomes.sqlite") as outcomes:
+            names: dict[str, None] = {}
+            for outcome in outcomes.iter_outcomes():
+                reasons = {row["reason"] for row in outcome.rejected}
+                seen |= reasons
+                if wanted in reasons or (wanted == "any" and reasons):
+                    names[outcome.item] = None
+            for name in names:
+                outcomes.remove(name)
+            if names:
+                shard_marker(config, index).unlink(missing_ok=True)
+            reopened += len(names)
+    if not reopened and wanted != "any" and wanted not in seen:
+        raise DataError(
+            f"nothing was left out as {wanted!r} when articles were read."
+            f" Reasons here: {', '.join(sorted(seen)) or 'none'}."
+        )
+
+
 def _why_outdated(
     config: FetchConfig,
     listing: Listing,
@@ -172,17 +215,20 @@ def _why_outdated(
     if now is None:
         is_newer = config.versions == "latest" and listing.has_article(known.name)
         return "superseded" if is_newer else "removed"
+    found = list(outcomes.iter_outcomes(known.name))
+    if any(row["reason"] in TRANSPORT_REASONS for outcome in found for row in outcome.rejected):
+        return "asked-again"  # what a connection said is never carried into a new snapshot
     if known.etag and known.etag == now.etag:
         return None
     if not isinstance(source, BucketSource):
         return "changed"  # local files are read again, which costs little
     try:
         md5 = source.read_metadata(known.name)[3]
-    except ObjectError:
+    except (ObjectError, RemoteError):
         return "changed"
     finally:
         source.release(known)
-    same = [outcome.metadata_md5 == md5 for outcome in outcomes.iter_outcomes(known.name)]
+    same = [outcome.metadata_md5 == md5 for outcome in found]
     return None if same and all(same) else "changed"
 
 
@@ -193,8 +239,16 @@ def _delete_images(folder: Path, outcomes: Outcomes, item: str) -> None:
                 (folder / path).unlink(missing_ok=True)
 
 
+def sweep_temporary(folder: Path) -> None:
+    """Delete what killed runs left half written; the caller holds the folder's lock."""
+    for pattern in (".*.tmp", ".scratch.*"):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
+
+
 @contextmanager
-def _waiting_lock(path: Path) -> Iterator[None]:
+def waiting_lock(path: Path) -> Iterator[None]:
+    """Hold a file for this process, waiting for others that do."""
     with path.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

@@ -12,13 +12,13 @@ from typing import Any
 
 from medllava.errors import DataError
 from medllava.pmc.archive import BucketSource, Source
-from medllava.pmc.bucket import HttpStore, find_inventory, iter_inventory, list_versions
 from medllava.pmc.config import FetchConfig
 from medllava.pmc.entrez import Entrez, iter_batches, iter_lines
+from medllava.pmc.listing import find_inventory, iter_inventory, list_versions
 from medllava.pmc.llava_urls import iter_wanted
 from medllava.pmc.packages import LocalSource
 from medllava.pmc.state import Item, Miss
-from medllava.pmc.transport import ByteBudget, RetryPolicy, Transport
+from medllava.pmc.transport import ByteBudget, HttpStore, RetryPolicy, Transport, without_password
 
 _DEAD = re.compile(
     r"oa\.fcgi|ftp\.ncbi\.nlm\.nih\.gov|/oa_package|/oa_bulk|oa_file_list|/pub/pmc\b", re.IGNORECASE
@@ -109,14 +109,18 @@ def select_articles(config: FetchConfig) -> Selection:
         origin = "LLaVA-Med image list"
     else:
         return _select_inventory(config)
-    facts = {"source": origin, "snapshot": today, "bucket": config.base_url}
+    facts = {"source": origin, "snapshot": today, "bucket": without_password(config.base_url)}
     return Selection(entries=_iter_versions(config, pmcids), facts=facts)
 
 
 def _select_inventory(config: FetchConfig) -> Selection:
     transport = open_transport(config)
     inventory = find_inventory(transport)
-    facts = {"source": "inventory", "snapshot": inventory.date, "bucket": config.base_url}
+    facts = {
+        "source": "inventory",
+        "snapshot": inventory.date,
+        "bucket": without_password(config.base_url),
+    }
     return Selection(entries=iter_inventory(transport, inventory), facts=facts)
 
 

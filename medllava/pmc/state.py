@@ -204,6 +204,8 @@ class Outcomes:
             " PRIMARY KEY (item, part));"
             "CREATE INDEX IF NOT EXISTS by_order ON outcomes (ord);"
             "CREATE TABLE IF NOT EXISTS done (item TEXT PRIMARY KEY, etag TEXT);"
+            "CREATE TABLE IF NOT EXISTS open"
+            " (item TEXT PRIMARY KEY, reason TEXT, detail TEXT, runs INT);"
         )
 
     def __contains__(self, item: str) -> bool:
@@ -226,12 +228,37 @@ class Outcomes:
                     (item.name, part, outcome.order, json.dumps(body, ensure_ascii=False)),
                 )
             self._base.execute("INSERT OR REPLACE INTO done VALUES (?, ?)", (item.name, item.etag))
+            self._base.execute("DELETE FROM open WHERE item = ?", (item.name,))
+
+    def leave_open(self, item: Item, reason: str, detail: str) -> int:
+        """Note why an item could not be decided; return in how many runs that happened."""
+        with self._base:
+            self._base.execute(
+                "INSERT INTO open VALUES (?, ?, ?, 1) ON CONFLICT (item) DO UPDATE SET"
+                " reason = excluded.reason, detail = excluded.detail, runs = runs + 1",
+                (item.name, reason, detail[:300]),
+            )
+        row = self._base.execute("SELECT runs FROM open WHERE item = ?", (item.name,))
+        return int(row.fetchone()[0])
+
+    def iter_open(self) -> Iterator[tuple[str, str, str]]:
+        """Yield name, reason and detail of every item that could not be decided."""
+        yield from self._base.execute("SELECT item, reason, detail FROM open ORDER BY item")
+
+    def any_done(self) -> Item | None:
+        """Return an item that was read, None if there is none."""
+        row = self._base.execute(
+            "SELECT done.item, etag FROM done JOIN outcomes ON done.item = outcomes.item"
+            " WHERE outcomes.body NOT LIKE '%object-missing%' ORDER BY done.rowid DESC LIMIT 1"
+        ).fetchone()
+        return None if row is None else Item(name=row[0], etag=row[1], version=1)
 
     def remove(self, item: str) -> None:
         """Forget an item, so that it is done again or not at all."""
         with self._base:
             self._base.execute("DELETE FROM outcomes WHERE item = ?", (item,))
             self._base.execute("DELETE FROM done WHERE item = ?", (item,))
+            self._base.execute("DELETE FROM open WHERE item = ?", (item,))
 
     def iter_done(self) -> Iterator[tuple[str, str]]:
         """Yield name and etag of every done item."""

@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -35,8 +35,8 @@ from medllava.model.load import save_model
 from medllava.model.loaded import LoadedModel
 from medllava.progress import Progress, SilentProgress
 from medllava.provenance import weights_sha256
-from medllava.records import Stage, StepSummary
-from medllava.store import exclusive, read_json, write_json, write_text
+from medllava.records import PackingRecord, RunRecord, Stage, StepSummary
+from medllava.store import exclusive, read_record, write_json, write_text
 from medllava.train import prepare
 from medllava.train.arguments import training_arguments, uses_bf16
 from medllava.train.checkpoint import (
@@ -120,7 +120,7 @@ def _train_exclusively(config: StageRunConfig, ranks: Ranks, progress: Progress)
         stack.enter_context(ranks.connected())
         ranks.wait()
         if (config.output_dir / RUN_FILE).exists():
-            return _summarize(config, read_json(config.output_dir / RUN_FILE))
+            return _summarize(config, read_record(config.output_dir / RUN_FILE, RunRecord))
         return _train(config, ranks, progress)
 
 
@@ -159,7 +159,7 @@ def _train(config: StageRunConfig, ranks: Ranks, progress: Progress) -> StepSumm
         if ranks.is_main:
             _export(run, loaded)
     ranks.wait()
-    return _summarize(config, read_json(output_dir / RUN_FILE))
+    return _summarize(config, read_record(output_dir / RUN_FILE, RunRecord))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,7 +207,7 @@ def _make_trainer(run: _Run, loaded: LoadedModel, progress: Progress) -> StageTr
     trainer.ranks = run.ranks
     trainer.extra_files = {
         RECIPE_FILE: recipe.to_toml_values(),
-        RUN_FILE: {**_describe(run), "complete": False},
+        RUN_FILE: replace(_describe(run), complete=False).to_json(),
     }
     return trainer
 
@@ -223,66 +223,66 @@ def _export(run: _Run, loaded: LoadedModel) -> None:
     """Write the finished model and what is known about it; `run.json` comes last."""
     config, output_dir = run.config, run.config.output_dir
     save_model(loaded, output_dir, dtype=torch.bfloat16 if uses_bf16(config.recipe) else None)
-    facts = {
-        **_describe(run),
-        "complete": True,
+    record = replace(
+        _describe(run),
+        complete=True,
         **summarize_metrics(read_metrics(output_dir / METRICS_FILE)),
-        "weights_sha256": weights_sha256(output_dir),
-    }
+        weights_sha256=weights_sha256(output_dir),
+    ).to_json()
     write_report(
         output_dir / PAGE_FILE,
         title=f"{config.recipe.name}, stage {config.stage.value}",
         subtitle=f"{run.schedule.num_steps} steps on {config.data}",
-        facts=facts,
+        facts=record,
     )
-    write_json(output_dir / RUN_FILE, facts)
+    write_json(output_dir / RUN_FILE, record)
     prepare.clear_pixels(output_dir)
     shutil.rmtree(output_dir / CHECKPOINTS_DIR, ignore_errors=True)
 
 
-def _describe(run: _Run) -> dict[str, Any]:
+def _describe(run: _Run) -> RunRecord:
     """Return what is known about a run before it is finished."""
     config, schedule = run.config, run.schedule
-    return {
-        "stage": config.stage.value,
-        "recipe": config.recipe.name,
-        "command": config.command,
-        "init": describe_init(config.init),
-        "parts": describe_parts(config.recipe.model),
-        "data": describe_data(config.data, run.index),
-        "seed": config.recipe.train.seed,
-        "steps": schedule.num_steps,
-        "ranks": run.ranks.world_size,
-        "packing": {
-            "tokens_per_pack": schedule.capacity,
-            "packs_per_step": schedule.packs_per_step,
-            "fill": schedule.fill,
-        },
-        "machine": describe_machine(),
-    }
+    return RunRecord(
+        stage=config.stage,
+        recipe=config.recipe.name,
+        command=config.command,
+        init=describe_init(config.init),
+        parts=describe_parts(config.recipe.model),
+        data=describe_data(config.data, run.index),
+        seed=config.recipe.train.seed,
+        steps=schedule.num_steps,
+        ranks=run.ranks.world_size,
+        packing=PackingRecord(
+            tokens_per_pack=schedule.capacity,
+            packs_per_step=schedule.packs_per_step,
+            fill=schedule.fill,
+        ),
+        machine=describe_machine(),
+    )
 
 
-def _summarize(config: StageRunConfig, run: dict[str, Any]) -> StepSummary:
+def _summarize(config: StageRunConfig, run: RunRecord) -> StepSummary:
     """Return the summary of a finished run, from its `run.json`."""
     output_dir = config.output_dir
-    data = run["data"]
+    counts = {
+        "records_used": run.data.used,
+        "records_dropped": run.data.dropped,
+        "steps": run.steps,
+        "tokens": run.tokens,
+        "loss_first": run.loss_first,
+        "loss_last": run.loss_last,
+        "tokens_per_second": run.tokens_per_second,
+        "seconds": run.seconds,
+    }
     hint = f"medllava eval TASK --ckpt {output_dir}"
     if config.stage is Stage.ALIGN:
         name = config.recipe.name
         hint = f"medllava train {name} --stage 2 --data INSTRUCTIONS --init {output_dir}"
     return StepSummary(
         step="train",
-        counts={
-            "records_used": data["used"],
-            "records_dropped": data["dropped"],
-            "steps": run["steps"],
-            "tokens": run["tokens"],
-            "loss_first": run["loss_first"],
-            "loss_last": run["loss_last"],
-            "tokens_per_second": run["tokens_per_second"],
-            "seconds": run["seconds"],
-        },
-        details={"stage": run["stage"], "recipe": run["recipe"], "complete": True},
+        counts={name: value for name, value in counts.items() if value is not None},
+        details={"stage": config.stage.value, "recipe": run.recipe, "complete": True},
         artifacts={
             "checkpoint": output_dir,
             "metrics": output_dir / METRICS_FILE,
@@ -311,14 +311,14 @@ def _run_key(config: StageRunConfig, ranks: Ranks) -> dict[str, Any]:
         del data[name]
     for name in ("threads", "trackers"):
         del train[name]
-    init_run = describe_init(config.init)["run"]
+    init_run = describe_init(config.init).run
     return {
         "stage": config.stage.value,
         "model": values["model"],
         "data": data,
         "settings": values["stage"][config.stage.value],
         "train": train,
-        "init": init_run["weights_sha256"] if init_run else config.init,
+        "init": (init_run and init_run.weights_sha256) or config.init,
         "max_steps": config.max_steps,
         "validation_data": str(config.validation_data) if config.validation_data else None,
         "ranks": ranks.world_size,

@@ -18,8 +18,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from medllava.pmc.bucket import HttpStore
-from medllava.pmc.transport import Transport
+from medllava.pmc.archive import md5_check
+from medllava.pmc.transport import HttpStore, Transport
 
 
 def make_object(number: int, size: int) -> bytes:
@@ -70,7 +70,11 @@ def fetch_with_ours(url: str, md5s: list[str], workers: int, folder: Path) -> fl
     store = HttpStore(Transport(url), keep_dir=folder)
     started = time.monotonic()
     with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(lambda n: store.read(f"PMC1.1/{n}", md5=md5s[n]), range(len(md5s))))
+        list(
+            pool.map(
+                lambda n: store.read(f"PMC1.1/{n}", check=md5_check(md5s[n])), range(len(md5s))
+            )
+        )
     return time.monotonic() - started
 
 

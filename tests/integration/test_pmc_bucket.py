@@ -99,7 +99,8 @@ def test_kill_at_any_moment_gives_the_same_folder(archive: LoopbackArchive, tmp_
     archive.served.clear()
     command = [
         *(sys.executable, "-m", "medllava", "fetch-pmc", "-o", str(tmp_path / "killed")),
-        *("--base-url", archive.url, "--workers", "4", "--test-fraction", "0.2", "--json"),
+        *("--base-url", archive.url, "--workers", "4", "--json"),
+        *("--set", "split.test_fraction=0.2"),
     ]
     # In the middle of an object each time: the inventory, then metadata, XML and images.
     for kill_after in KILLS_AFTER:
@@ -135,12 +136,18 @@ def test_what_stays_away_leaves_the_run_incomplete(
     config = make_config(archive, tmp_path / "out")
     first = fetch_figures(config)
     assert (first.complete, first.counts) == (False, {"articles_left": 1})
+    assert first.details["open"] == {"no-answer": 1}
     assert fetch_figures(config).counts["kept"] == 2 * NUM_ARTICLES
 
 
 def test_md5_that_never_fits_is_a_named_rejection(archive: LoopbackArchive, tmp_path: Path) -> None:
     archive.objects["PMC3.1/a3-g001.png"] = b"something else"
-    fetch_figures(make_config(archive, tmp_path / "out"))
+    config = make_config(archive, tmp_path / "out")
+    first = fetch_figures(config)
+    assert not first.complete
+    assert first.details["open"] == {"checksum": 1}
+    assert "PMC3.1" in first.details["open_articles"]
+    fetch_figures(dataclasses.replace(config, give_up_after=2))
     reasons = {row["key"]: row["reason"] for row in rows_of(tmp_path / "out", "rejected")}
     assert reasons["PMC3.1/f1"] == "checksum"
 
@@ -274,7 +281,6 @@ def test_webdataset_shards_hold_every_image_with_its_record(
 
 @pytest.mark.slow
 def test_local_executor_gives_the_same_folder(archive: LoopbackArchive, tmp_path: Path) -> None:
-    pytest.importorskip("datatrove")
     fetch_figures(make_config(archive, tmp_path / "one"))
     config = make_config(
         archive, tmp_path / "many", num_shards=2, executor="local", executor_options=("workers=2",)

@@ -1,23 +1,15 @@
-"""The public bucket over HTTPS: objects, listings by prefix, and the daily inventory.
-
-Objects of an article that is being worked on are kept on disk until its outcome is committed, so
-that a run which is killed fetches none of them again.
-"""
+"""What the bucket holds: versions of an article by prefix, and the daily inventory of all."""
 
 import csv
 import gzip
-import hashlib
 import io
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from medllava.errors import DataError, RemoteError
-from medllava.pmc.archive import KEY, ObjectError
-from medllava.pmc.images import write_image
+from medllava.pmc.archive import KEY, ObjectError, json_check, md5_check
 from medllava.pmc.state import Item
 from medllava.pmc.transport import Transport
 from medllava.pmc.xml import child, parse_xml
@@ -28,54 +20,6 @@ _PART = re.compile(re.escape(INVENTORY) + r"data/[\w.-]+\.csv\.gz")
 _METADATA_KEY = re.compile(rf"metadata/({KEY.pattern})\.json")
 _SCHEMA = ["Bucket", "Key", "LastModifiedDate", "ETag"]
 _MAX_PAGES = 1000
-
-
-class HttpStore:
-    """Objects of the bucket, each fetched once."""
-
-    def __init__(self, transport: Transport, *, keep_dir: Path) -> None:
-        """Fetch through `transport`, keep what belongs to unfinished articles in `keep_dir`."""
-        self._transport = transport
-        self._keep_dir = keep_dir
-
-    def read(self, key: str, *, md5: str | None) -> bytes:
-        """Return an object, from disk if an earlier run had it already."""
-        kept = self._kept_path(key)
-        try:
-            data = kept.read_bytes()
-        except FileNotFoundError:
-            pass
-        else:
-            if _fault(data, md5) is None:
-                return data
-        data = self._transport.get(key, check=lambda body: _fault(body, md5))
-        write_image(kept, data)
-        return data
-
-    def size(self, key: str) -> int:
-        """Return an object's size in bytes without fetching it."""
-        return self._transport.size(key)
-
-    def release(self, prefix: str) -> None:
-        """Delete what is kept of an article."""
-        shutil.rmtree(self._keep_dir / prefix, ignore_errors=True)
-
-    def _kept_path(self, key: str) -> Path:
-        """Return a path in the article's folder; the object's own name is not used on disk."""
-        folder = key.removeprefix("metadata/").removesuffix(".json").partition("/")[0]
-        return self._keep_dir / folder / hashlib.sha256(key.encode()).hexdigest()[:32]
-
-
-def _fault(body: bytes, md5: str | None) -> str | None:
-    """Say what is wrong with a body: a wrong md5, or an error page where JSON is expected."""
-    if md5 is not None:
-        found = hashlib.md5(body, usedforsecurity=False).hexdigest()
-        return None if found == md5 else f"md5 is {found}, not {md5}"
-    try:
-        json.loads(body)
-    except ValueError:
-        return f"not JSON but {body[:60]!r}"
-    return None
 
 
 def list_versions(transport: Transport, pmcid: str) -> list[Item]:
@@ -96,7 +40,7 @@ def iter_prefixes(transport: Transport, prefix: str) -> Iterator[str]:
         params = {"list-type": "2", "delimiter": "/", "prefix": prefix}
         if token:
             params["continuation-token"] = token
-        root = parse_xml(transport.get("", params=params, check=_listing_fault))
+        root = parse_xml(transport.get("", params=params, check=_listing_fault, is_object=False))
         for common in root.iterchildren("{*}CommonPrefixes"):
             yield (getattr(child(common, "Prefix"), "text", "") or "").strip()
         next_token = child(root, "NextContinuationToken")
@@ -130,7 +74,7 @@ def find_inventory(transport: Transport) -> Inventory:
     )
     for folder in folders:
         try:
-            data = transport.get(f"{folder}manifest.json", check=lambda body: _fault(body, None))
+            data = transport.get(f"{folder}manifest.json", check=json_check)
         except ObjectError:
             continue
         match = _DATED.fullmatch(folder)
@@ -143,7 +87,7 @@ def find_inventory(transport: Transport) -> Inventory:
 def iter_inventory(transport: Transport, inventory: Inventory) -> Iterator[Item]:
     """Yield every article version of an inventory, a part at a time."""
     for key, md5 in inventory.parts:
-        data = transport.get(key, check=lambda body, md5=md5: _fault(body, md5))  # type: ignore[misc]
+        data = transport.get(key, check=md5_check(md5), is_object=False)
         with gzip.open(io.BytesIO(data), "rt", encoding="utf-8", newline="") as lines:
             for row in csv.reader(lines):
                 match = _METADATA_KEY.fullmatch(row[1]) if len(row) == len(_SCHEMA) else None

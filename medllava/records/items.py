@@ -1,0 +1,156 @@
+"""The things on the data's route: figures, instructions, questions, predictions.
+
+Paths inside records are relative to the folder of the file that holds the record (or to
+`--image-dir`). `pmc` writes `FigureRecord`, `instruct` turns it into `InstructionRecord`, `data`
+feeds it to training, `eval` joins `Question` and `Prediction`.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from medllava.records.base import Record
+
+IMAGE_TOKEN = "<image>"  # noqa: S105 - a placeholder in text, not a secret
+"""Stands in a user turn for one image; the processor expands it to `num_image_tokens`."""
+
+
+class Modality(StrEnum):
+    """Kind of picture; the first five are LLaVA-Med's domains."""
+
+    CHEST_XRAY = "chest_xray"
+    CT = "ct"
+    MRI = "mri"
+    HISTOPATHOLOGY = "histopathology"
+    GROSS_PATHOLOGY = "gross_pathology"
+    OTHER = "other"
+
+
+class Stage(StrEnum):
+    """A stage of the curriculum, in order 1, 2, 3."""
+
+    ALIGN = "align"
+    INSTRUCT = "instruct"
+    FINETUNE = "finetune"
+
+
+class AnswerType(StrEnum):
+    """Closed: the answer is one of a stated few (yes/no or choices). Open: free text."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+
+
+class Split(StrEnum):
+    """Part of the data; assigned by article, never by figure."""
+
+    TRAIN = "train"
+    VALIDATION = "validation"
+    TEST = "test"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FigureRecord(Record):
+    """One figure of one article version; a row of `figures.parquet`."""
+
+    figure_id: str
+    """`PMCID.version/xml-id`, unique in the manifest."""
+    pmcid: str
+    version: int
+    pmid: str | None = None
+    doi: str | None = None
+    label: str = ""
+    """As printed, for example "Figure 2"."""
+    caption: str = ""
+    in_text_mentions: tuple[str, ...] = ()
+    """Sentences of the body that cite the figure, in reading order."""
+    images: tuple[str, ...] = ()
+    """Relative image paths; several when the figure is split over files."""
+    modality: Modality = Modality.OTHER
+    context: str = "body"
+    """Where it stood: body, floats, back, abstract, boxed-text, sub-article."""
+    panel_score: float = 0.0
+    """0 = surely one panel, 1 = surely several."""
+    license: str | None = None
+    license_url: str | None = None
+    rights_flag: str | None = None
+    """Why the article's licence may not cover this figure; None when nothing was found."""
+    is_retracted: bool | None = None
+    """None: the source cannot tell (legacy packages)."""
+    citation: str = ""
+    sha256: tuple[str, ...] = ()
+    """Of the image files we wrote, in the order of `images`."""
+    source_md5: tuple[str | None, ...] = ()
+    """Of the objects we read, in the order of `images`."""
+    split: Split = Split.TRAIN
+    snapshot: str = ""
+    """Date of the source listing, ISO."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn(Record):
+    """One utterance of a conversation."""
+
+    role: str
+    """`system`, `user` or `assistant`."""
+    content: str
+    """Text; a user turn holds one `<image>` for each image it shows."""
+    answer_type: AnswerType | None = None
+    """On assistant turns of visual question answering only."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstructionRecord(Record):
+    """One training conversation about zero or more images; a line of `instructions.jsonl`."""
+
+    record_id: str
+    images: tuple[str, ...] = ()
+    turns: tuple[Turn, ...]
+    stage: Stage
+    teacher: str = ""
+    figure_id: str | None = None
+    modality: Modality | None = None
+    license: str | None = None
+    split: Split = Split.TRAIN
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """Prompt version, time, tokens and cost of the teacher's reply."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question(Record):
+    """One benchmark item; also a line of a user's own task file."""
+
+    id: str
+    image: str | None
+    """Relative path, or None for a question about text only."""
+    question: str
+    answer: str
+    answer_type: AnswerType
+    choices: tuple[str, ...] = ()
+    """Of a multiple-choice item, in the order they are shown."""
+    category: str | None = None
+    """Question type or modality, for the per-type rows of a report."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction(Record):
+    """A model's answer to the question of the same id."""
+
+    id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source(Record):
+    """A package or collection that weights or images came from."""
+
+    name: str
+    version: str = ""
+    license: str | None = None
+    sha256: str = ""
+    note: str = ""
+
+    @property
+    def title(self) -> str:
+        """Name and version, as a requirement is written."""
+        return f"{self.name} {self.version}".strip()
