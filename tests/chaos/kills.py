@@ -20,7 +20,7 @@ from pathlib import Path
 
 from medllava.records import AnswerType, Question
 from medllava.store import iter_jsonl
-from pmc_bucket import BucketArticle, write_mirror
+from tests.pmc_bucket import BucketArticle, write_mirror
 
 ROOT = Path(__file__).parents[2]
 ARTICLES = 60
@@ -103,7 +103,10 @@ def _contents(folder: Path) -> dict[str, str]:
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in _CHANGING and not path.name.startswith(".")
+        if path.is_file()
+        and path.name not in _CHANGING
+        # Journals of the steps (.fetch and the like) may hold the same in other bytes.
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     }
 
 
@@ -142,7 +145,8 @@ def _steps(folder: Path) -> list[Step]:
 
 def _images(align: Path, figures: Path) -> list[str]:
     lines = iter_jsonl(align / "instructions.jsonl")
-    return [str(figures / values["images"][0]) for _, values in lines][:40]
+    root = Path(os.path.relpath(figures, align.parent))
+    return [str(root / values["images"][0]) for _, values in lines][:40]
 
 
 def _question(number: int, image: str) -> Question:
