@@ -18,7 +18,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from medllava.data.layouts.llava import write_llava_json
+from medllava.data.layouts.write import write_llava_json
 from medllava.data.sources import iter_instruction_records
 from medllava.instruct.alignment import align_figure, draw, place_image
 from medllava.instruct.config import TEMPLATE_TEACHER, GenerateConfig, ImagePosition

@@ -8,7 +8,7 @@ import pytest
 from llm_server import LoopbackModel
 from PIL import Image
 
-from medllava.data.layouts.llava import iter_llava_json
+from medllava.data.layouts.stream import iter_llava_json
 from medllava.data.sources import iter_instruction_records
 from medllava.errors import DataError, RemoteError
 from medllava.instruct.config import GenerateConfig
