@@ -1,7 +1,7 @@
 """The formats of `push --export`, and what each needs; torch-free.
 
-    gguf, gguf-f32, gguf-f16, gguf-q8_0, gguf-q4_1    llama.cpp, Ollama; `gguf` is gguf-q8_0
-    fp8, awq                                          quantised safetensors for vLLM
+gguf, gguf-f32, gguf-f16, gguf-q8_0, gguf-q4_1    llama.cpp, Ollama; `gguf` is gguf-q8_0
+fp8, awq                                          quantised safetensors for vLLM
 """
 
 import importlib.util

@@ -1,18 +1,18 @@
 """From a checkpoint folder to files for other engines.
 
-    OUT/
-      model-q8_0.gguf    language model, tokenizer, chat template
-      mmproj-f16.gguf    vision encoder and projector (f32 beside model-f32)
-      Modelfile          for `ollama create`
-      README.md          how to run them, and how they compare with transformers
+OUT/
+model-q8_0.gguf    language model, tokenizer, chat template
+mmproj-f16.gguf    vision encoder and projector (f32 beside model-f32)
+Modelfile          for `ollama create`
+README.md          how to run them, and how they compare with transformers
 """
 
 # mypy: allow-untyped-calls
 # transformers types its classes only in part
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,7 +20,8 @@ from medllava.errors import DataError
 from medllava.hub.export.formats import gguf_kind
 from medllava.hub.export.gguf_language import PRECISIONS, write_language_model
 from medllava.hub.export.gguf_vision import check_vision, write_vision
-from medllava.hub.export.parity import Parity, Reference, make_prompts
+from medllava.hub.export.parity import Reference, make_prompts
+from medllava.hub.export.results import Export, Parity, render_readme
 from medllava.layout import CARD_FILE
 from medllava.model.load import load_model
 from medllava.model.loaded import LoadedModel
@@ -30,15 +31,6 @@ NUM_PROMPTS = 12
 _MAX_TOKENS = 24
 _REQUIRED = 0.9
 """Share of greedy answers that must be the same; the rest are near ties of two tokens."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Export:
-    """One format that was written."""
-
-    name: str
-    files: tuple[Path, ...]
-    parity: Parity | None = None
 
 
 def export_checkpoint(
@@ -130,7 +122,8 @@ def _prove(
         return True
     for path in files:
         path.unlink(missing_ok=True)
-    tower = loaded.model.config.vision_config.model_type
+    model: Any = loaded.model
+    tower = model.config.vision_config.model_type
     why = ""
     if tower == "clip_vision_model":
         why = (
@@ -143,39 +136,3 @@ def _prove(
         f"({parity.same_answers} as exported). The files were removed.{why} "
         "Serve the folder with transformers, vLLM or SGLang."
     )
-
-
-def render_readme(exports: Sequence[Export]) -> str:
-    """Return how to run the files, and the table of how they compare."""
-    lines = ["# Exported files", ""]
-    rows = [e for e in exports if e.parity]
-    if rows:
-        lines += [
-            "Run with llama.cpp: `llama-server -m MODEL.gguf --mmproj MMPROJ.gguf`, then "
-            "`medllava chat image.png --base-url http://127.0.0.1:8080/v1`; or with Ollama: "
-            "`ollama create NAME -f Modelfile`.",
-            "",
-            parity_table(rows),
-            "",
-            "Pictures in this comparison were made square by the model's own processor. llama.cpp "
-            "pads with a color and resampling of its own: send pictures that are square already.",
-        ]
-    return "\n".join(lines) + "\n"
-
-
-def parity_table(exports: Sequence[Export]) -> str:
-    """Return the comparison as a Markdown table."""
-    lines = [
-        "| format | size | same prompt tokens | same greedy answers | tokens/s | transformers |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for export in exports:
-        if export.parity is not None:
-            p = export.parity
-            size = sum(path.stat().st_size for path in export.files) / 1e6
-            lines.append(
-                f"| {export.name} | {size:,.1f} MB | {p.same_text} of {p.prompts} | "
-                f"{p.same_answers} of {p.prompts} | {p.tokens_per_second:.1f} | "
-                f"{p.reference_tokens_per_second:.1f} |"
-            )
-    return "\n".join(lines)
