@@ -134,7 +134,9 @@ def _train(config: StageRunConfig, ranks: Ranks, progress: Progress) -> StepSumm
     data = prepare.share_data(config, ranks)
     progress.start("load model")
     loaded = prepare.load_initial(config, data, resumed=folder, is_sharded=ranks.world_size > 1)
-    index = prepare.share_index(config, data, loaded.processor, ranks, progress=progress)
+    index = prepare.share_index(
+        config, data, loaded.processor, ranks, progress=progress, is_training=True
+    )
     sharing = prepare.choose_sharing(config, index, loaded, progress=progress)
     schedule = prepare.lay_out(config, sharing, world_size=ranks.world_size)
     if ranks.is_main:
@@ -268,6 +270,7 @@ def _summarize(config: StageRunConfig, run: RunRecord) -> StepSummary:
     counts = {
         "records_used": run.data.used,
         "records_dropped": run.data.dropped,
+        "masked_records": run.masked_records or None,
         "steps": run.steps,
         "tokens": run.tokens,
         "loss_first": run.loss_first,
