@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medllava.data.tokenize import DropReason, EncodedText, check_placeholders, encode_records
+from medllava.data.dropped import Dropped, DropReason
+from medllava.data.layouts.conversation import REPAIRS
+from medllava.data.tokenize import EncodedText, check_placeholders, encode_records
 from medllava.errors import DataError
 from medllava.images.load import load_image
 from medllava.progress import Progress
@@ -27,21 +29,9 @@ from medllava.records import InstructionRecord
 from medllava.store import atomic_path, contained_path
 
 _ARRAYS = ("ids", "supervised", "starts", "image_starts")
+_COUNTED = ("license", "modality", "teacher", "stage")
 _CHUNK = 1000
 _READERS = 16
-
-
-IMAGE_DROPS = frozenset({DropReason.MISSING_IMAGE, DropReason.UNREADABLE_IMAGE})
-"""Reasons that lie in files that may change, and not in the records."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dropped:
-    """A record that is not used."""
-
-    record_id: str
-    reason: DropReason
-    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +74,9 @@ class ExampleIndex:
     kept_pixels: tuple[Path, ...] = ()
     """Images whose resized pixels were kept while indexing, in the order of their places."""
     facts: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Used records counted by licence, modality and teacher."""
+    """Used records counted by licence, modality, teacher, and by what was put right in them."""
+    repeated_ids: int = 0
+    """Used records whose id another one before them has."""
 
     def __len__(self) -> int:
         """Return the number of usable examples."""
@@ -130,6 +122,7 @@ def save_index(index: ExampleIndex, path: Path) -> None:
         "facts": index.facts,
         "image_tokens": index.image_tokens,
         "shortened": index.shortened,
+        "repeated_ids": index.repeated_ids,
     }
     with atomic_path(path) as temporary, temporary.open("wb") as handle:
         np.savez(
@@ -156,11 +149,12 @@ def load_index(path: Path) -> ExampleIndex:
         facts=texts["facts"],
         image_tokens=texts["image_tokens"],
         shortened=texts["shortened"],
+        repeated_ids=texts["repeated_ids"],
     )
 
 
 def build_index(
-    records: Iterable[InstructionRecord],
+    records: Iterable[InstructionRecord | Dropped],
     processor: Any,  # noqa: ANN401 - any processor with a fast tokenizer
     *,
     image_root: Path,
@@ -172,7 +166,7 @@ def build_index(
     """Read, check and tokenize all records.
 
     Args:
-        records: in the order of their file.
+        records: in the order of their file, with those that reading had to drop.
         processor: of the model that will be trained.
         image_root: folder that the records' image paths are relative to.
         image_tokens: tokens of one image.
@@ -181,7 +175,7 @@ def build_index(
         screen: how images are tried; unset decodes each one.
 
     Raises:
-        DataError: no record is usable, or one supervises nothing.
+        DataError: no record is usable.
     """
     builder = _Builder(image_tokens=image_tokens, images=screen or ImageScreen())
     progress.start("read records")
@@ -200,7 +194,10 @@ def build_index(
             for (record, paths), text in zip(kept, encoded, strict=True):
                 builder.add(record, paths, text)
             progress.advance(len(chunk))
-    return builder.finish()
+    index = builder.finish()
+    if index.repeated_ids:
+        progress.note(f"{index.repeated_ids:,} records have an id that another one has too")
+    return index
 
 
 class _Builder:
@@ -218,19 +215,18 @@ class _Builder:
         self.dropped: list[Dropped] = []
         self.refused: dict[Path, str] = {}
         """Images that were opened, and what was wrong with each; empty where nothing was."""
-        self.facts: dict[str, Counter[str]] = {
-            name: Counter() for name in ("license", "modality", "teacher", "stage")
-        }
+        self.facts: dict[str, Counter[str]] = {name: Counter() for name in _COUNTED}
+        self.repairs: Counter[str] = Counter()
 
     def screen(
-        self, checked: Iterable[tuple[InstructionRecord, "list[Path] | Dropped"]]
+        self, checked: Iterable[tuple[InstructionRecord | Dropped, "list[Path] | Dropped"]]
     ) -> list[tuple[InstructionRecord, list[Path]]]:
         """Keep the records that can be tokenized; note the others."""
         kept = []
         for record, outcome in checked:
             if isinstance(outcome, Dropped):
                 self.dropped.append(outcome)
-            else:
+            elif isinstance(record, InstructionRecord):
                 kept.append((record, outcome))
         return kept
 
@@ -254,7 +250,7 @@ class _Builder:
                 is_lost = record.record_id in self.screening.lost_before
                 wrong = (wrong or "it was so when the run began") if is_lost else ""
             if wrong:
-                is_there = all(path.is_file() for path in paths)
+                is_there = all(_is_file(path) for path in paths)
                 reason = DropReason.UNREADABLE_IMAGE if is_there else DropReason.MISSING_IMAGE
                 drop = Dropped(record_id=record.record_id, reason=reason, detail=wrong)
                 self.dropped.append(drop)
@@ -263,11 +259,11 @@ class _Builder:
         return usable
 
     def add(
-        self, record: InstructionRecord, paths: list[Path], text: EncodedText | DropReason
+        self, record: InstructionRecord, paths: list[Path], text: EncodedText | Dropped
     ) -> None:
         """Take one tokenized record, or note why not."""
-        if isinstance(text, DropReason):
-            self.dropped.append(Dropped(record_id=record.record_id, reason=text))
+        if isinstance(text, Dropped):
+            self.dropped.append(text)
             return
         self.ids.append(text.input_ids)
         self.supervised.append(text.supervised)
@@ -277,6 +273,7 @@ class _Builder:
         self.shortened += text.shortened
         for name, counter in self.facts.items():
             counter[str(getattr(record, name) or "unknown")] += 1
+        self.repairs.update(record.provenance.get(REPAIRS, ()))
 
     def finish(self) -> ExampleIndex:
         """Return the index.
@@ -286,9 +283,11 @@ class _Builder:
         """
         if not self.ids:
             reasons = Counter(drop.reason.value for drop in self.dropped)
+            counted = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+            first = f"; the first is {self.dropped[0].describe()}" if self.dropped else ""
             raise DataError(
-                f"no usable record: {dict(reasons) or 'the file is empty'}. Check --data "
-                "and --image-dir."
+                f"no usable record: {counted or 'no records, the file is empty'}{first}. "
+                "Check --data and --image-dir."
             )
         return ExampleIndex(
             ids=np.concatenate(self.ids),
@@ -300,7 +299,9 @@ class _Builder:
             image_tokens=self.image_tokens,
             shortened=self.shortened,
             dropped=tuple(self.dropped),
-            facts={name: dict(counter) for name, counter in self.facts.items()},
+            facts={name: dict(counter) for name, counter in self.facts.items()}
+            | ({"repair": dict(self.repairs)} if self.repairs else {}),
+            repeated_ids=len(self.record_ids) - len(set(self.record_ids)),
         )
 
 
@@ -310,15 +311,27 @@ def iter_dropped(index: ExampleIndex) -> Iterator[dict[str, str]]:
         yield {"record_id": drop.record_id, "reason": drop.reason.value, "detail": drop.detail}
 
 
-def _check(record: InstructionRecord, image_root: Path) -> list[Path] | Dropped:
+def _check(record: InstructionRecord | Dropped, image_root: Path) -> list[Path] | Dropped:
     """Return the record's image files, or why it cannot be used."""
+    if isinstance(record, Dropped):
+        return record
     if not check_placeholders(record):
         return Dropped(record_id=record.record_id, reason=DropReason.PLACEHOLDERS)
     paths = []
     for name in record.images:
-        path = contained_path(image_root, name)
+        try:
+            path = contained_path(image_root, name)
+        except (DataError, OSError, ValueError):  # ".." and what no file system takes for a name
+            return Dropped(record_id=record.record_id, reason=DropReason.BAD_PATH, detail=name)
         paths.append(path)
     return paths
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long for the file system
+        return False
 
 
 def _cumulative(counts: Sequence[int]) -> NDArray[np.int64]:

@@ -1,9 +1,9 @@
 """An index to batches: bins, the schedule of a whole run, and the tensors of one micro-batch.
 
-Examples are packed into bins of at most `max_length` tokens, and every rank gets the same number of
-micro-batches in each optimizer step. Where a step has many bins they are filled to the limit over
-the whole pass and a step's examples are counted on average; where it has few, a step is exactly
-`global_batch_size` examples, spread evenly over its bins. The whole run is laid out before
+Examples are packed into bins of at most `pack_length` tokens, and every rank gets the same number
+of micro-batches in each optimizer step. Where a step has many bins they are filled to the limit
+over the whole pass and a step's examples are counted on average; where it has few, a step is
+exactly `global_batch_size` examples, spread evenly over its bins. The whole run is laid out before
 it starts, from lengths and a seed alone: it does not depend on worker processes, and any step can
 be reached directly. One micro-batch is one row of tokens whose positions restart at every example;
 examples that share an image's tokens (`prefix_sharing`) stay together, restarting behind the image.
@@ -81,7 +81,7 @@ class Schedule:
 def build_schedule(  # noqa: PLR0913 - each decides the layout
     sharing: Sharing,
     *,
-    max_length: int,
+    pack_length: int,
     packing: bool,
     global_batch_size: int,
     micro_batch_size: int,
@@ -94,7 +94,7 @@ def build_schedule(  # noqa: PLR0913 - each decides the layout
 
     Args:
         sharing: tokens of every example, and which begin alike.
-        max_length: tokens of a full bin.
+        pack_length: tokens of a full bin.
         packing: False gives every example a bin of its own.
         global_batch_size: examples per step over all ranks; with packing on average.
         micro_batch_size: bins per rank and forward pass.
@@ -108,14 +108,14 @@ def build_schedule(  # noqa: PLR0913 - each decides the layout
     num_tokens = sum(sharing.size_of(unit) for units in passes for unit in units)
     num_examples = sum(len(unit) for units in passes for unit in units)
     tokens_per_step = global_batch_size * num_tokens / num_examples
-    if packing and tokens_per_step >= _FULL_PACKS * unit * max_length:
-        packs_per_step = round(tokens_per_step / max_length / unit) * unit
-        steps = _fill_whole(sharing, passes, max_length, packs_per_step, seed=seed)
+    if packing and tokens_per_step >= _FULL_PACKS * unit * pack_length:
+        packs_per_step = round(tokens_per_step / pack_length / unit) * unit
+        steps = _fill_whole(sharing, passes, pack_length, packs_per_step, seed=seed)
     else:
         steps = _cut_steps([u for units in passes for u in units], global_batch_size)
         packs_per_step = math.ceil(global_batch_size / unit) * unit
         if packing:
-            packs_per_step = _packs_that_fit(sharing, steps, max_length, unit)
+            packs_per_step = _packs_that_fit(sharing, steps, pack_length, unit)
             steps = [_level_bins(sharing, step, packs_per_step) for step in steps]
     sizes = [sharing.size_of(pack) for step in steps for pack in step]
     return Schedule(
@@ -162,7 +162,7 @@ def _cut_steps(units: list[Pack], global_batch_size: int) -> list[list[Pack]]:
 def _fill_whole(
     sharing: Sharing,
     passes: list[list[Pack]],
-    max_length: int,
+    pack_length: int,
     packs_per_step: int,
     *,
     seed: int,
@@ -170,30 +170,30 @@ def _fill_whole(
     """Fill bins over each whole pass, shuffle them, and cut the stream into steps."""
     stream: list[Pack] = []
     for epoch, units in enumerate(passes):
-        units = [part for unit in units for part in _parts_that_fit(sharing, unit, max_length)]
+        units = [part for unit in units for part in _parts_that_fit(sharing, unit, pack_length)]
         lengths = np.array([sharing.size_of(unit) for unit in units])
-        bins = fill_bins(lengths, range(len(units)), capacity=max_length)
+        bins = fill_bins(lengths, range(len(units)), capacity=pack_length)
         shuffled = np.random.default_rng([seed, epoch, 1]).permutation(len(bins))
         stream += [tuple(e for number in bins[i] for e in units[number]) for i in shuffled]
     return [stream[i : i + packs_per_step] for i in range(0, len(stream), packs_per_step)]
 
 
-def _parts_that_fit(sharing: Sharing, unit: Pack, max_length: int) -> list[Pack]:
+def _parts_that_fit(sharing: Sharing, unit: Pack, pack_length: int) -> list[Pack]:
     """Cut examples that are drawn together where they would not fit into one bin."""
     parts = [unit[:1]]
     for example in unit[1:]:
-        if sharing.size_of((*parts[-1], example)) <= max_length:
+        if sharing.size_of((*parts[-1], example)) <= pack_length:
             parts[-1] = (*parts[-1], example)
         else:
             parts.append((example,))
     return parts
 
 
-def _packs_that_fit(sharing: Sharing, steps: list[list[Pack]], max_length: int, unit: int) -> int:
+def _packs_that_fit(sharing: Sharing, steps: list[list[Pack]], pack_length: int, unit: int) -> int:
     """Return the fewest bins per step, a multiple of `unit`, that hold every step's examples."""
     packs = unit
     while any(
-        sharing.size_of(pack) > max_length
+        sharing.size_of(pack) > pack_length
         for step in steps
         for pack in _level_bins(sharing, step, packs)
     ):

@@ -100,6 +100,8 @@ class RunRecord(VersionedRecord):
     seed: int | None = None
     steps: int | None = None
     ranks: int | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    """How it was computed and spread over memory: precision, optimizer, sharding, kernels."""
     packing: PackingRecord | None = None
     machine: MachineRecord = field(default_factory=MachineRecord)
     complete: bool | None = None

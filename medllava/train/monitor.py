@@ -20,8 +20,9 @@ from medllava.layout import METRICS_FILE
 from medllava.model.shapes import ModelShape
 from medllava.page import render_lines, render_page, render_table
 from medllava.store import JsonlWriter, iter_jsonl, write_text
-from medllava.train.planning.flops import Learning, Workload, compute_flops
+from medllava.train.planning.costs import Workload, compute_flops
 from medllava.train.ranks import Ranks
+from medllava.train.stages import Learning
 
 _logger = logging.getLogger(__name__)
 _KIB = 1024
@@ -40,9 +41,9 @@ class Arithmetic:
 class StepMeter:
     """Adds up tokens and waiting time between two optimizer steps of one rank."""
 
-    def __init__(self) -> None:
+    def __init__(self, arithmetic: Arithmetic | None) -> None:
         """Start the clock."""
-        self.arithmetic: Arithmetic | None = None
+        self.arithmetic = arithmetic
         self._start()
 
     def _start(self) -> None:

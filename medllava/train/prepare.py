@@ -14,13 +14,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from medllava.data.dataset import (
-    IMAGE_DROPS,
     ExampleIndex,
     ImageScreen,
     build_index,
     load_index,
     save_index,
 )
+from medllava.data.dropped import IMAGE_DROPS
 from medllava.data.packing import MicroBatches, Schedule, build_schedule
 from medllava.data.pixels import PixelReader
 from medllava.data.prefix_sharing import Sharing, find_sharing, share_nothing
@@ -37,12 +37,14 @@ from medllava.model.processor import num_image_tokens
 from medllava.model.quantize import quantize_language_model
 from medllava.progress import Progress
 from medllava.recipe import Adapter
+from medllava.records import InstructionRecord
 from medllava.store import iter_jsonl
-from medllava.train.arguments import uses_bf16
 from medllava.train.config import FROM_PARTS, StageRunConfig
+from medllava.train.freezing import freeze_parts, restore_learned
 from medllava.train.ranks import Ranks
+from medllava.train.settings import Settings
 from medllava.train.stage_data import StageData, find_data
-from medllava.train.stages import freeze_parts, learning_parts, restore_learned, uses_adapter
+from medllava.train.stages import learning_parts, uses_adapter
 
 _CALIBRATION_IMAGES = 64
 _CALIBRATION_POOL = 20_000
@@ -54,28 +56,28 @@ _RANDOM_FOLDER = "random-data"
 
 
 def load_initial(
-    config: StageRunConfig, data: StageData, *, resumed: Path | None, is_sharded: bool = False
+    config: StageRunConfig, settings: Settings, data: StageData, *, resumed: Path | None
 ) -> LoadedModel:
     """Load the checkpoint to go on from, the model to start from, or build it from parts.
 
     What does not learn is frozen, and an adapter is attached where the recipe wants one.
 
-    Weights are in fp32, so that small steps are not lost, except where DeepSpeed keeps a copy in
-    fp32 and computes in bf16.
+    All weights are in the precision of the settings; where that is bf16 the optimizer sees to it
+    that small steps are not lost (`train.optimizer`).
 
     Args:
         config: of the run.
+        settings: precision.
         data: its images may set how a new projector starts.
         resumed: checkpoint of the same run.
-        is_sharded: DeepSpeed will hold the model.
     """
     stage = config.recipe.stage[config.stage]
     has_adapter = uses_adapter(config.stage, stage)
     source = str(resumed) if resumed and not has_adapter else config.init
-    loaded = _load_source(config, data, source, is_half=is_sharded and uses_bf16(config.recipe))
+    loaded = _load_source(config, data, source, is_half=settings.is_half)
     if has_adapter:
         if stage.adapter is Adapter.QLORA:
-            dtype = torch.bfloat16 if uses_bf16(config.recipe) else torch.float32
+            dtype = torch.bfloat16 if settings.is_half else torch.float32
             quantize_language_model(loaded.model, compute_dtype=dtype)
         attach_adapter(
             loaded.model,
@@ -182,6 +184,8 @@ def share_index(
             lost_before=_lost_before(config.output_dir) if is_training else None,
         )
         check_dropped(config, index)
+        if index.dropped:
+            progress.note(f"not used: {_reasons(index)} of {len(index) + len(index.dropped):,}")
         if ranks.world_size > 1:
             save_index(index, path)
     ranks.wait()
@@ -210,13 +214,16 @@ def check_dropped(config: StageRunConfig, index: ExampleIndex) -> None:
     dropped = sum(index.drop_counts.values())
     share = dropped / (dropped + len(index))
     if share > config.recipe.data.max_dropped:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in index.drop_counts.items())
         first = index.dropped[0]
         raise DataError(
-            f"{share:.1%} of the records cannot be used ({reasons}; the first is "
-            f"{first.record_id!r} {first.detail}): {config.data}. "
+            f"{share:.1%} of the records cannot be used ({_reasons(index)}; the first is "
+            f"{first.describe()}): {config.data}. "
             f"Check --image-dir, or allow it with --set data.max_dropped={share + 0.005:.2f}."
         )
+
+
+def _reasons(index: ExampleIndex) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in index.drop_counts.items())
 
 
 def choose_sharing(
@@ -236,16 +243,16 @@ def choose_sharing(
     )
 
 
-def lay_out(config: StageRunConfig, sharing: Sharing, *, world_size: int = 1) -> Schedule:
+def lay_out(config: StageRunConfig, settings: Settings, sharing: Sharing) -> Schedule:
     """Lay out all steps of the stage."""
     stage = config.recipe.stage[config.stage]
     return build_schedule(
         sharing,
-        max_length=config.recipe.data.max_length,
+        pack_length=settings.pack_length,
         packing=config.recipe.data.packing,
         global_batch_size=stage.global_batch_size,
-        micro_batch_size=stage.micro_batch_size,
-        world_size=world_size,
+        micro_batch_size=settings.micro_batch_size,
+        world_size=settings.world_size,
         epochs=stage.epochs,
         seed=config.recipe.train.seed,
         max_steps=config.max_steps,
@@ -272,6 +279,7 @@ def make_batches(
 
 def make_held_out(
     config: StageRunConfig,
+    settings: Settings,
     processor: Any,  # noqa: ANN401 - the model's processor
     ranks: Ranks,
     *,
@@ -285,7 +293,7 @@ def make_held_out(
     index = share_index(config, data, processor, ranks, progress=progress)
     schedule = build_schedule(
         share_nothing(index.lengths),
-        max_length=config.recipe.data.max_length,
+        pack_length=settings.pack_length,
         packing=config.recipe.data.packing,
         global_batch_size=ranks.world_size,
         micro_batch_size=1,
@@ -345,7 +353,8 @@ def clear_pixels(output_dir: Path) -> None:
 def _sample_images(config: StageRunConfig, data: StageData) -> list[Image.Image]:
     """Return some of the data's own images, for a projector that starts from their statistics."""
     records = islice(data.records(), _CALIBRATION_POOL)
-    names = sorted({name for record in records for name in record.images})
+    usable = (record for record in records if isinstance(record, InstructionRecord))
+    names = sorted({name for record in usable for name in record.images})
     random.Random(config.recipe.train.seed).shuffle(names)
     images: list[Image.Image] = []
     for name in names:
