@@ -1,6 +1,5 @@
 """Two pictures drawn here, so that the page can be tried without anyone's data."""
 
-import io
 import random
 from collections.abc import Callable
 
@@ -42,10 +41,3 @@ EXAMPLES: dict[str, tuple[Callable[[], Image.Image], str]] = {
     "cells": (draw_cells, "What kind of image is this?"),
 }
 """Name to (how it is drawn, the question offered with it)."""
-
-
-def encode_image(image: Image.Image, kind: str) -> bytes:
-    """Return the image as the bytes of a `PNG` or `JPEG` file."""
-    buffer = io.BytesIO()
-    image.save(buffer, kind)
-    return buffer.getvalue()

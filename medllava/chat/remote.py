@@ -4,7 +4,6 @@ The whole conversation is sent each time; keeping a cache is the server's busine
 inside the request as PNG, whatever they were, so the server needs no DICOM reader and no file.
 """
 
-import base64
 import time
 from collections.abc import Generator, Iterator, Sequence
 from typing import cast
@@ -12,8 +11,8 @@ from typing import cast
 from PIL import Image
 
 from medllava.chat.config import Answer, Options, Sampling
-from medllava.chat.examples import encode_image
 from medllava.data.conversation import user_turn
+from medllava.images.encode import image_address
 from medllava.llm.protocol import ChatModel, ChatRequest, Message
 from medllava.records import IMAGE_TOKEN, Turn
 
@@ -91,11 +90,10 @@ class RemoteConversation:
 
 
 def _message(turn: Turn, images: Sequence[Image.Image]) -> Message:
-    addresses = (base64.b64encode(encode_image(image, "PNG")).decode() for image in images)
     return Message(
         role=turn.role,
         content=turn.content.replace(IMAGE_TOKEN, "").strip(),
-        images=tuple(f"data:image/png;base64,{data}" for data in addresses),
+        images=tuple(image_address(image) for image in images),
     )
 
 

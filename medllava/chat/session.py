@@ -23,6 +23,7 @@ from medllava.chat.choices import choice_probabilities, find_choices
 from medllava.chat.config import Answer, Options, Sampling
 from medllava.chat.sampling import Draws, Reply, follow_checkpoint
 from medllava.data.conversation import needs_special_tokens, render_prompt, user_turn
+from medllava.data.pixels import PixelReader
 from medllava.errors import DataError
 from medllava.model.loaded import LoadedModel
 from medllava.model.processor import num_image_tokens
@@ -39,6 +40,7 @@ class ChatSession:
         self._model: Any = loaded.model
         self._processor: Any = loaded.processor
         self._tokenizer: Any = loaded.processor.tokenizer
+        self._reader = PixelReader(self._processor.image_processor)
         self._sampling = sampling
         weight: Any = self._model.get_input_embeddings().weight
         self._device: torch.device = weight.device
@@ -132,8 +134,7 @@ class ChatSession:
 
     def _process(self, images: Sequence[Image.Image]) -> tuple[Tensor, ...]:
         """Return each image's (1, C, H, W) pixel values; nothing else of it is kept."""
-        process = self._processor.image_processor
-        return tuple(process(image, return_tensors="pt")["pixel_values"] for image in images)
+        return tuple(self._reader.prepare([image]) for image in images)
 
     def _encode(self, turns: Sequence[Turn]) -> list[int]:
         """Return the ids of the whole conversation, every image spread over its tokens."""

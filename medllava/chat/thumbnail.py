@@ -4,12 +4,13 @@ What the terminal can is read from its environment; where it can nothing, nothin
 """
 
 import base64
-import io
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from PIL import Image
+
+from medllava.images.encode import encode_image, shrink
 
 _CELLS = (48, 16)
 """Columns and rows that a thumbnail takes at most."""
@@ -34,11 +35,7 @@ def render_thumbnail(image: Image.Image, environment: Mapping[str, str] = os.env
 
 
 def _png(image: Image.Image) -> str:
-    small = image.copy()
-    small.thumbnail((480, 320))
-    buffer = io.BytesIO()
-    small.save(buffer, "PNG")
-    return base64.b64encode(buffer.getvalue()).decode()
+    return base64.b64encode(encode_image(shrink(image, (480, 320)))).decode()
 
 
 def _kitty(image: Image.Image) -> str:
@@ -58,8 +55,7 @@ def _iterm(image: Image.Image) -> str:
 
 def _half_blocks(image: Image.Image, colour: Callable[[Rgb], str]) -> str:
     """Draw two pixels per cell: the upper half in the foreground colour, the lower behind it."""
-    small = image.copy()
-    small.thumbnail((_CELLS[0], 2 * _CELLS[1]))
+    small = shrink(image, (_CELLS[0], 2 * _CELLS[1]))
     pixels: Any = small.load()
     lines = []
     for y in range(0, small.height - small.height % 2 or 1, 2):

@@ -14,13 +14,14 @@ from typing import Any
 from PIL import Image
 
 from medllava.chat.config import ViewConfig
-from medllava.chat.examples import encode_image
 from medllava.chat.exchange import open_image
 from medllava.errors import DataError
+from medllava.images.encode import image_address, shrink
 from medllava.records import IMAGE_TOKEN, Turn
 
 _ROLES = ("user", "assistant")
 _MAX_TURNS = 2000
+_PREVIEW_PIXELS = 640
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +112,4 @@ def _open(value: dict[str, Any], folder: Path | None) -> tuple[str, ViewConfig, 
 
 
 def _preview(image: Image.Image) -> str:
-    small = image.copy()
-    small.thumbnail((640, 640))
-    return "data:image/png;base64," + base64.b64encode(encode_image(small, "PNG")).decode()
+    return image_address(shrink(image, _PREVIEW_PIXELS))

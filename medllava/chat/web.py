@@ -7,7 +7,6 @@ loads nothing from elsewhere. Without being asked, only this machine can reach i
 """
 
 import asyncio
-import base64
 import json
 import os
 import secrets
@@ -25,13 +24,14 @@ from PIL import Image
 
 from medllava.chat.config import NOTICE, PASSWORD_VARIABLE, ViewConfig
 from medllava.chat.conversation import Conversation
-from medllava.chat.examples import EXAMPLES, encode_image
+from medllava.chat.examples import EXAMPLES
 from medllava.chat.exchange import open_image
 from medllava.chat.middleware import Gate
 from medllava.chat.requests import parse_question, parse_view
 from medllava.chat.sessions import MAX_IMAGES, Picture, Session, Sessions
 from medllava.chat.transcript import parse_transcript
 from medllava.errors import DataError, MedllavaError, SetupError
+from medllava.images.encode import encode_image, image_address, shrink
 from medllava.images.facts import describe_image
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ class _Handlers:
         for place, name in _PAGE_FILES.items():
             text = folder.joinpath(name).read_text("utf-8")
             self._template = self._template.replace(f"{{{{{place}}}}}", text)
-        self._examples = {name: encode_image(draw(), "PNG") for name, (draw, _) in EXAMPLES.items()}
+        self._examples = {name: encode_image(draw()) for name, (draw, _) in EXAMPLES.items()}
 
     async def page(self, _: "Request") -> "Response":
         from starlette.responses import HTMLResponse  # noqa: PLC0415 - an extra
@@ -362,9 +362,7 @@ def _view_to_page(view: ViewConfig) -> dict[str, Any]:
 
 
 def _preview(image: Image.Image) -> str:
-    image = image.copy()
-    image.thumbnail((_PREVIEW_PIXELS, _PREVIEW_PIXELS))
-    return "data:image/jpeg;base64," + base64.b64encode(encode_image(image, "JPEG")).decode()
+    return image_address(shrink(image, _PREVIEW_PIXELS), kind="JPEG")
 
 
 async def _read_body(request: "Request", *, limit: int) -> bytes | None:

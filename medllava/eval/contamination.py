@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from medllava.data.benchmarks.questions import load_questions
-from medllava.data.sources import image_root, iter_instruction_records
+from medllava.data.dropped import Dropped
+from medllava.data.sources import image_root, read_instructions
 from medllava.errors import DataError
 from medllava.eval.score.normalize import words
 from medllava.images.load import load_image
-from medllava.images.perceptual_hash import are_alike, compute_look, look_bands
+from medllava.images.perceptual_hash import are_alike, compute_perceptual_hash, hash_bands
 from medllava.layout import INSTRUCTIONS_FILE, QUESTIONS_FILE
 from medllava.records import IMAGE_TOKEN, Question
 from medllava.store import contained_path, iter_jsonl, sha256_of
@@ -150,14 +151,14 @@ class _TestIndex:
                 continue
             self.by_sha256.setdefault(facts[0], []).append(image)
             if facts[1]:
-                for band in look_bands(facts[1]):
+                for band in hash_bands(facts[1]):
                     self.by_band.setdefault(band, []).append((image, facts[1]))
 
     def images_like(self, sha256: str, look: str) -> Matches:
         """Return the test images that are, or look like, this one."""
         same = self.by_sha256.get(sha256, [])
         found = {(image, Flag.SAME_IMAGE) for image in same}
-        for band in look_bands(look) if look else ():
+        for band in hash_bands(look) if look else ():
             for image, other in self.by_band.get(band, ()):
                 if image not in same and are_alike(look, other):
                     found.add((image, Flag.NEAR_IMAGE))
@@ -207,7 +208,9 @@ def _iter_samples(path: Path) -> Iterator[_Sample]:
             images = () if question.image is None else (question.image,)
             yield _Sample(question.id, images, ((question.question, question.answer),))
         return
-    for record in iter_instruction_records(path):
+    for record in read_instructions(path):
+        if isinstance(record, Dropped):
+            continue  # training drops it too, by the same reader
         texts = [turn.content.replace(IMAGE_TOKEN, " ") for turn in record.turns]
         pairs = tuple(
             (asked, answered)
@@ -249,7 +252,7 @@ def _read_image(path: Path | None) -> tuple[str, str] | None:
     try:
         if path is None or not path.is_file():
             return None
-        return sha256_of(path), compute_look(load_image(path, min_side=_LOOK_SIDE))
+        return sha256_of(path), compute_perceptual_hash(load_image(path, min_side=_LOOK_SIDE))
     except DataError:
         return None
 

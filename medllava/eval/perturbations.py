@@ -60,7 +60,7 @@ def _fade(picture: Image.Image) -> Image.Image:
 def _compress(picture: Image.Image) -> Image.Image:
     buffer = io.BytesIO()
     picture.save(buffer, format="JPEG", quality=_JPEG_QUALITY)
-    return Image.open(buffer).convert("RGB")
+    return load_image(buffer.getvalue())
 
 
 _CORRUPTIONS: Mapping[str, Callable[[Image.Image], Image.Image]] = {

@@ -305,4 +305,4 @@ def score_lines(summary: StepSummary) -> list[str]:
     return [*asked, "", *lines]
 
 
-_PRINTED = ("closed_accuracy", "open_token_recall", "exact_match", "token_recall", "unparseable")
+_PRINTED = ("accuracy", "closed_accuracy", "open_token_recall", "token_recall", "unparseable")

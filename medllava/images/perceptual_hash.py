@@ -19,7 +19,7 @@ _HASH_DIGITS = 64
 _BAND_DIGITS = _HASH_DIGITS // NUM_BANDS
 
 
-def compute_look(pixels: Image.Image) -> str:
+def compute_perceptual_hash(pixels: Image.Image) -> str:
     """Return what a picture looks like; empty for nearly blank ones.
 
     256 bits say which of neighbouring cells is brighter, 12 x 12 bytes are its grey values; both as
@@ -48,7 +48,7 @@ def are_alike(look: str, other: str) -> bool:
     return difference <= MAX_GREY_DIFFERENCE * len(greys)
 
 
-def look_bands(look: str) -> list[str]:
+def hash_bands(look: str) -> list[str]:
     """Return the keys under which an index finds every look that is alike."""
     return [
         f"{band}{look[band * _BAND_DIGITS : (band + 1) * _BAND_DIGITS]}"

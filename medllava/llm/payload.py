@@ -1,31 +1,18 @@
-"""A `ChatRequest` as the JSON body that OpenAI-compatible servers read, and its reply back.
+"""A `ChatRequest` as the JSON body that OpenAI-compatible servers read, and its fingerprint.
 
 Images become `data:` addresses inside the request, so a server needs neither our files nor a
-network. What a server sends back is untrusted: every field is checked before it is used.
+network.
 """
 
-import base64
 import hashlib
-import io
 import json
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from medllava.errors import DataError
-from medllava.llm.protocol import ChatReply, ChatRequest, Message
+from medllava.images.encode import image_address
+from medllava.llm.protocol import ChatRequest, Message
 from medllava.store import sha256_of
-
-_SIGNATURES = (
-    (b"\x89PNG\r\n\x1a\n", "image/png"),
-    (b"\xff\xd8\xff", "image/jpeg"),
-    (b"GIF8", "image/gif"),
-)
-
-
-class MalformedReplyError(ValueError):
-    """A server's body is not a chat completion."""
 
 
 def build_messages(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
@@ -47,44 +34,6 @@ def build_messages(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
     return built
 
 
-def image_address(image: str) -> str:
-    """Return an image as a `data:` address; formats that servers do not read become PNG.
-
-    Args:
-        image: a local path, or a `data:` address, which is returned as it is.
-
-    Raises:
-        DataError: the file is absent or is no image.
-    """
-    if image.startswith("data:"):
-        return image
-    try:
-        data = Path(image).read_bytes()
-        kind = next((kind for start, kind in _SIGNATURES if data.startswith(start)), None)
-        if kind is None:
-            data, kind = _as_png(data), "image/png"
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"not a usable image ({error}): {image}. Check the path.") from None
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
-
-
-def read_image(image: str) -> Image.Image:
-    """Return an image as RGB pixels.
-
-    Raises:
-        DataError: it cannot be read.
-    """
-    try:
-        if image.startswith("data:"):
-            data = base64.b64decode(image.partition(",")[2])
-        else:
-            data = Path(image).read_bytes()
-        with Image.open(io.BytesIO(data)) as opened:
-            return opened.convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"not a usable image ({error}): {image:.80}. Check the path.") from None
-
-
 def request_key(model: str, request: ChatRequest) -> str:
     """Return a fingerprint of a request: its id, and everything that decides the answer.
 
@@ -102,36 +51,13 @@ def request_key(model: str, request: ChatRequest) -> str:
         request.response_schema,
     )
     parts = [json.dumps(settings, sort_keys=True)]
+    if request.extra:
+        parts.append(json.dumps(request.extra, sort_keys=True))
     for message in request.messages:
         images = [_image_hash(image) for image in message.images]
         # Lengths keep one message from running into the next.
         parts += (message.role, str(len(message.content)), *images, message.content)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
-
-
-def parse_reply(body: Any, request: ChatRequest) -> ChatReply:  # noqa: ANN401 - JSON is any
-    """Read a chat completion.
-
-    Raises:
-        MalformedReplyError: it is none.
-    """
-    try:
-        choice = body["choices"][0]
-        message = choice["message"]
-        text = message.get("content")
-        # A model that declines under structured output answers in a field of its own.
-        refusal = message.get("refusal") if text is None else None
-        usage = body.get("usage") or {}
-        return ChatReply(
-            request_id=request.request_id,
-            text=_text(text if refusal is None else refusal),
-            model=_text(body.get("model")),
-            finish_reason="refusal" if refusal else _text(choice.get("finish_reason")),
-            input_tokens=_count(usage.get("prompt_tokens")),
-            output_tokens=_count(usage.get("completion_tokens")),
-        )
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise MalformedReplyError(f"not a chat completion: {error!r}") from None
 
 
 def _image_hash(image: str) -> str:
@@ -141,22 +67,3 @@ def _image_hash(image: str) -> str:
         return sha256_of(Path(image))
     except OSError as error:
         raise DataError(f"cannot read an image ({error}): {image}. Check the path.") from None
-
-
-def _text(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return value
-    raise TypeError(f"expected text, got {type(value).__name__}")
-
-
-def _count(value: object) -> int:
-    return value if isinstance(value, int) and value >= 0 else 0
-
-
-def _as_png(data: bytes) -> bytes:
-    with Image.open(io.BytesIO(data)) as image:
-        out = io.BytesIO()
-        image.convert("RGB").save(out, "PNG")
-        return out.getvalue()

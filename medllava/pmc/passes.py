@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from medllava.errors import DataError
-from medllava.images.perceptual_hash import NUM_BANDS, are_alike, look_bands
+from medllava.images.perceptual_hash import NUM_BANDS, are_alike, hash_bands
 from medllava.pmc.config import FetchConfig
 from medllava.records import Split
 
@@ -60,7 +60,7 @@ class DuplicateFinder:
             )
             self._base.executemany(
                 "INSERT INTO bands VALUES (?, ?)",
-                [(band, row.lastrowid) for band in look_bands(look)],
+                [(band, row.lastrowid) for band in hash_bands(look)],
             )
         return None
 
@@ -72,7 +72,7 @@ class DuplicateFinder:
         """Return the first figure with an image close to this one."""
         if not look:
             return None
-        for _, other, figure in self._base.execute(_CANDIDATES, look_bands(look)):
+        for _, other, figure in self._base.execute(_CANDIDATES, hash_bands(look)):
             if are_alike(look, other):
                 return str(figure)
         return None

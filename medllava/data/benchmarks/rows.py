@@ -5,12 +5,15 @@ all: VQA-RAD's own JSON, the MEVF layout, SLAKE, PathVQA's Parquet, PMC-VQA's CS
 conversations, and rows of the user's own. Rows that say too little are rejected with the reason.
 """
 
+import ast
 import re
+import string
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from medllava.data.layouts.llava import is_llava_item, parse_llava_item
+from medllava.data.dropped import DropReason, UnusableRecordError
+from medllava.data.layouts.conversation import is_llava_item, parse_llava_item
 from medllava.errors import RecordError
 from medllava.records import IMAGE_TOKEN, AnswerType, Question
 
@@ -25,10 +28,17 @@ _IMAGE = ("image", "image_name", "img_name", "figure_path", "image_path")
 _QUESTION = ("question",)
 _ANSWER = ("answer", "gt_answer", "anwser")
 _LABEL = ("answer_label",)
+_MANY_IMAGES = ("images", "image_paths", "image_list")
+_NUMBERED_IMAGE = re.compile(r"image_[2-9]\d*")
+_FIRST_MARK = re.compile(r"^(?:<image 1>\s*)+(?=\S)")
+_NUMBERED_MARK = re.compile(r"<image 1>")
+"""MMMU's place for the image; further images are refused."""
+_COLUMN = re.compile(r"[a-h]")
 _CATEGORY = ("category", "question_type", "content_type", "modality_type", "modality")
 _OPTION = re.compile(r"(?:choice|option)_[a-h]")
-_LETTER = re.compile(r"\s*\(?([A-Ha-h])\)?\s*[:.)]\s*")
+_LETTER = re.compile(r"\s*\(?([A-Za-z])\)?\s*[:.)]\s*")
 _YES_NO = frozenset({"yes", "no"})
+_TRUTH = {True: "yes", False: "no"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,13 +69,10 @@ def parse_row(row: Row, *, default_id: str, where: str) -> Iterator[Parsed]:
 
 
 def _parse_flat(row: Row, *, default_id: str, where: str) -> Parsed:
-    text = _text(row, _QUESTION, where=where)
+    text = _NUMBERED_MARK.sub("the image", _FIRST_MARK.sub("", _text(row, _QUESTION, where=where)))
     choices = _choices(row, where=where)
     answer = _reference(row, choices, where=where)
     answer_type, rule = _answer_type(row, answer, choices, where=where)
-    image = _first(row, _IMAGE)
-    if image is not None and not isinstance(image, str):
-        raise RecordError(f"image must be a file name, not {type(image).__name__}: {where}.")
     category = _first(row, _CATEGORY)
     identifier = _first(row, _ID)
     if isinstance(identifier, bool | dict | list):
@@ -73,7 +80,7 @@ def _parse_flat(row: Row, *, default_id: str, where: str) -> Parsed:
     return Parsed(
         question=Question(
             id=default_id if identifier is None else str(identifier),
-            image=image or None,
+            image=_image(row, where=where),
             question=text,
             answer=answer,
             answer_type=answer_type,
@@ -86,37 +93,104 @@ def _parse_flat(row: Row, *, default_id: str, where: str) -> Parsed:
     )
 
 
+def _image(row: Row, *, where: str) -> str | None:
+    """Return the one image of a row.
+
+    Raises:
+        RecordError: there are several; asking about the first alone would be another question.
+    """
+    image = _first(row, (*_IMAGE, *_MANY_IMAGES, "image_1"))
+    listed = list(image) if isinstance(image, list | tuple) else [image]
+    listed += [row[key] for key in row if _NUMBERED_IMAGE.fullmatch(key) and row[key]]
+    if len(listed) > 1:
+        raise RecordError(
+            f"{len(listed)} images in one question, one can be shown: {where}. Leave it out."
+        )
+    only = listed[0] if listed else None
+    if only is not None and not isinstance(only, str):
+        raise RecordError(f"image must be a file name, not {type(only).__name__}: {where}.")
+    return only or None
+
+
 def _first(row: Row, names: tuple[str, ...]) -> Any:  # noqa: ANN401 - JSON is any
     return next((row[name] for name in names if row.get(name) is not None), None)
 
 
 def _text(row: Row, names: tuple[str, ...], *, where: str) -> str:
-    """Return a text field; numbers occur as answers in released files."""
+    """Return a text field; numbers and truth values occur as answers in released files."""
     value = _first(row, names)
+    if isinstance(value, list | tuple) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, list | tuple):
+        raise RecordError(
+            f"{names[0]} has {len(value)} values, and sets of answers are not scored: {where}. "
+            "Leave it out, or join them into the one text that is right."
+        )
+    if isinstance(value, bool):
+        return _TRUTH[value]
     if not isinstance(value, str | int | float) or not str(value).strip():
         raise RecordError(f"no {names[0]!r}: {where}.")
     return str(value).strip()
 
 
 def _choices(row: Row, *, where: str) -> tuple[str, ...]:
+    """Return the choices: listed, under their letters, or in columns of their own."""
     listed = row.get("choices") or row.get("options")
+    if isinstance(listed, str):
+        listed = _listed(listed, where=where)
+    if isinstance(listed, Mapping):
+        named = {str(key).strip().upper(): value for key, value in listed.items()}
+        if set(named) != set(string.ascii_uppercase[: len(named)]):
+            raise RecordError(f"choices must be under A, B, C, ...: {where} ({sorted(named)}).")
+        listed = [named[letter] for letter in sorted(named)]
     if listed is None:
-        named = sorted(key for key in row if _OPTION.fullmatch(key))
-        listed = [row[key] for key in named if row[key] not in (None, "")]
+        keys = sorted(key for key in row if _OPTION.fullmatch(key)) or _columns(row, where=where)
+        listed = [row[key] for key in keys if not _is_empty(row[key])]
     if not isinstance(listed, list | tuple):
         raise RecordError(f"choices must be a list: {where}.")
-    choices = tuple(_LETTER.sub("", str(choice), count=1).strip() for choice in listed)
+    return _without_labels([str(choice).strip() for choice in listed], where=where)
+
+
+def _listed(text: str, *, where: str) -> Any:  # noqa: ANN401 - as written
+    """Read a list that circulates as a string, as MMMU's options do."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        raise RecordError(f"choices are no list: {where} ({text!r:.40}).") from None
+
+
+def _columns(row: Row, *, where: str) -> list[str]:
+    """Return the columns `a`, `b`, ... of a table of multiple choice, which has no gaps."""
+    named = sorted(key for key in row if _COLUMN.fullmatch(key) and not _is_empty(row[key]))
+    if named and named != list(string.ascii_lowercase[: len(named)]):
+        raise RecordError(f"choices stand under {', '.join(named)}, not from A on: {where}.")
+    return named if len(named) > 1 else []
+
+
+def _is_empty(value: Any) -> bool:  # noqa: ANN401 - JSON is any
+    """Tell an empty cell; spreadsheets write a number that is none."""
+    return value is None or value == "" or value != value or str(value).strip().lower() == "nan"
+
+
+def _without_labels(choices: list[str], *, where: str) -> tuple[str, ...]:
+    """Take "A." and the like off, where they are labels: the letters of all choices in order.
+
+    The C of "C. difficile" is no label.
+    """
+    letters = [_LETTER.match(choice) for choice in choices]
+    labels = [mark.group(1).upper() if mark else "" for mark in letters]
+    if choices and labels == list(string.ascii_uppercase[: len(choices)]):
+        choices = [_LETTER.sub("", choice, count=1).strip() for choice in choices]
     if not all(choices):
         raise RecordError(f"a choice is empty: {where}.")
-    return choices
+    return tuple(choices)
 
 
 def _reference(row: Row, choices: tuple[str, ...], *, where: str) -> str:
     """Return the reference answer; for multiple choice the text of the right choice."""
     if not choices:
         return _text(row, _ANSWER, where=where)
-    label = _first(row, _LABEL)
-    stated = _text(row, _LABEL if label else _ANSWER, where=where)
+    stated = _text(row, (*_LABEL, *_ANSWER, "label"), where=where)
     bare = _LETTER.sub("", stated, count=1).strip()
     for choice in choices:
         if choice.casefold() in (stated.casefold(), bare.casefold()):
@@ -151,7 +225,12 @@ def _own_split(row: Row) -> str | None:
 
 
 def _flatten_llava(row: Row, *, default_id: str, where: str) -> Iterator[dict[str, Any]]:
-    record, _ = parse_llava_item(row, where=where)
+    try:
+        record, _ = parse_llava_item(row, where=where)
+    except UnusableRecordError as error:
+        if error.reason in (DropReason.ROLE_ORDER, DropReason.NO_REPLY):
+            raise RecordError(f"questions and answers do not alternate: {where}.") from None
+        raise
     asked = [turn for turn in record.turns if turn.role == "user"]
     answers = [turn for turn in record.turns if turn.role == "assistant"]
     if not asked or len(asked) != len(answers):

@@ -19,6 +19,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from medllava.data.conversation import needs_special_tokens, render_prompt, user_turn
+from medllava.data.pixels import PixelReader
 from medllava.errors import DataError, SetupError
 from medllava.eval.ask.predict import BLANK, Ask, Batch, blank_image
 from medllava.eval.config import DecodingConfig
@@ -60,6 +61,7 @@ class Engine:
         self._model = loaded.model
         self._processor = loaded.processor
         self._tokenizer = loaded.processor.tokenizer
+        self._pixels = PixelReader(loaded.processor.image_processor)
         self._decoding = decoding
         self._device = loaded.model.device
         on_gpu = self._device.type == "cuda"
@@ -156,9 +158,8 @@ class Engine:
     def _embed(self, ids: Tensor, prompts: Sequence[_Prompt]) -> Tensor:
         """Return (B, T, D) embeddings with each prompt's image features in their places."""
         embeddings: Tensor = self._model.get_input_embeddings()(ids)
-        pixels = self._processor.image_processor(
-            images=[_open_image(prompt.ask.image) for prompt in prompts], return_tensors="pt"
-        )["pixel_values"].to(self._device, self._model.dtype)
+        pixels = self._pixels.prepare([_open_image(prompt.ask.image) for prompt in prompts])
+        pixels = pixels.to(self._device, self._model.dtype)
         config = self._model.config
         features = self._model.get_image_features(
             pixel_values=pixels,

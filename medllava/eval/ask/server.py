@@ -4,8 +4,6 @@ Asks enter, replies leave as they come, many in flight. The server batches them 
 prefixes of images; asks about one image are sent one after another so that it can.
 """
 
-import base64
-import io
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +11,7 @@ from pathlib import Path
 from medllava.errors import RemoteError
 from medllava.eval.ask.predict import BLANK, Ask, Batch, blank_image
 from medllava.eval.config import DecodingConfig
+from medllava.images.encode import image_address
 from medllava.images.load import load_image
 from medllava.llm.client import OpenAIModel
 from medllava.llm.ledger import Ledger
@@ -93,7 +92,4 @@ def _text_of(ask: Ask, outcome: Outcome) -> str:
 @lru_cache(maxsize=_ENCODED_IMAGES)
 def _address(image: str) -> str:
     """Return the picture that our own engine would see as a PNG in a `data:` address."""
-    picture = blank_image() if image == BLANK else load_image(Path(image))
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return image_address(blank_image() if image == BLANK else load_image(Path(image)))

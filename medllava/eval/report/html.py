@@ -3,8 +3,6 @@
 The values of `report.json` and the replies enter, one self-contained page leaves.
 """
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -178,13 +176,11 @@ def thumbnail(image: str | None, image_dir: Path | None) -> str | None:
     """Return a small JPEG as a data address, so that the page stays whole when it is sent."""
     if image is None or image_dir is None or not (image_dir / image).is_file():
         return None
+    from medllava.images.encode import image_address, shrink  # noqa: PLC0415 - only with images
     from medllava.images.load import load_image  # noqa: PLC0415 - not needed without images
 
     try:
         picture = load_image(contained_path(image_dir, image))
     except DataError:
         return None
-    picture.thumbnail((_THUMBNAIL_PIXELS, _THUMBNAIL_PIXELS))
-    buffer = io.BytesIO()
-    picture.save(buffer, format="JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return image_address(shrink(picture, _THUMBNAIL_PIXELS), kind="JPEG")

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medllava.eval.score import open_ended as open_
-from medllava.eval.score.closed import closed_hit
+from medllava.eval.score.closed import chosen_choice, closed_hit
+from medllava.eval.score.final_answer import final_answer
 from medllava.records import AnswerType, Question
 
 Values = NDArray[np.float64]
@@ -31,8 +32,14 @@ class Metric:
     """Between 0 and 1, so shown in percent."""
 
 
+def scored_text(question: Question, reply: str) -> str:
+    """Return what text metrics compare: the final answer, or the choice that it names."""
+    chosen = chosen_choice(question.choices, reply) if question.choices else None
+    return final_answer(reply) if chosen is None else chosen
+
+
 def _on_texts(function: Callable[[str, str], float]) -> Callable[[Question, str], float]:
-    return lambda question, reply: function(reply, question.answer)
+    return lambda question, reply: function(scored_text(question, reply), question.answer)
 
 
 def _on_reply(function: Callable[[str], float]) -> Callable[[Question, str], float]:
@@ -43,6 +50,13 @@ def _closed_accuracy(question: Question, reply: str) -> float:
     return float(closed_hit(question, reply) is True)
 
 
+def _accuracy(question: Question, reply: str) -> float:
+    """Return what others print as one accuracy: the right choice, or the very words."""
+    if question.answer_type is AnswerType.CLOSED:
+        return _closed_accuracy(question, reply)
+    return open_.exact_match(scored_text(question, reply), question.answer)
+
+
 def _unparseable(question: Question, reply: str) -> float:
     return float(closed_hit(question, reply) is None)
 
@@ -50,6 +64,7 @@ def _unparseable(question: Question, reply: str) -> float:
 _OPEN, _CLOSED = AnswerType.OPEN, AnswerType.CLOSED
 
 METRICS: tuple[Metric, ...] = (
+    Metric(name="accuracy", score=_accuracy),
     Metric(name="exact_match", score=_on_texts(open_.exact_match)),
     Metric(name="token_recall", score=_on_texts(open_.token_recall)),
     Metric(name="token_f1", score=_on_texts(open_.token_f1)),

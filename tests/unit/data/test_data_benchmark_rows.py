@@ -2,6 +2,7 @@
 
 import json
 import random
+from pathlib import Path
 
 import pytest
 
@@ -82,3 +83,57 @@ def test_any_json_array_is_read_or_refused(tmp_path):
             load_questions(str(file))
         except MedllavaError as error:
             assert str(file) in str(error)  # noqa: PT017 - either outcome is right
+
+
+CIRCULATING = Path(__file__).parents[2] / "fixtures" / "eval" / "rows.jsonl"
+
+
+@pytest.mark.parametrize(
+    "case",
+    [json.loads(line) for line in CIRCULATING.read_text(encoding="utf-8").splitlines()],
+    ids=lambda case: case["why"],
+)
+def test_a_circulating_row_is_read_right_or_refused(case):
+    if isinstance(case["want"], str):  # several images or answers, which a question has no room for
+        with pytest.raises(RecordError, match="w7"):
+            next(parse_row(case["row"], default_id="d", where="w7"))
+        return
+    found = next(parse_row(case["row"], default_id="d", where="w7")).question.to_json()
+    assert {key: found[key] for key in case["want"]} == case["want"]
+
+
+@pytest.mark.parametrize(
+    ("row", "choices", "answer"),
+    [
+        ({"options": {"B": "y", "A": "x"}, "answer": "A"}, ["x", "y"], "x"),
+        ({"choices": ["A. x", "B. y"], "answer": "B. y"}, ["x", "y"], "y"),
+        (
+            {"choices": ["A: S. aureus", "B: E. coli"], "answer": "A"},
+            ["S. aureus", "E. coli"],
+            None,
+        ),
+        ({"A": "x", "B": "y", "C": "", "D": float("nan"), "answer": "A"}, ["x", "y"], "x"),
+        ({"choices": ["Yes", "No"], "answer": True}, ["Yes", "No"], "Yes"),
+        ({"image_1": "a.png", "options": '["x", "y"]', "answer": "A"}, ["x", "y"], "x"),
+    ],
+)
+def test_choices_in_lists_objects_strings_and_columns(row, choices, answer):
+    found = next(parse_row({"id": 1, "question": "Q", **row}, default_id="d", where="w")).question
+    assert list(found.choices) == choices
+    assert found.answer == (answer or choices[0])
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"options": {"A": "x", "C": "y"}, "answer": "A"},
+        {"B": "x", "C": "y", "answer": "B"},
+        {"options": "x or y", "answer": "x"},
+        {"image_1": "a", "image_2": "b", "answer": "yes"},
+        {"image": ["a", "b"], "answer": "yes"},
+        {"choices": ["x", "y"], "answer": 1},
+    ],
+)
+def test_a_row_that_says_more_than_is_read_is_refused(row):
+    with pytest.raises(RecordError):
+        next(parse_row({"id": 1, "question": "Q", **row}, default_id="d", where="w"))
