@@ -10,7 +10,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from medllava.data.dataset import ExampleIndex, build_index, load_index, save_index
+from medllava.data.dataset import (
+    ExampleIndex,
+    build_index,
+    join_indexes,
+    load_index,
+    save_index,
+)
+from medllava.data.mixture import Mixture, mix
 from medllava.data.packing import MicroBatches, Schedule, build_schedule
 from medllava.data.pixels import PixelReader
 from medllava.data.prefix_sharing import Sharing, find_sharing, share_nothing
@@ -113,14 +120,23 @@ def index_data(
     Raises:
         DataError: no record can be used.
     """
-    return build_index(
-        data.records(),
-        processor,
-        image_root=data.image_root,
-        image_tokens=num_image_tokens(processor),
-        max_length=config.recipe.data.max_length,
-        progress=progress,
-    )
+    indexes = [
+        build_index(
+            source.records(),
+            processor,
+            image_root=source.image_root,
+            image_tokens=num_image_tokens(processor),
+            max_length=config.recipe.data.max_length,
+            progress=progress,
+        )
+        for source in data.sources()
+    ]
+    return join_indexes(indexes) if config.mixture else indexes[0]
+
+
+def mixture_of(config: StageRunConfig, index: ExampleIndex) -> Mixture | None:
+    """Return how the sources of a run are mixed; None where there is one only."""
+    return mix(index.origins, config.mixture) if len(index.origins) else None
 
 
 def share_index(
@@ -199,7 +215,9 @@ def choose_sharing(
     )
 
 
-def lay_out(config: StageRunConfig, settings: Settings, sharing: Sharing) -> Schedule:
+def lay_out(
+    config: StageRunConfig, settings: Settings, sharing: Sharing, mixture: Mixture | None = None
+) -> Schedule:
     """Lay out all steps of the stage."""
     stage = config.recipe.stage[config.stage]
     return build_schedule(
@@ -212,6 +230,7 @@ def lay_out(config: StageRunConfig, settings: Settings, sharing: Sharing) -> Sch
         epochs=stage.epochs,
         seed=config.recipe.train.seed,
         max_steps=config.max_steps,
+        mixture=mixture,
     )
 
 
@@ -292,13 +311,15 @@ def clear_pixels(output_dir: Path) -> None:
 
 def _sample_images(config: StageRunConfig, data: StageData) -> list[Image.Image]:
     """Return some of the data's own images, for a projector that starts from their statistics."""
-    records = islice(data.records(), _CALIBRATION_POOL)
-    usable = (record for record in records if isinstance(record, InstructionRecord))
-    names = sorted({name for record in usable for name in record.images})
-    random.Random(config.recipe.train.seed).shuffle(names)
+    paths: set[Path] = set()
+    for source in data.sources():
+        for record in islice(source.records(), _CALIBRATION_POOL):
+            if isinstance(record, InstructionRecord):
+                paths.update(source.image_root / name for name in record.images)
+    ordered = sorted(paths)
+    random.Random(config.recipe.train.seed).shuffle(ordered)
     images: list[Image.Image] = []
-    for name in names:
-        path = data.image_root / name
+    for path in ordered:
         if len(images) < _CALIBRATION_IMAGES and path.is_file():
             images.append(load_image(path))
     return images
