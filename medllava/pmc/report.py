@@ -104,6 +104,7 @@ def _summarize(config: FetchConfig, totals: Totals, facts: dict[str, Any]) -> di
         "modalities": dict(totals.modalities.most_common()),
         "licenses": dict(totals.licenses.most_common()),
         "splits": dict(totals.splits.most_common()),
+        "languages": dict(totals.languages.most_common()),
         "contexts": dict(totals.contexts.most_common()),
     }
 
@@ -165,7 +166,8 @@ def write_report(folder: Path, summary: dict[str, Any]) -> Path:
             ),
         ),
         ("Modalities", render_bars(summary["modalities"])),
-        ("Licences", render_bars(summary["licenses"])),
+        ("Languages of captions", render_bars(summary["languages"])),
+        ("Licenses", render_bars(summary["licenses"])),
         ("Splits by article", render_bars(summary["splits"])),
         ("Why things were left out", render_table(["reason", "count"], summary["reasons"].items())),
         ("A sample of figures", render_cards(cards)),
@@ -208,7 +210,7 @@ def _rank(figure_id: str) -> str:
 
 def _card(row: dict[str, Any]) -> tuple[str | None, list[str]]:
     caption = row["caption"] if len(row["caption"]) <= 400 else row["caption"][:400] + "..."
-    facts = f"{row['modality']} - {row['license'] or 'no licence'} - {row['split']}"
+    facts = f"{row['modality']} - {row['license'] or 'no license'} - {row['split']}"
     return (row["images"][0] if row["images"] else None), [
         f"{row['figure_id']} {row['label']}",
         caption,
