@@ -49,7 +49,7 @@ def test_a_schedule_draws_what_the_mixture_says():
     rng = np.random.default_rng(0)
     lengths = rng.integers(20, 60, 1400)
     mixture = mix(origins(1000, 400), [DataSource(source="x", weight=w) for w in (0.8, 0.2)])
-    values = dict(pack_length=256, global_batch_size=16, micro_batch_size=1, world_size=2)
+    values = {"pack_length": 256, "global_batch_size": 16, "micro_batch_size": 1, "world_size": 2}
     for packing in (True, False):
         schedule = build_schedule(
             share_nothing(lengths), packing=packing, epochs=2, seed=3, mixture=mixture, **values
