@@ -26,6 +26,7 @@ from medllava.data.bin_packing import Pack, fill_bins
 from medllava.data.dataset import ExampleIndex
 from medllava.data.pixels import PixelReader
 from medllava.data.prefix_sharing import Sharing
+from medllava.errors import DataError
 
 IGNORED = -100
 """Label of a position that is not predicted."""
@@ -34,6 +35,8 @@ _FULL_PACKS = 4
 
 LENGTHS = "lengths"
 """Key of a micro-batch, for the meter only: tokens of its examples."""
+MASKED = "masked"
+"""Key of a micro-batch, for the meter only: records nothing is learned from, and why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,18 +277,23 @@ class MicroBatches(Dataset[dict[str, Any]]):
             input_ids (B, T), where B is 1 with packing; position_ids (B, T), restarting at every
             example, behind the image where it shares one; attention_mask (B, T) without packing
             only; pixel_values (N, 3, H, W); logits_to_keep (K,), the positions that predict
-            something; labels and shift_labels (B, K), what they predict; and `LENGTHS`.
+            something; labels and shift_labels (B, K), what they predict; `LENGTHS` and `MASKED`.
         """
         packs = self._batches[item]
         rows: list[_Row] = []
         paths: list[Path] = []
-        for example, shared in (pair for pack in packs for pair in self._with_shared(pack)):
+        examples = [pair for pack in packs for pair in self._with_shared(pack)]
+        for example, shared in examples:
             rows.append(self._expand(example, shared))
             if not shared:
                 paths += self._index.images_of(example)
         lengths = [len(row.ids) for row in rows]
+        masked: dict[str, str] = {}
         if paths:
-            pixel_values = self._pixels.read(paths)
+            try:
+                pixel_values = self._pixels.read(paths)
+            except DataError:
+                pixel_values, masked = self._read_around(examples, rows)
         else:
             # An image that nothing attends to and nothing predicts from: encoder and projector
             # run in every forward pass on every rank, so gradient reduction never waits for one.
@@ -293,7 +301,40 @@ class MicroBatches(Dataset[dict[str, Any]]):
             rows.append(_Row(filler, np.full_like(filler, IGNORED), 0))
             pixel_values = self._pixels.blank()
         joined = _join(rows) if self._packing else _pad(rows, self._pad_token_id)
-        return {**joined, "pixel_values": pixel_values, LENGTHS: lengths}
+        return {**joined, "pixel_values": pixel_values, LENGTHS: lengths, MASKED: masked}
+
+    def _read_around(
+        self, examples: Sequence[tuple[int, int]], rows: list["_Row"]
+    ) -> tuple[Tensor, dict[str, str]]:
+        """Read what can be read; nothing is learned from the records of the rest.
+
+        Every image could be read when the run was laid out, so a file has changed since. The
+        schedule stays as it is: blank pixels take the image's place, and no token is supervised.
+
+        Args:
+            examples: with the tokens each shares with the one before.
+            rows: of these examples; those of lost images are replaced.
+
+        Returns:
+            Pixels (N, 3, H, W), and record ids with what is wrong.
+        """
+        pixels: list[Tensor] = []
+        masked: dict[str, str] = {}
+        wrong = ""
+        for place, (example, shared) in enumerate(examples):
+            paths = self._index.images_of(example)
+            if not shared and paths:
+                wrong = ""
+                try:
+                    pixels.append(self._pixels.read(paths))
+                except DataError as error:
+                    wrong = str(error)
+                    pixels.append(self._pixels.blank(len(paths)))
+            if paths and wrong:  # those that share the image lost it too
+                row = rows[place]
+                rows[place] = row._replace(targets=np.full_like(row.targets, IGNORED))
+                masked[self._index.record_ids[example]] = wrong
+        return torch.cat(pixels), masked
 
     def _with_shared(self, pack: Pack) -> Iterator[tuple[int, int]]:
         """Yield each example of a pack with the tokens it takes from the one before."""

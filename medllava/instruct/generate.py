@@ -250,11 +250,16 @@ def _finish(
     return StepSummary(
         step="generate-instructions",
         complete=not writer.left,
-        counts=dict(writer.counts) | ({"cost_usd": usage["cost_usd"]} if usage else {}),
+        counts=dict(writer.counts) | _known_cost(usage),
         details=details,
         artifacts=artifacts,
         hint=f"medllava train --stage {stage_number} --data {folder}",
     )
+
+
+def _known_cost(usage: dict[str, Any]) -> dict[str, float]:
+    cost = usage.get("cost_usd")
+    return {"cost_usd": cost} if isinstance(cost, float | int) else {}
 
 
 _TOLD = {"rejected_by_reason", "dropped_turns_by_rule", "unanswered_by_reason", "usage"}

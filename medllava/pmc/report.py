@@ -143,7 +143,7 @@ REMEDIES = {
     "caption-long": "Raise --set filter.max_caption_words=N.",
     "modality": "Name other kinds with --modality, or none.",
     "language": "Name other languages with --language, or none.",
-    "several-panels": "Leave out --set filter.single_panel.",
+    "several-panels": "Take --panels keep or split.",
     "no-graphic": "The figures name no image; --set filter.captions_only=true lists their words.",
     "no-article": "The files hold no JATS article; give XML of PubMed Central or a mirror.",
     "not-in-bucket": "Check the ids; the archive holds open-access articles only.",

@@ -112,6 +112,8 @@ class RunRecord(VersionedRecord):
     tokens_per_second: float | None = None
     loss_first: float | None = None
     loss_last: float | None = None
+    masked_records: int = 0
+    """Times a record was passed over because its image could no longer be read."""
     validation_loss: float | None = None
     """Of held-out records, after the last step."""
     weights_sha256: str | None = None

@@ -141,7 +141,9 @@ def _train(config: StageRunConfig, ranks: Ranks, progress: Progress) -> StepSumm
     )
     progress.start("load model")
     loaded = prepare.load_initial(config, base, data, resumed=folder)
-    index = prepare.share_index(config, data, loaded.processor, ranks, progress=progress)
+    index = prepare.share_index(
+        config, data, loaded.processor, ranks, progress=progress, is_training=True
+    )
     shape = _find_shape(config)
     settings = _fit(config, base, shape, index)
     if settings.gradient_checkpointing:
@@ -299,6 +301,7 @@ def _summarize(config: StageRunConfig, run: RunRecord) -> StepSummary:
     counts = {
         "records_used": run.data.used,
         "records_dropped": run.data.dropped,
+        "masked_records": run.masked_records or None,
         "steps": run.steps,
         "tokens": run.tokens,
         "loss_first": run.loss_first,

@@ -17,7 +17,7 @@ from medllava.records import IMAGE_TOKEN, Stage
 from medllava.store import iter_jsonl
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-BAD = ("No idea.", '{"turns": [{"question"', "I am sorry, I cannot see it.", "", "User: Why?")
+BAD = ("No idea.", '{"turns": [{"question"', "I am sorry, I cannot see it.", "{}", "User: Why?")
 
 
 def spell(number: int) -> str:
