@@ -521,8 +521,7 @@ function startOver() {
 
 // ---- conversations as files
 
-async function dataAddress(address) {
-  const blob = await (await fetch(address)).blob();
+function dataAddress(blob) {
   return new Promise((resolve) => {
     const reader = new FileReader();
     reader.addEventListener("load", () => resolve(reader.result));
@@ -540,7 +539,7 @@ async function transcript() {
         const reply = await checked(await call(
           `/conversations/${key}/images/${picture.id}/view`,
           { body: JSON.stringify(picture.view) }));
-        png = await dataAddress(URL.createObjectURL(await reply.blob()));
+        png = await dataAddress(await reply.blob());
       }
       images.push({ name: picture.name, view: picture.view, png });
     }
