@@ -39,8 +39,12 @@ def run(
     gpus: Annotated[int, typer.Option("--gpus", min=1, help="GPUs (CPU ranks) per node.")] = 1,
     nodes: Annotated[int, typer.Option("--nodes", min=1, help="Machines.")] = 1,
     data: Annotated[
-        str | None,
-        typer.Option("--data", help="Instructions folder or file; stage 3: also a benchmark."),
+        list[str] | None,
+        typer.Option(
+            "--data",
+            metavar="PATH[:WEIGHT]",
+            help="Instructions folder or file; stage 3: also a benchmark. Several are mixed.",
+        ),
     ] = None,
     image_dir: Annotated[
         Path | None, typer.Option("--image-dir", help="Folder the image paths are relative to.")
@@ -70,6 +74,9 @@ def run(
         bool,
         typer.Option("--show-sample", help="Print one sample and what is masked; no training."),
     ] = False,
+    record_id: Annotated[
+        str | None, typer.Option("--id", help="Record that --show-sample prints; default first.")
+    ] = None,
     json_output: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = 0,
@@ -85,7 +92,7 @@ def run(
         data=data,
         init=init,
         output_dir=output_dir,
-        is_plan=dry_run or show_sample,
+        is_plan=dry_run or show_sample or record_id is not None,
         image_dir=image_dir,
         max_steps=max_steps,
         validation_data=validation_data,
@@ -94,8 +101,8 @@ def run(
     )
     if dry_run:
         _print_plan(console, config, world_size=gpus * nodes)
-    elif show_sample:
-        _print_sample(console, config)
+    elif show_sample or record_id is not None:
+        _print_sample(console, config, record_id=record_id)
     else:
         _train(console, config, gpus=gpus, nodes=nodes)
 
@@ -115,12 +122,12 @@ def _print_plan(console: Console, config: "StageRunConfig", *, world_size: int) 
     console.finish(StepSummary(step="train", details={"dry_run": True, **plan.to_json()}))
 
 
-def _print_sample(console: Console, config: "StageRunConfig") -> None:
+def _print_sample(console: Console, config: "StageRunConfig", *, record_id: str | None) -> None:
     from medllava.records import StepSummary
     from medllava.train.sample import show_sample
 
     with console.progress() as progress:
-        sample = show_sample(config, progress=progress)
+        sample = show_sample(config, record_id=record_id, progress=progress)
     console.say(f"record {sample.record_id}, images {[path.name for path in sample.images]}")
     console.say("learned", fg="green", bold=True)
     console.say("masked", dim=True)

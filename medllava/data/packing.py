@@ -25,8 +25,10 @@ from torch.utils.data import Dataset
 
 from medllava.data.bin_packing import Pack, fill_bins
 from medllava.data.dataset import ExampleIndex
+from medllava.data.mixture import Mixture
 from medllava.data.pixels import PixelReader
 from medllava.data.prefix_sharing import Sharing
+from medllava.errors import DataError
 
 IGNORED = -100
 """Label of a position that is not predicted."""
@@ -35,6 +37,8 @@ _FULL_PACKS = 4
 
 LENGTHS = "lengths"
 """Key of a micro-batch, for the meter only: tokens of its examples."""
+MASKED = "masked"
+"""Key of a micro-batch, for the meter only: records nothing is learned from, and why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +55,8 @@ class Schedule:
     num_bins: int
     """Bins of the whole run, and its steps, before `max_steps` cuts it."""
     num_steps_uncut: int
+    num_examples: int
+    """Examples of the whole run, repeats counted, before `max_steps` cuts it."""
 
     @property
     def num_steps(self) -> int:
@@ -87,6 +93,7 @@ def build_schedule(  # noqa: PLR0913 - each decides the layout
     epochs: float,
     seed: int,
     max_steps: int | None = None,
+    mixture: Mixture | None = None,
 ) -> Schedule:
     """Lay out a whole run.
 
@@ -100,9 +107,10 @@ def build_schedule(  # noqa: PLR0913 - each decides the layout
         epochs: passes over the data; a fraction takes the first part of a shuffled pass.
         seed: of the order.
         max_steps: stop after this many steps.
+        mixture: of several sources; None takes every example once a pass.
     """
     unit = micro_batch_size * world_size
-    passes = _passes(sharing, epochs=epochs, seed=seed)
+    passes = _passes(sharing, epochs=epochs, seed=seed, mixture=mixture)
     num_tokens = sum(sharing.size_of(unit) for units in passes for unit in units)
     num_examples = sum(len(unit) for units in passes for unit in units)
     tokens_per_step = global_batch_size * num_tokens / num_examples
@@ -126,17 +134,23 @@ def build_schedule(  # noqa: PLR0913 - each decides the layout
         sharing=sharing,
         num_bins=len(sizes),
         num_steps_uncut=len(steps),
+        num_examples=num_examples,
     )
 
 
-def _passes(sharing: Sharing, *, epochs: float, seed: int) -> list[list[Pack]]:
+def _passes(
+    sharing: Sharing, *, epochs: float, seed: int, mixture: Mixture | None = None
+) -> list[list[Pack]]:
     """Return the shuffled examples of every pass, those of one image drawn together.
 
     A last pass may be a part of one.
     """
     passes = []
     for epoch in range(math.ceil(epochs)):
-        order = np.random.default_rng([seed, epoch]).permutation(len(sharing.lengths))
+        if mixture is None:
+            order = np.random.default_rng([seed, epoch]).permutation(len(sharing.lengths))
+        else:
+            order = mixture.order(seed=seed, epoch=epoch)
         order = order[: max(1, round(min(1.0, epochs - epoch) * len(order)))]
         passes.append(sharing.draw_together(order))
     return passes
@@ -280,21 +294,26 @@ class MicroBatches(Dataset[dict[str, Any]]):
             input_ids (B, T), where B is 1 with packing; position_ids (B, T), restarting at every
             example, behind the image where it shares one; attention_mask (B, T) without packing
             only; pixel_values (N, 3, H, W); logits_to_keep (K,), the positions that predict
-            something; labels and shift_labels (B, K), what they predict; `LENGTHS`; and where
-            examples are packed that share nothing, as transformers' flash attention takes them,
-            cu_seq_lens_q and cu_seq_lens_k (S + 1,), where the S segments begin and end, and the
-            longest, max_length_q and max_length_k.
+            something; labels and shift_labels (B, K), what they predict; `LENGTHS` and `MASKED`;
+            and where examples are packed that share nothing, as transformers' flash attention
+            takes them, cu_seq_lens_q and cu_seq_lens_k (S + 1,), where the S segments begin and
+            end, and the longest, max_length_q and max_length_k.
         """
         packs = self._batches[item]
         rows: list[_Row] = []
         paths: list[Path] = []
-        for example, shared in (pair for pack in packs for pair in self._with_shared(pack)):
+        examples = [pair for pack in packs for pair in self._with_shared(pack)]
+        for example, shared in examples:
             rows.append(self._expand(example, shared))
             if not shared:
                 paths += self._index.images_of(example)
         lengths = [len(row.ids) for row in rows]
+        masked: dict[str, str] = {}
         if paths:
-            pixel_values = self._pixels.read(paths)
+            try:
+                pixel_values = self._pixels.read(paths)
+            except DataError:
+                pixel_values, masked = self._read_around(examples, rows)
         else:
             # An image that nothing attends to and nothing predicts from: encoder and projector
             # run in every forward pass on every rank, so gradient reduction never waits for one.
@@ -302,11 +321,43 @@ class MicroBatches(Dataset[dict[str, Any]]):
             rows.append(_Row(filler, np.full_like(filler, IGNORED), 0))
             pixel_values = self._pixels.blank()
         if self._fixed is not None:
-            rows.append(
-                _dummy(self._fixed.length - sum(len(r.ids) for r in rows), self._pad_token_id)
-            )
+            missing = self._fixed.length - sum(len(row.ids) for row in rows)
+            rows.append(_dummy(missing, self._pad_token_id))
         joined = _join(rows, self._fixed) if self._packing else _pad(rows, self._pad_token_id)
-        return {**joined, "pixel_values": pixel_values, LENGTHS: lengths}
+        return {**joined, "pixel_values": pixel_values, LENGTHS: lengths, MASKED: masked}
+
+    def _read_around(
+        self, examples: Sequence[tuple[int, int]], rows: list["_Row"]
+    ) -> tuple[Tensor, dict[str, str]]:
+        """Read what can be read; nothing is learned from the records of the rest.
+
+        Every image could be read when the run was laid out, so a file has changed since. The
+        schedule stays as it is: blank pixels take the image's place, and no token is supervised.
+
+        Args:
+            examples: with the tokens each shares with the one before.
+            rows: of these examples; those of lost images are replaced.
+
+        Returns:
+            Pixels (N, 3, H, W), and record ids with what is wrong.
+        """
+        pixels: list[Tensor] = []
+        masked: dict[str, str] = {}
+        wrong = ""
+        for place, (example, shared) in enumerate(examples):
+            paths = self._index.images_of(example)
+            if not shared and paths:
+                wrong = ""
+                try:
+                    pixels.append(self._pixels.read(paths))
+                except DataError as error:
+                    wrong = str(error)
+                    pixels.append(self._pixels.blank(len(paths)))
+            if paths and wrong:  # those that share the image lost it too
+                row = rows[place]
+                rows[place] = row._replace(targets=np.full_like(row.targets, IGNORED))
+                masked[self._index.record_ids[example]] = wrong
+        return torch.cat(pixels), masked
 
     def _with_shared(self, pack: Pack) -> Iterator[tuple[int, int]]:
         """Yield each example of a pack with the tokens it takes from the one before."""

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
-from medllava.data.packing import IGNORED, LENGTHS, MicroBatches
+from medllava.data.packing import IGNORED, LENGTHS, MASKED, MicroBatches
 from medllava.errors import RecipeError
 from medllava.layout import LEARNED_FILE
 from medllava.model.adapter import has_adapter
@@ -96,6 +96,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
             args: made by `training_arguments`.
             plan: everything else that is fixed before the first step.
         """
+        args._n_gpu = 1  # noqa: SLF001 - a process has one GPU; more visible ones mean DataParallel
         super().__init__(
             loaded.model,
             args,
@@ -135,6 +136,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         samples, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         self._meter.add_wait(time.perf_counter() - started)
         for sample in samples:
+            self._meter.add_masked(sample.pop(MASKED))
             self._meter.add_batch(sample, lengths=sample.pop(LENGTHS))
         return samples, num_items
 
@@ -217,6 +219,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         for number in range(len(batches)):
             batch = batches[number]
             del batch[LENGTHS]
+            self._meter.add_masked(batch.pop(MASKED))
             count += int((batch["labels"] != IGNORED).sum())
             inputs = self._prepare_inputs(batch)
             with self.compute_loss_context_manager():

@@ -4,15 +4,19 @@ The trainer counts them with the model's tokenizer. Where there is no tokenizer 
 estimated from characters, and where there is no data at all, LLaVA-Med's published sizes stand in.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from medllava.data.dropped import Dropped
 from medllava.model.shapes import ModelShape
 from medllava.records import InstructionRecord, Stage
 
 if TYPE_CHECKING:
     from medllava.data.dataset import ExampleIndex
+    from medllava.data.mixture import Mixture
+    from medllava.recipe import DataSource
 
 _CHARACTERS_PER_TOKEN = 4
 _TOKENS_PER_TURN = 6
@@ -38,6 +42,8 @@ class DataStatistics:
     num_packs: int = 0
     """As made by the packer; 0 estimates it."""
     is_assumed: bool = False
+    mixture: str = ""
+    """Of several sources: how many records of each a pass draws."""
 
     @classmethod
     def of_lengths(
@@ -64,14 +70,28 @@ class DataStatistics:
         )
 
 
-def count_index(index: "ExampleIndex", *, source: str) -> DataStatistics:
-    """Return the counts of an index, as the plan wants them."""
+def count_index(
+    index: "ExampleIndex", *, source: str, mixture: "Mixture | None" = None
+) -> DataStatistics:
+    """Return the counts of an index, of a mixture those of one pass, as the plan wants them."""
+    drawn = slice(None) if mixture is None else mixture.order(seed=0, epoch=0)
     return DataStatistics.of_lengths(
-        index.lengths.tolist(),
+        index.lengths[drawn].tolist(),
         source=source,
-        num_supervised=int(index.supervised_counts.sum()),
-        num_images=len(index.images),
+        num_supervised=int(index.supervised_counts[drawn].sum()),
+        num_images=int((index.image_starts[1:] - index.image_starts[:-1])[drawn].sum()),
         num_dropped=index.drop_counts,
+    )
+
+
+def describe_mixture(sources: "Sequence[DataSource]", mixture: "Mixture") -> str:
+    """Say what a pass draws from each source."""
+    sizes = [int((mixture.origins == number).sum()) for number in range(len(sources))]
+    return "; ".join(
+        f"{source.source} {share:.1%} ({count:,} of {size:,} records a pass)"
+        for source, share, count, size in zip(
+            sources, mixture.shares, mixture.draws, sizes, strict=True
+        )
     )
 
 
@@ -100,11 +120,15 @@ def assumed_data(stage: Stage, shape: ModelShape) -> DataStatistics:
 
 
 def estimate_data(
-    records: Iterable[InstructionRecord], shape: ModelShape, *, source: str
+    records: Iterable[InstructionRecord | Dropped], shape: ModelShape, *, source: str
 ) -> DataStatistics:
     """Count records without a tokenizer, at four characters per token; images are not opened."""
     lengths, supervised, images = [], 0, 0
+    dropped: Counter[str] = Counter()
     for record in records:
+        if isinstance(record, Dropped):
+            dropped[record.reason.value] += 1
+            continue
         characters = sum(len(turn.content) for turn in record.turns)
         replies = sum(len(turn.content) for turn in record.turns if turn.role == "assistant")
         length = characters // _CHARACTERS_PER_TOKEN + _TOKENS_PER_TURN * len(record.turns)
@@ -114,6 +138,7 @@ def estimate_data(
     counted = DataStatistics.of_lengths(
         lengths, source=source, num_supervised=supervised, num_images=images
     )
+    counted = replace(counted, num_dropped=dict(dropped))
     return replace(counted, is_assumed=True)
 
 
