@@ -31,6 +31,10 @@ class DropReason(StrEnum):
     UNREADABLE_IMAGE = "image file not readable"
 
 
+IMAGE_DROPS = frozenset({DropReason.MISSING_IMAGE, DropReason.UNREADABLE_IMAGE})
+"""Reasons that lie in files that may change, and not in the records."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dropped:
     """A record that is not used."""
