@@ -130,15 +130,7 @@ def test_chat_can_ask_the_served_file(tmp_path):
         options = ["--base-url", f"{address}/v1", "--prompt", "What?"]
         options += ["--ckpt", str(tmp_path / "ckpt")]
         done = subprocess.run(
-            [sys.executable, "-m", "medllava", "chat", str(tmp_path / "image.png")]
-            + [
-                "--base-url",
-                f"{address}/v1",
-                "--prompt",
-                "What?",
-                "--ckpt",
-                str(tmp_path / "ckpt"),
-            ],
+            [sys.executable, "-m", "medllava", "chat", image, *options],
             capture_output=True,
             text=True,
             check=False,

@@ -49,7 +49,7 @@ def render_readme(exports: Sequence[Export]) -> str:
 def parity_lines(exports: Sequence[Export]) -> str:
     """Return the comparison as Markdown, with the commands that run the files."""
     lines = [
-        "| format | size | same prompts | same greedy answers | and parted at a tie | tokens/s | transformers |",
+        "| format | size | same prompts | same answers | ties | tokens/s | transformers |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for export in exports:
@@ -63,7 +63,8 @@ def parity_lines(exports: Sequence[Export]) -> str:
         [
             *lines,
             "",
-            "Asked of llama.cpp and of transformers in float32 on one machine. The pictures were "
+            "Greedy answers of llama.cpp and of transformers in float32 on one machine; a tie "
+            "parts where transformers gives two tokens almost the same chance. The pictures were "
             "made square by the model's own processor; llama.cpp pads others with a color and "
             "resampling of its own, so send square ones.",
             "",
