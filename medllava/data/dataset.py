@@ -8,7 +8,7 @@ hundred megabytes. `packing` turns it into batches, and `PixelReader` reads the 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,21 +18,43 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from medllava.data.dropped import Dropped, DropReason
 from medllava.data.layouts.conversation import REPAIRS
 from medllava.data.tokenize import EncodedText, check_placeholders, encode_records
 from medllava.errors import DataError
+from medllava.images.load import load_image
 from medllava.progress import Progress
 from medllava.records import InstructionRecord
 from medllava.store import atomic_path, contained_path
 
-_ARRAYS = ("ids", "supervised", "starts", "image_starts")
+_ARRAYS = ("ids", "supervised", "starts", "image_starts", "origins")
 _COUNTED = ("license", "modality", "teacher", "stage")
 _CHUNK = 1000
 _READERS = 16
-_HEADER_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageScreen:
+    """How the images of records are tried before a run is laid out."""
+
+    open_image: Callable[[Path], object] = load_image
+    """Decodes an image; a record whose image it refuses is dropped."""
+    lost_before: frozenset[str] | None = None
+    """Of a run that goes on, the records it dropped for their images when it began: the same ones
+    are dropped now, whatever has become of the files since."""
+
+    def try_image(self, path: Path) -> str:
+        """Return what is wrong with an image, nothing if it opens.
+
+        Raises:
+            SetupError: an extra is missing, which is no damage.
+        """
+        try:
+            self.open_image(path)
+        except DataError as error:
+            return str(error)
+        return ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +71,12 @@ class ExampleIndex:
     image_tokens: int
     shortened: int = 0
     dropped: tuple[Dropped, ...] = ()
+    kept_pixels: tuple[Path, ...] = ()
+    """Images whose resized pixels were kept while indexing, in the order of their places."""
     facts: dict[str, dict[str, int]] = field(default_factory=dict)
     """Used records counted by licence, modality, teacher, and by what was put right in them."""
+    origins: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Of several sources, the number of the one that each example is from; else empty."""
     repeated_ids: int = 0
     """Used records whose id another one before them has."""
 
@@ -85,6 +111,8 @@ class ExampleIndex:
             digest.update(np.ascontiguousarray(array).tobytes())
         for path in self.images:
             digest.update(path.name.encode())
+        if len(self.origins):
+            digest.update(np.ascontiguousarray(self.origins).tobytes())
         return digest.hexdigest()
 
 
@@ -93,6 +121,7 @@ def save_index(index: ExampleIndex, path: Path) -> None:
     texts = {
         "images": [str(image) for image in index.images],
         "record_ids": index.record_ids,
+        "kept_pixels": [str(image) for image in index.kept_pixels],
         "dropped": [[d.record_id, d.reason.value, d.detail] for d in index.dropped],
         "facts": index.facts,
         "image_tokens": index.image_tokens,
@@ -116,6 +145,7 @@ def load_index(path: Path) -> ExampleIndex:
         **arrays,
         images=tuple(Path(image) for image in texts["images"]),
         record_ids=tuple(texts["record_ids"]),
+        kept_pixels=tuple(Path(image) for image in texts["kept_pixels"]),
         dropped=tuple(
             Dropped(record_id=record_id, reason=DropReason(reason), detail=detail)
             for record_id, reason, detail in texts["dropped"]
@@ -135,6 +165,7 @@ def build_index(
     image_tokens: int,
     max_length: int,
     progress: Progress,
+    screen: ImageScreen | None = None,
 ) -> ExampleIndex:
     """Read, check and tokenize all records.
 
@@ -145,17 +176,19 @@ def build_index(
         image_tokens: tokens of one image.
         max_length: longest example.
         progress: told of every chunk.
+        screen: how images are tried; unset decodes each one.
 
     Raises:
         DataError: no record is usable.
     """
-    builder = _Builder(image_tokens=image_tokens)
+    builder = _Builder(image_tokens=image_tokens, images=screen or ImageScreen())
     progress.start("read records")
     remaining = iter(records)
     with ThreadPoolExecutor(_READERS) as pool:
         while chunk := list(islice(remaining, _CHUNK)):
             checked = pool.map(lambda record: _check(record, image_root), chunk)
             kept = builder.screen(zip(chunk, checked, strict=True))
+            kept = builder.open_images(kept, pool)
             encoded = encode_records(
                 [record for record, _ in kept],
                 processor,
@@ -171,11 +204,37 @@ def build_index(
     return index
 
 
+def join_indexes(indexes: Sequence[ExampleIndex]) -> ExampleIndex:
+    """Put the indexes of several sources behind one another; `origins` tells them apart."""
+    facts: dict[str, Counter[str]] = {}
+    for index in indexes:
+        for name, counts in index.facts.items():
+            facts.setdefault(name, Counter()).update(counts)
+    record_ids = tuple(name for index in indexes for name in index.record_ids)
+    return ExampleIndex(
+        ids=np.concatenate([index.ids for index in indexes]),
+        supervised=np.concatenate([index.supervised for index in indexes]),
+        starts=_cumulative([int(n) for index in indexes for n in np.diff(index.starts)]),
+        image_starts=_cumulative(
+            [int(n) for index in indexes for n in np.diff(index.image_starts)]
+        ),
+        images=tuple(path for index in indexes for path in index.images),
+        record_ids=record_ids,
+        image_tokens=indexes[0].image_tokens,
+        shortened=sum(index.shortened for index in indexes),
+        dropped=tuple(drop for index in indexes for drop in index.dropped),
+        facts={name: dict(counts) for name, counts in facts.items()},
+        origins=np.repeat(np.arange(len(indexes)), [len(index) for index in indexes]),
+        repeated_ids=len(record_ids) - len(set(record_ids)),
+    )
+
+
 class _Builder:
     """Grows the lists that become an `ExampleIndex`."""
 
-    def __init__(self, *, image_tokens: int) -> None:
+    def __init__(self, *, image_tokens: int, images: ImageScreen) -> None:
         self.image_tokens = image_tokens
+        self.screening = images
         self.ids: list[NDArray[np.int32]] = []
         self.supervised: list[NDArray[np.bool_]] = []
         self.image_counts: list[int] = []
@@ -183,6 +242,8 @@ class _Builder:
         self.record_ids: list[str] = []
         self.shortened = 0
         self.dropped: list[Dropped] = []
+        self.refused: dict[Path, str] = {}
+        """Images that were opened, and what was wrong with each; empty where nothing was."""
         self.facts: dict[str, Counter[str]] = {name: Counter() for name in _COUNTED}
         self.repairs: Counter[str] = Counter()
 
@@ -197,6 +258,34 @@ class _Builder:
             elif isinstance(record, InstructionRecord):
                 kept.append((record, outcome))
         return kept
+
+    def open_images(
+        self,
+        kept: list[tuple[InstructionRecord, list[Path]]],
+        pool: ThreadPoolExecutor,
+    ) -> list[tuple[InstructionRecord, list[Path]]]:
+        """Decode the images not seen before; keep the records whose images all can be read.
+
+        A header that can be read says nothing of the body, and a damaged body would otherwise end
+        the run at the step that needs it.
+        """
+        new = list(dict.fromkeys(p for _, paths in kept for p in paths if p not in self.refused))
+        refusals = pool.map(self.screening.try_image, new)
+        self.refused.update(zip(new, refusals, strict=True))
+        usable = []
+        for record, paths in kept:
+            wrong = "; ".join(self.refused[path] for path in paths if self.refused[path])
+            if self.screening.lost_before is not None:
+                is_lost = record.record_id in self.screening.lost_before
+                wrong = (wrong or "it was so when the run began") if is_lost else ""
+            if wrong:
+                is_there = all(_is_file(path) for path in paths)
+                reason = DropReason.UNREADABLE_IMAGE if is_there else DropReason.MISSING_IMAGE
+                drop = Dropped(record_id=record.record_id, reason=reason, detail=wrong)
+                self.dropped.append(drop)
+            else:
+                usable.append((record, paths))
+        return usable
 
     def add(
         self, record: InstructionRecord, paths: list[Path], text: EncodedText | Dropped
@@ -263,28 +352,15 @@ def _check(record: InstructionRecord | Dropped, image_root: Path) -> list[Path] 
             path = contained_path(image_root, name)
         except (DataError, OSError, ValueError):  # ".." and what no file system takes for a name
             return Dropped(record_id=record.record_id, reason=DropReason.BAD_PATH, detail=name)
-        reason = _check_image(path)
-        if reason is not None:
-            return Dropped(record_id=record.record_id, reason=reason, detail=name)
         paths.append(path)
     return paths
 
 
-def _check_image(path: Path) -> DropReason | None:
-    """Look at the file's header only; medical formats are only looked for."""
+def _is_file(path: Path) -> bool:
     try:
-        is_there = path.is_file()
+        return path.is_file()
     except OSError:  # a name too long for the file system
-        is_there = False
-    if not is_there:
-        return DropReason.MISSING_IMAGE
-    if path.suffix.lower() in _HEADER_SUFFIXES:
-        try:
-            with Image.open(path):
-                pass
-        except Exception:  # noqa: BLE001 - PIL raises many kinds; the record is dropped and counted
-            return DropReason.UNREADABLE_IMAGE
-    return None
+        return False
 
 
 def _cumulative(counts: Sequence[int]) -> NDArray[np.int64]:

@@ -13,7 +13,7 @@ from medllava.errors import RecordError
 class DropReason(StrEnum):
     """Why a record is not used."""
 
-    NO_CONVERSATION = "no conversation in it"
+    NO_CONVERSATION = "no list of conversations in it"
     NOT_TEXT = "a turn that is not text"
     UNKNOWN_SPEAKER = "a speaker that is neither user, assistant nor system"
     ROLE_ORDER = "speakers that do not take turns"
@@ -29,6 +29,10 @@ class DropReason(StrEnum):
     TOO_LONG = "too long, even with its text shortened"
     MISSING_IMAGE = "image file missing"
     UNREADABLE_IMAGE = "image file not readable"
+
+
+IMAGE_DROPS = frozenset({DropReason.MISSING_IMAGE, DropReason.UNREADABLE_IMAGE})
+"""Reasons that lie in files that may change, and not in the records."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ from medllava.pmc.images import CleanImage, clean_image, write_image
 from medllava.pmc.jats import Article, Figure, first_caption, read_article
 from medllava.pmc.llava_urls import image_stem
 from medllava.pmc.modality import ImageClassifier, classify_modality, compute_panel_score
+from medllava.pmc.panel_records import iter_panel_records
 from medllava.pmc.rights import (
     License,
     combine,
@@ -223,13 +224,13 @@ class ArticleReader:
                 continue
             draft.sources.update(dict.fromkeys(sorted(stems), figure_id))
             try:
-                draft.figures.append(self._read_figure(figure, figure_id, number, facts, draft))
+                draft.figures += self._read_figure(figure, figure_id, number, facts, draft)
             except Rejection as rejection:
                 draft.reject(figure_id, rejection)
 
     def _read_figure(
         self, figure: Figure, figure_id: str, number: int, facts: dict[str, Any], draft: _Draft
-    ) -> dict[str, Any]:
+    ) -> list[dict[str, Any]]:
         config = self._config
         language, caption = self._choose_caption(figure, facts)
         others = [(code, text) for code, text in figure.captions if text != caption]
@@ -289,16 +290,42 @@ class ArticleReader:
             source_md5=tuple(md5s),
             snapshot=self._snapshot,
         )
-        if config.single_panel and record.panel_score >= 0.5:
+        if config.panels == "drop" and record.panel_score >= 0.5:
             raise Rejection("panels", "several-panels", f"score {record.panel_score:.1f}")
         for path, image in zip(paths, images, strict=True):
             write_image(config.output_dir / path, image.data)
         draft.count("images", len(images))
-        return {
-            "record": record.to_json(),
-            "looks": [image.perceptual_hash for image in images],
-            "inherited": figure.is_inherited,
-        }
+        made = [(record, images)]
+        if config.panels == "split" and len(images) == 1:
+            made += self._read_panels(record, images[0], number, draft)
+        return [
+            {
+                "record": one.to_json(),
+                "looks": [image.perceptual_hash for image in pictures],
+                "inherited": figure.is_inherited,
+            }
+            for one, pictures in made
+        ]
+
+    def _read_panels(
+        self, whole: FigureRecord, image: CleanImage, number: int, draft: _Draft
+    ) -> list[tuple[FigureRecord, list[CleanImage]]]:
+        """Return a record and picture for each panel, the pictures written."""
+        made = []
+        for panel, picture in iter_panel_records(
+            whole,
+            image,
+            min_pixels=self._config.min_pixels,
+            path_of=lambda part, extension: draft.image_path(number, part, extension),
+        ):
+            if self._config.modalities and panel.modality not in self._config.modalities:
+                continue  # the whole, which passed, still holds it
+            write_image(self._config.output_dir / panel.images[0], picture.data)
+            made.append((panel, [picture]))
+        draft.count("panels", len(made))
+        draft.count("figures", len(made))
+        draft.count("images", len(made))
+        return made
 
     def _choose_caption(self, figure: Figure, facts: dict[str, Any]) -> tuple[str, str]:
         """Return language and text of the caption that is asked for, else the first choice."""

@@ -35,6 +35,7 @@ _TYPES: dict[str, pa.DataType] = {
     "mesh": _LIST,
     "images": _LIST,
     "panel_score": pa.float32(),
+    "panel_box": pa.list_(pa.int32()),
     "is_retracted": pa.bool_(),
     "sha256": _LIST,
     "source_md5": _LIST,

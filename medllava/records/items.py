@@ -77,6 +77,12 @@ class FigureRecord(Record):
     """Where it stood: body, floats, back, abstract, boxed-text, sub-article."""
     panel_score: float = 0.0
     """0 = surely one panel, 1 = surely several."""
+    panel: str = ""
+    """Label of the panel that this record was cut out of a figure for; empty for a whole figure."""
+    panel_box: tuple[int, ...] = ()
+    """Left, top, right, bottom of the panel, in pixels of the whole figure."""
+    whole_figure_id: str | None = None
+    """`figure_id` of the figure that a panel was cut out of."""
     license: str | None = None
     license_url: str | None = None
     license_basis: str = ""

@@ -2,6 +2,9 @@
 
 import platform
 import random
+import shutil
+from contextlib import suppress
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -10,14 +13,23 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from medllava.data.dataset import ExampleIndex, build_index, load_index, save_index
+from medllava.data.dataset import (
+    ExampleIndex,
+    ImageScreen,
+    build_index,
+    join_indexes,
+    load_index,
+    save_index,
+)
+from medllava.data.dropped import IMAGE_DROPS
+from medllava.data.mixture import Mixture, mix
 from medllava.data.packing import MicroBatches, Schedule, build_schedule
 from medllava.data.pixels import PixelReader
 from medllava.data.prefix_sharing import Sharing, find_sharing, share_nothing
 from medllava.data.sources import image_root
 from medllava.errors import DataError
 from medllava.images.load import load_image
-from medllava.layout import LEARNED_FILE
+from medllava.layout import DROPPED_FILE, LEARNED_FILE
 from medllava.model.adapter import attach_adapter
 from medllava.model.attention import choose_attention, supports_branches
 from medllava.model.load import load_model
@@ -28,6 +40,7 @@ from medllava.model.quantize import quantize_language_model
 from medllava.progress import Progress
 from medllava.recipe import Adapter
 from medllava.records import InstructionRecord
+from medllava.store import iter_jsonl
 from medllava.train.config import FROM_PARTS, StageRunConfig
 from medllava.train.freezing import freeze_parts, restore_learned
 from medllava.train.ranks import Ranks
@@ -38,7 +51,7 @@ from medllava.train.stages import learning_parts, uses_adapter
 _CALIBRATION_IMAGES = 64
 _CALIBRATION_POOL = 20_000
 _CACHE_BYTES = 4 * 2**30
-"""Resized images are kept up to this size when the run passes over them more than once."""
+"""Resized images are kept up to this size: what indexing decoded is not decoded again."""
 PIXELS_FILE = ".pixels"
 _INDEX_FILE = ".index.npz"
 _RANDOM_FOLDER = "random-data"
@@ -107,20 +120,45 @@ def index_data(
     processor: Any,  # noqa: ANN401 - the model's processor
     *,
     progress: Progress,
+    cache_file: Path | None = None,
+    lost_before: frozenset[str] | None = None,
 ) -> ExampleIndex:
-    """Read and tokenize the records.
+    """Read and tokenize the records, and decode each of their images once.
+
+    Args:
+        config: of the run.
+        data: the records and where their images are.
+        processor: of the model that will be trained.
+        progress: told how far it is.
+        cache_file: keeps the resized images, so that training does not decode them again.
+        lost_before: see `ImageScreen`.
 
     Raises:
         DataError: no record can be used.
     """
-    return build_index(
-        data.records(),
-        processor,
-        image_root=data.image_root,
-        image_tokens=num_image_tokens(processor),
-        max_length=config.recipe.data.max_length,
-        progress=progress,
-    )
+    pixels = PixelReader(processor.image_processor)
+    if cache_file is not None:
+        cache_file.unlink(missing_ok=True)
+        pixels.keep(cache_file, (), room=_cache_room(cache_file) // pixels.image_bytes)
+    indexes = [
+        build_index(
+            source.records(),
+            processor,
+            image_root=source.image_root,
+            image_tokens=num_image_tokens(processor),
+            max_length=config.recipe.data.max_length,
+            progress=progress,
+            screen=ImageScreen(open_image=pixels.admit, lost_before=lost_before),
+        )
+        for source in data.sources()
+    ]
+    index = join_indexes(indexes) if config.mixture else indexes[0]
+    return replace(index, kept_pixels=pixels.kept)
+
+
+def mixture_of(config: StageRunConfig, index: ExampleIndex) -> Mixture | None:
+    """Return how the sources of a run are mixed; None where there is one only."""
+    return mix(index.origins, config.mixture) if len(index.origins) else None
 
 
 def share_index(
@@ -130,15 +168,32 @@ def share_index(
     ranks: Ranks,
     *,
     progress: Progress,
+    is_training: bool = False,
 ) -> ExampleIndex:
     """Let rank 0 read and tokenize the records, and give the others what it made.
+
+    Args:
+        config: of the run.
+        data: the records and where their images are.
+        processor: of the model that will be trained.
+        ranks: all that train together.
+        progress: told how far it is.
+        is_training: these are what the run learns from: their resized images are kept on rank 0's
+            machine for `make_batches`, and a run that goes on drops what it dropped at first.
 
     Raises:
         DataError: more of the records cannot be used than `data.max_dropped` allows.
     """
     path = config.output_dir / _INDEX_FILE
     if ranks.is_main:
-        index = index_data(config, data, processor, progress=progress)
+        index = index_data(
+            config,
+            data,
+            processor,
+            progress=progress,
+            cache_file=_pixels_file(config.output_dir) if is_training else None,
+            lost_before=_lost_before(config.output_dir) if is_training else None,
+        )
         check_dropped(config, index)
         if index.dropped:
             progress.note(f"not used: {_reasons(index)} of {len(index) + len(index.dropped):,}")
@@ -191,7 +246,9 @@ def choose_sharing(
     if data.records_per_image <= 1:
         return share_nothing(index.lengths)
     window = getattr(text, "sliding_window", None)
-    if not data.packing or not supports_branches(text._attn_implementation, window):  # noqa: SLF001 - its only name
+    name = text._attn_implementation  # noqa: SLF001 - its only name
+    longest = int(index.lengths.max())
+    if not data.packing or not supports_branches(name, window, longest=longest):
         progress.note("data.records_per_image is not used: it needs packing and our attention")
         return share_nothing(index.lengths)
     return find_sharing(
@@ -199,7 +256,9 @@ def choose_sharing(
     )
 
 
-def lay_out(config: StageRunConfig, settings: Settings, sharing: Sharing) -> Schedule:
+def lay_out(
+    config: StageRunConfig, settings: Settings, sharing: Sharing, mixture: Mixture | None = None
+) -> Schedule:
     """Lay out all steps of the stage."""
     stage = config.recipe.stage[config.stage]
     return build_schedule(
@@ -212,6 +271,7 @@ def lay_out(config: StageRunConfig, settings: Settings, sharing: Sharing) -> Sch
         epochs=stage.epochs,
         seed=config.recipe.train.seed,
         max_steps=config.max_steps,
+        mixture=mixture,
     )
 
 
@@ -225,14 +285,11 @@ def make_batches(
 ) -> MicroBatches:
     """Return the micro-batches of one rank; the ranks of a machine share resized images."""
     pixels = PixelReader(processor.image_processor)
-    if config.recipe.stage[config.stage].epochs > 1:
-        room = _CACHE_BYTES // pixels.image_bytes
-        cached = list(islice(dict.fromkeys(index.images), room))
-        path = config.output_dir / f"{PIXELS_FILE}-{platform.node()}"
-        if ranks.local_rank == 0:
-            path.unlink(missing_ok=True)
-        ranks.wait()
-        pixels.keep(path, cached)
+    path = _pixels_file(config.output_dir)
+    if ranks.local_rank == 0 and not ranks.is_main:  # another machine, whose file begins empty
+        path.unlink(missing_ok=True)
+    ranks.wait()
+    pixels.keep(path, index.kept_pixels)
     return _batches(config, index, schedule, processor, pixels=pixels, rank=ranks.rank)
 
 
@@ -281,7 +338,27 @@ def _batches(
         image_token_id=processor.image_token_id,
         pad_token_id=processor.tokenizer.pad_token_id,
         packing=config.recipe.data.packing,
+        fixed_shape=config.recipe.train.compile,
     )
+
+
+def _lost_before(output_dir: Path) -> frozenset[str] | None:
+    """Return the records that the run dropped for their images when it began; None if it begins."""
+    path = output_dir / DROPPED_FILE
+    if not path.is_file():
+        return None
+    reasons = {reason.value for reason in IMAGE_DROPS}
+    return frozenset(d["record_id"] for _, d in iter_jsonl(path) if d["reason"] in reasons)
+
+
+def _cache_room(file: Path) -> int:
+    """Return bytes for resized images: a mapped file on a full disk kills the process."""
+    return min(_CACHE_BYTES, shutil.disk_usage(file.parent).free // 2)
+
+
+def _pixels_file(output_dir: Path) -> Path:
+    """Return where the ranks of this machine keep resized images."""
+    return output_dir / f"{PIXELS_FILE}-{platform.node()}"
 
 
 def clear_pixels(output_dir: Path) -> None:
@@ -292,13 +369,16 @@ def clear_pixels(output_dir: Path) -> None:
 
 def _sample_images(config: StageRunConfig, data: StageData) -> list[Image.Image]:
     """Return some of the data's own images, for a projector that starts from their statistics."""
-    records = islice(data.records(), _CALIBRATION_POOL)
-    usable = (record for record in records if isinstance(record, InstructionRecord))
-    names = sorted({name for record in usable for name in record.images})
-    random.Random(config.recipe.train.seed).shuffle(names)
+    paths: set[Path] = set()
+    for source in data.sources():
+        for record in islice(source.records(), _CALIBRATION_POOL):
+            if isinstance(record, InstructionRecord):
+                paths.update(source.image_root / name for name in record.images)
+    ordered = sorted(paths)
+    random.Random(config.recipe.train.seed).shuffle(ordered)
     images: list[Image.Image] = []
-    for name in names:
-        path = data.image_root / name
+    for path in ordered:
         if len(images) < _CALIBRATION_IMAGES and path.is_file():
-            images.append(load_image(path))
+            with suppress(DataError):  # it is dropped by name while indexing
+                images.append(load_image(path))
     return images

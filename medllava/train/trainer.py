@@ -20,12 +20,13 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
-from medllava.data.packing import IGNORED, LENGTHS, MicroBatches
+from medllava.data.packing import IGNORED, LENGTHS, MASKED, MicroBatches
 from medllava.errors import RecipeError
 from medllava.layout import LEARNED_FILE
 from medllava.model.adapter import has_adapter
 from medllava.model.load import save_model
 from medllava.model.loaded import LoadedModel
+from medllava.model.packed_attention import with_segment_masks
 from medllava.progress import Progress
 from medllava.recipe import CheckpointConfig, StageConfig
 from medllava.store import write_json
@@ -95,6 +96,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
             args: made by `training_arguments`.
             plan: everything else that is fixed before the first step.
         """
+        args._n_gpu = 1  # noqa: SLF001 - a process has one GPU; more visible ones mean DataParallel
         super().__init__(
             loaded.model,
             args,
@@ -134,6 +136,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         samples, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         self._meter.add_wait(time.perf_counter() - started)
         for sample in samples:
+            self._meter.add_masked(sample.pop(MASKED))
             self._meter.add_batch(sample, lengths=sample.pop(LENGTHS))
         return samples, num_items
 
@@ -144,8 +147,12 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         return super().compute_loss(model, *args, **kwargs)
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Move a micro-batch to the device, pixels in the precision of the weights."""
-        prepared: dict[str, Any] = super()._prepare_inputs(inputs)
+        """Move a micro-batch to the device, pixels in the precision of the weights.
+
+        No keys and values are cached: transformers would copy them in every layer.
+        """
+        prepared: dict[str, Any] = super()._prepare_inputs(with_segment_masks(inputs))
+        prepared["use_cache"] = False
         if self.plan.settings.is_half:
             prepared["pixel_values"] = prepared["pixel_values"].to(torch.bfloat16)
         return prepared
@@ -212,10 +219,11 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         for number in range(len(batches)):
             batch = batches[number]
             del batch[LENGTHS]
+            self._meter.add_masked(batch.pop(MASKED))
             count += int((batch["labels"] != IGNORED).sum())
             inputs = self._prepare_inputs(batch)
             with self.compute_loss_context_manager():
-                outputs = self.model_wrapped(**inputs, use_cache=False, num_items_in_batch=1)
+                outputs = self.model_wrapped(**inputs, num_items_in_batch=1)
             loss_sum += float(outputs.loss)
         self.model_wrapped.train()
         loss_sum, total = self.plan.ranks.total([loss_sum, count])
