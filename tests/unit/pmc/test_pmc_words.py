@@ -1,8 +1,8 @@
 """What the words say: kind of picture, panels, language, date, ids."""
 
 import pytest
-from medllava.pmc.language import detect_language, language_code
 
+from medllava.language import detect_language, language_code
 from medllava.pmc.config import FetchConfig
 from medllava.pmc.entrez import Entrez
 from medllava.pmc.jats import read_article
