@@ -37,6 +37,12 @@ class GenerateConfig:
     """Of the template teacher: share of yes/no questions."""
     multi_turn: bool = False
     """Of the template teacher: all questions about a figure in one conversation."""
+    columns: tuple[tuple[str, str], ...] = ()
+    """Of a table: field to column, where its own names do not say it."""
+    image_dir: Path | None = None
+    """Of a table: folder of the pictures; None takes the table's."""
+    formats: tuple[str, ...] = ()
+    """Other layouts to write the records in: `llava`, `messages`, `swift`."""
     llava_json: bool = False
     """Write the records as LLaVA's JSON too."""
     base_url: str | None = None
@@ -54,6 +60,10 @@ class GenerateConfig:
     request: dict[str, Any] = field(default_factory=dict)
     """Further parameters of every request, as the server names them (`reasoning_effort`, `top_p`);
     `max_tokens`, `temperature`, `timeout` and `retries` are read here."""
+    language: str | None = None
+    """Of the conversations, by its two letters; None: English or the caption's own."""
+    min_score: float = 0.0
+    """Least share of an answer's words that caption, mentions or question carry."""
     retry_refused: bool = False
     """Ask again about figures that the service filtered."""
     max_cost_usd: float | None = None
