@@ -24,6 +24,7 @@ from torch.utils.data import Dataset
 
 from medllava.data.bin_packing import Pack, fill_bins
 from medllava.data.dataset import ExampleIndex
+from medllava.data.mixture import Mixture
 from medllava.data.pixels import PixelReader
 from medllava.data.prefix_sharing import Sharing
 from medllava.errors import DataError
@@ -53,6 +54,8 @@ class Schedule:
     num_bins: int
     """Bins of the whole run, and its steps, before `max_steps` cuts it."""
     num_steps_uncut: int
+    num_examples: int
+    """Examples of the whole run, repeats counted, before `max_steps` cuts it."""
 
     @property
     def num_steps(self) -> int:
@@ -89,6 +92,7 @@ def build_schedule(  # noqa: PLR0913 - each decides the layout
     epochs: float,
     seed: int,
     max_steps: int | None = None,
+    mixture: Mixture | None = None,
 ) -> Schedule:
     """Lay out a whole run.
 
@@ -102,9 +106,10 @@ def build_schedule(  # noqa: PLR0913 - each decides the layout
         epochs: passes over the data; a fraction takes the first part of a shuffled pass.
         seed: of the order.
         max_steps: stop after this many steps.
+        mixture: of several sources; None takes every example once a pass.
     """
     unit = micro_batch_size * world_size
-    passes = _passes(sharing, epochs=epochs, seed=seed)
+    passes = _passes(sharing, epochs=epochs, seed=seed, mixture=mixture)
     num_tokens = sum(sharing.size_of(unit) for units in passes for unit in units)
     num_examples = sum(len(unit) for units in passes for unit in units)
     tokens_per_step = global_batch_size * num_tokens / num_examples
@@ -128,17 +133,23 @@ def build_schedule(  # noqa: PLR0913 - each decides the layout
         sharing=sharing,
         num_bins=len(sizes),
         num_steps_uncut=len(steps),
+        num_examples=num_examples,
     )
 
 
-def _passes(sharing: Sharing, *, epochs: float, seed: int) -> list[list[Pack]]:
+def _passes(
+    sharing: Sharing, *, epochs: float, seed: int, mixture: Mixture | None = None
+) -> list[list[Pack]]:
     """Return the shuffled examples of every pass, those of one image drawn together.
 
     A last pass may be a part of one.
     """
     passes = []
     for epoch in range(math.ceil(epochs)):
-        order = np.random.default_rng([seed, epoch]).permutation(len(sharing.lengths))
+        if mixture is None:
+            order = np.random.default_rng([seed, epoch]).permutation(len(sharing.lengths))
+        else:
+            order = mixture.order(seed=seed, epoch=epoch)
         order = order[: max(1, round(min(1.0, epochs - epoch) * len(order)))]
         passes.append(sharing.draw_together(order))
     return passes
