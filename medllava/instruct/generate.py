@@ -30,6 +30,7 @@ from medllava.instruct.output import (
     InstructionsWriter,
     write_summary,
 )
+from medllava.instruct.privacy import check_privacy, pass_gate
 from medllava.instruct.report import write_report
 from medllava.instruct.template import (
     TEMPLATE_VERSION,
@@ -70,7 +71,11 @@ def generate_instructions(
     if config.dry_run and not config.output_dir.exists():
         return _estimate(config, progress)
     with exclusive(config.output_dir):
-        return (_estimate if config.dry_run else _generate)(config, progress)
+        if config.check_privacy:
+            return check_privacy(config, progress=progress)
+        if config.dry_run:
+            return _estimate(config, progress)
+        return _generate(pass_gate(config, progress=progress), progress)
 
 
 def _estimate(config: GenerateConfig, progress: Progress) -> StepSummary:

@@ -40,7 +40,7 @@ _PATTERNS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
     (Kind.CONTACT, re.compile(r"\b[\w.+-]+@[\w-]+(?:\.[\w-]+)+\b")),
     (
         Kind.CONTACT,
-        re.compile(r"(?:\+\d{1,3}[ -]?|\b)(?:\(\d{2,4}\)|\d{3})[ -]\d{3,4}[ -]\d{3,4}\b"),
+        re.compile(r"(?:\+\d{1,3}[ -]?)?(?:\(\d{2,4}\)|\b\d{3})[ -]\d{3,4}[ -]\d{3,4}\b"),
     ),
 )
 MASKED = "[removed]"
