@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 
 from medllava.errors import DataError
 from medllava.instruct.config import GenerateConfig
-from medllava.instruct.figures import count_figures, iter_figures, manifest_path
+from medllava.instruct.figures import count_figures, figures_image_dir, iter_figures, manifest_path
+from medllava.instruct.tables.columns import OWN
 from medllava.layout import FIGURES_FILE, PRIVACY_DIR, PRIVACY_FILE, PRIVACY_PAGE_FILE
 from medllava.privacy.captions import find_in_text, mask_text
 from medllava.privacy.findings import Finding, PrivacyMode
@@ -24,7 +25,6 @@ from medllava.progress import Progress
 from medllava.records import FigureRecord, StepSummary
 from medllava.store import atomic_path, contained_path, sha256_of
 
-OWN_LICENSE = "own"
 _DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
 _BATCH_ROWS = 256
 
@@ -86,16 +86,17 @@ def _enforce(
 
 def _is_own(config: GenerateConfig) -> bool:
     return any(
-        (figure.license or "").lower().startswith(OWN_LICENSE)
+        figure.context == OWN
+        or (figure.license or "").lower().startswith(OWN)
         or any(Path(name).suffix.lower() in _DICOM_SUFFIXES for name in figure.images)
         for figure in iter_figures(manifest_path(config.figures), split=config.split)
     )
 
 
 def _look(config: GenerateConfig, progress: Progress) -> GateReport:
-    manifest = manifest_path(config.figures)
+    manifest, root = manifest_path(config.figures), figures_image_dir(config.figures)
     return look_through(
-        (_item(figure, manifest.parent) for figure in iter_figures(manifest, split=config.split)),
+        (_item(figure, root) for figure in iter_figures(manifest, split=config.split)),
         config.output_dir,
         progress=progress,
         total=count_figures(manifest, split=config.split).total(),
@@ -112,7 +113,7 @@ def _item(figure: FigureRecord, root: Path) -> GateItem:
 
 def _mask(config: GenerateConfig, report: GateReport) -> Path:
     """Write a figures folder in which nothing is left of what was found."""
-    source = manifest_path(config.figures)
+    source, root = manifest_path(config.figures), figures_image_dir(config.figures)
     folder = config.output_dir / PRIVACY_DIR
     found = {
         path: findings for item in report.flagged for path, findings in item.images if findings
@@ -122,7 +123,7 @@ def _mask(config: GenerateConfig, report: GateReport) -> Path:
         with pq.ParquetWriter(temporary, schema) as writer:
             for batch in opened.iter_batches(batch_size=_BATCH_ROWS):
                 rows = [
-                    _masked_row(row, source.parent, folder, found)
+                    _masked_row(row, root, folder, found)
                     for row in batch.to_pylist()
                     if config.split is None or row["split"] == config.split.value  # was looked at
                 ]
