@@ -24,6 +24,8 @@ _SCORE = 0.4
 _LONGEST_SIDE = 1600
 """Larger pictures are read in tiles, so that small print stays legible."""
 _OVERLAP = 200
+_SMALL_SIDE = 800
+"""Pictures up to this size are read at twice their size: print of ten pixels is missed otherwise."""
 _MARGIN = 3
 _HARMLESS = re.compile(
     r"(?:\d+(?:[.,]\d+)? ?(?:[mcuµn]?m|mm/s|cm/s|k?hz|mhz|db|kv|kvp|mas?|ms|s|fps|x|%|hu|t|bpm)"
@@ -79,14 +81,18 @@ class TextFinder:
 
     def _texts(self, image: Image.Image) -> list[tuple[str, Box]]:
         found = []
+        scale = 2 if max(image.size) <= _SMALL_SIDE else 1
         for left, top in _tiles(image.size):
             right = min(left + _LONGEST_SIDE, image.width)
             bottom = min(top + _LONGEST_SIDE, image.height)
-            pixels = np.asarray(image.crop((left, top, right, bottom)))[..., ::-1]
+            part = image.crop((left, top, right, bottom))
+            if scale > 1:
+                part = part.resize((part.width * scale, part.height * scale))
+            pixels = np.asarray(part)[..., ::-1]
             with self._lock:
                 read = self._read(np.ascontiguousarray(pixels))
             for corners, text in zip(_list(read.boxes), _list(read.txts), strict=True):
-                xs, ys = np.asarray(corners).T
+                xs, ys = np.asarray(corners).T / scale
                 box = (
                     max(0, int(xs.min()) - _MARGIN + left),
                     max(0, int(ys.min()) - _MARGIN + top),

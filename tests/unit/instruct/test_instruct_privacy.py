@@ -29,7 +29,7 @@ def figures_in(folder: Path, *, caption: str, words: str = "", license_: str = "
     (folder / "images").mkdir(parents=True)
     records = []
     for number, text in enumerate((caption, "An axial CT slice of the liver.")):
-        image = Image.effect_noise((320, 240), 20).convert("RGB")
+        image = Image.effect_noise((300, 80), 20).convert("RGB")
         if words and number == 0:
             face = ImageFont.load_default(20)
             ImageDraw.Draw(image).text((20, 30), words, fill="white", font=face)
