@@ -246,7 +246,9 @@ def choose_sharing(
     if data.records_per_image <= 1:
         return share_nothing(index.lengths)
     window = getattr(text, "sliding_window", None)
-    if not data.packing or not supports_branches(text._attn_implementation, window):  # noqa: SLF001 - its only name
+    name = text._attn_implementation  # noqa: SLF001 - its only name
+    longest = int(index.lengths.max())
+    if not data.packing or not supports_branches(name, window, longest=longest):
         progress.note("data.records_per_image is not used: it needs packing and our attention")
         return share_nothing(index.lengths)
     return find_sharing(
@@ -336,6 +338,7 @@ def _batches(
         image_token_id=processor.image_token_id,
         pad_token_id=processor.tokenizer.pad_token_id,
         packing=config.recipe.data.packing,
+        fixed_shape=config.recipe.train.compile,
     )
 
 

@@ -34,6 +34,7 @@ from medllava.layout import (
     RECIPE_FILE,
     RUN_FILE,
 )
+from medllava.model.kernels import apply_float8, apply_liger, compile_layers
 from medllava.model.load import save_model
 from medllava.model.loaded import LoadedModel
 from medllava.model.shapes import ModelShape, read_shape
@@ -150,6 +151,7 @@ def _train(config: StageRunConfig, ranks: Ranks, progress: Progress) -> StepSumm
     settings = _fit(config, base, shape, index)
     if settings.gradient_checkpointing:
         checkpoint_activations(loaded.model)
+    _apply_kernels(loaded, settings, progress)
     sharing = prepare.choose_sharing(config, index, loaded, progress=progress)
     schedule = prepare.lay_out(config, settings, sharing, prepare.mixture_of(config, index))
     if ranks.is_main:
@@ -215,6 +217,15 @@ class _Run:
     index: ExampleIndex
     schedule: Schedule
     settings: Settings
+
+
+def _apply_kernels(loaded: LoadedModel, settings: Settings, progress: Progress) -> None:
+    if settings.liger and not apply_liger(loaded.model):
+        progress.note("Liger does not know this language model; its kernels are not used")
+    if settings.float8:
+        progress.note(f"float8: {apply_float8(loaded.model)} matrices")
+    if settings.compile:
+        compile_layers(loaded.model)
 
 
 def _find_shape(config: StageRunConfig) -> ModelShape | None:
