@@ -25,6 +25,8 @@ th, td { text-align: left; padding: .35rem 1.25rem .35rem 0; border-bottom: 1px 
 .card img { display: block; margin: 0 auto; max-width: 100%; max-height: 16rem;
   border-radius: .25rem }
 .card p { margin: .4rem 0 0; font-size: .9rem } svg text { fill: var(--soft); font-size: 12px }
+@media (max-width: 44rem) { .scroll svg { max-width: 100%; height: auto }
+  svg text { font-size: 20px } }
 code { background: var(--wash); padding: .1rem .3rem; border-radius: .2rem }
 """
 
