@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-from medllava.pmc.language import UNKNOWN, detect_language, language_code, tell_language
+from medllava.language import UNKNOWN, detect_language, language_code, tell_language
 from medllava.pmc.mentions import Target, find_mentions
 from medllava.pmc.rights import License, OwnRights, read_license, read_own_rights
 from medllava.pmc.text import child_text, render_text
