@@ -25,7 +25,7 @@ _LONGEST_SIDE = 1600
 """Larger pictures are read in tiles, so that small print stays legible."""
 _OVERLAP = 200
 _SMALL_SIDE = 800
-"""Pictures up to this size are read at twice their size: print of ten pixels is missed otherwise."""
+"""Pictures up to this size are read at twice their size: small print is missed otherwise."""
 _MARGIN = 3
 _HARMLESS = re.compile(
     r"(?:\d+(?:[.,]\d+)? ?(?:[mcuµn]?m|mm/s|cm/s|k?hz|mhz|db|kv|kvp|mas?|ms|s|fps|x|%|hu|t|bpm)"
