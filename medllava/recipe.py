@@ -25,7 +25,23 @@ FeatureSelect = StrEnum("FeatureSelect", ["DEFAULT", "FULL"])
 Schedule = StrEnum("Schedule", ["COSINE", "LINEAR", "CONSTANT", "WARMUP_STABLE_DECAY"])
 Adapter = StrEnum("Adapter", ["NONE", "LORA", "QLORA"])
 Precision = StrEnum("Precision", ["AUTO", "BF16", "FP32"])
-Attention = StrEnum("Attention", ["AUTO", "FLASH", "VARLEN", "SEGMENTED", "SDPA", "EAGER"])
+Optimizer = StrEnum("Optimizer", ["FP32_MASTERS", "BF16_STOCHASTIC", "EIGHT_BIT"])
+
+
+class Attention(StrEnum):
+    """A kernel of attention; `flash` is the newest flash-attn that is installed."""
+
+    AUTO = "auto"
+    FLASH = "flash"
+    FLASH_2 = "flash_attention_2"
+    FLASH_3 = "flash_attention_3"
+    FLASH_4 = "flash_attention_4"
+    FLASH_HUB = "kernels-community/flash-attn2"
+    """The kernels hub's build of flash-attn, fetched by the `kernels` package."""
+    VARLEN = "varlen"
+    SEGMENTED = "segmented"
+    SDPA = "sdpa"
+    EAGER = "eager"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +108,9 @@ class DataConfig:
     """How records become batches, the same in all stages."""
 
     max_length: int = 2048
-    """Tokens of one pack, image tokens included."""
+    """Tokens of the longest record, image tokens included; longer text is cut."""
+    pack_length: int = 0
+    """Tokens of one pack. 0: `max_length`, and on a GPU up to 8,192 as memory allows."""
     packing: bool = True
     """False pads each batch to its longest record instead."""
     records_per_image: int = 1
@@ -173,10 +191,18 @@ class TrainConfig:
     """DeepSpeed's ZeRO stage, 0 to 3. Unset: the plan decides from memory."""
     offload: bool | None = None
     """Keep optimizer states in host memory. Unset: the plan decides from memory."""
+    optimizer: Optimizer = Optimizer.FP32_MASTERS
+    """How what learns is updated where weights are bf16: `fp32_masters` keeps a full copy (14 bytes
+    per parameter with the weight), `bf16_stochastic` rounds at random (10), `eight_bit` also keeps
+    Adam's moments in eight bits (4; needs bitsandbytes)."""
     compile: bool = False
-    """Run the model through `torch.compile`."""
-    liger: bool = False
-    """Use Liger's kernels (the `liger` extra, CUDA)."""
+    """Compile each decoder layer; packs are then filled up to one fixed length."""
+    liger: bool | None = None
+    """Liger's norms, SwiGLU and rotary (the `liger` extra). Unset: on CUDA where installed."""
+    float8: bool = False
+    """Multiply the language model's matrices in float8 (the `float8` extra, H100 or newer)."""
+    restarts: int = 0
+    """How often ranks are started again, from the last checkpoint, after one of them died."""
     threads: int = 0
     """CPU threads per process; 0 lets torch choose."""
     trackers: tuple[str, ...] = ()

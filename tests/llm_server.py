@@ -238,6 +238,8 @@ class LoopbackBatches(LoopbackModel):
         self.call_faults: dict[str, list[int]] = {}
         """By `METHOD /path` without ids: statuses to answer with, once each."""
         self.calls: Counter[str] = Counter()
+        self.most_items: int | None = None
+        """A batch of more fails as a whole, as where a token limit is passed."""
         self.on_call: Any = lambda _: None
         """Called with `METHOD /path` after the call took effect and before it is answered."""
         self.handler_class = _BatchHandler
@@ -280,14 +282,20 @@ class LoopbackBatches(LoopbackModel):
     def _run(self, batch: dict[str, Any]) -> None:
         done, failed = [], []
         expired = False
-        for line in self.files[batch["input_file_id"]].splitlines():
+        lines = self.files[batch["input_file_id"]].splitlines()
+        if self.most_items is not None and len(lines) > self.most_items:
+            told = {"code": "token_limit_exceeded", "message": "Enqueued token limit reached."}
+            batch |= {"status": "failed", "errors": {"object": "list", "data": [told]}}
+            return
+        for line in lines:
             item = json.loads(line)
             text = last_text(item["body"])
             faults = self.item_faults.get(text)
             fault = faults.pop(0) if faults else None
             answer: dict[str, Any] = {"id": "1", "custom_id": item["custom_id"], "error": None}
             if fault in {"500", "400"}:
-                body = {"error": {"message": f"item failed with {fault}"}}
+                code = "content_filter" if fault == "400" else None
+                body = {"error": {"message": f"item failed with {fault}", "code": code}}
                 failed.append(answer | {"response": {"status_code": int(fault), "body": body}})
             elif fault == "expired":
                 expired = True

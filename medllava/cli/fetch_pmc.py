@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -79,6 +79,14 @@ def run(
             "--modality", help="ct, mri, chest_xray, ...; repeatable.", rich_help_panel=_FILTER
         ),
     ] = None,
+    panels: Annotated[
+        Literal["keep", "split", "drop"],
+        typer.Option(
+            "--panels",
+            help="Figures of several panels: keep them whole, split them too, or drop them.",
+            rich_help_panel=_FILTER,
+        ),
+    ] = "keep",
     languages: Annotated[
         list[str] | None,
         typer.Option(
@@ -184,6 +192,7 @@ def run(
         licenses=codes,
         modalities=chosen,
         languages=spoken,
+        panels=panels,
         split_file=split_file,
         num_shards=num_shards,
         shard_index=shard_index,

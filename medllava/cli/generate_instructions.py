@@ -30,6 +30,21 @@ def run(
         typer.Option("--base-url", envvar="MEDLLAVA_BASE_URL", help="Server; default OpenAI."),
     ] = None,
     batch: Annotated[bool, typer.Option("--batch", help="Use the Batch API.")] = False,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", min=1, help="Most requests of one batch.")
+    ] = None,
+    request: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--request",
+            metavar="KEY=VALUE",
+            help="Parameter of every request: max_tokens, temperature, reasoning_effort, timeout, "
+            "retries or the server's own; repeatable.",
+        ),
+    ] = None,
+    retry_refused: Annotated[
+        bool, typer.Option("--retry-refused", help="Ask again what the service filtered.")
+    ] = False,
     inline_mentions: Annotated[
         bool,
         typer.Option("--inline-mentions/--no-inline-mentions", help="Show citing sentences."),
@@ -79,6 +94,7 @@ def run(
     """Turn figures into conversations that a model can learn from."""
     from medllava.instruct.config import GenerateConfig, ImagePosition
     from medllava.instruct.generate import generate_instructions
+    from medllava.instruct.teacher import parse_request_options
     from medllava.records import Split, Stage
 
     console = Console(
@@ -99,6 +115,9 @@ def run(
         llava_json=llava_json,
         base_url=base_url,
         batch=batch,
+        batch_size=batch_size,
+        request=parse_request_options(request or []),
+        retry_refused=retry_refused,
         inline_mentions=inline_mentions,
         see_image=see_image,
         max_cost_usd=max_cost,

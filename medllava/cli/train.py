@@ -70,6 +70,9 @@ def run(
         bool,
         typer.Option("--show-sample", help="Print one sample and what is masked; no training."),
     ] = False,
+    record_id: Annotated[
+        str | None, typer.Option("--id", help="Record that --show-sample prints; default first.")
+    ] = None,
     json_output: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = 0,
@@ -85,7 +88,7 @@ def run(
         data=data,
         init=init,
         output_dir=output_dir,
-        is_plan=dry_run or show_sample,
+        is_plan=dry_run or show_sample or record_id is not None,
         image_dir=image_dir,
         max_steps=max_steps,
         validation_data=validation_data,
@@ -94,8 +97,8 @@ def run(
     )
     if dry_run:
         _print_plan(console, config, world_size=gpus * nodes)
-    elif show_sample:
-        _print_sample(console, config)
+    elif show_sample or record_id is not None:
+        _print_sample(console, config, record_id=record_id)
     else:
         _train(console, config, gpus=gpus, nodes=nodes)
 
@@ -103,8 +106,8 @@ def run(
 def _print_plan(console: Console, config: "StageRunConfig", *, world_size: int) -> None:
     from medllava.errors import DataError
     from medllava.records import StepSummary
-    from medllava.train.planning.dry_run import plan_stage
-    from medllava.train.planning.plan_text import render_plan
+    from medllava.train.dry_run import plan_stage
+    from medllava.train.plan_text import render_plan
 
     with console.progress() as progress:
         plan = plan_stage(config, world_size=world_size, progress=progress)
@@ -115,12 +118,12 @@ def _print_plan(console: Console, config: "StageRunConfig", *, world_size: int) 
     console.finish(StepSummary(step="train", details={"dry_run": True, **plan.to_json()}))
 
 
-def _print_sample(console: Console, config: "StageRunConfig") -> None:
+def _print_sample(console: Console, config: "StageRunConfig", *, record_id: str | None) -> None:
     from medllava.records import StepSummary
     from medllava.train.sample import show_sample
 
     with console.progress() as progress:
-        sample = show_sample(config, progress=progress)
+        sample = show_sample(config, record_id=record_id, progress=progress)
     console.say(f"record {sample.record_id}, images {[path.name for path in sample.images]}")
     console.say("learned", fg="green", bold=True)
     console.say("masked", dim=True)
@@ -135,15 +138,16 @@ def _print_sample(console: Console, config: "StageRunConfig") -> None:
 def _train(console: Console, config: "StageRunConfig", *, gpus: int, nodes: int) -> None:
     from medllava.progress import SilentProgress
     from medllava.train.ranks import find_ranks
+    from medllava.train.settings import wants_launcher
 
     ranks = find_ranks()
     with console.progress() as progress:
-        if ranks.world_size > 1:  # started by torchrun or srun
+        if ranks.is_launched:  # started by torchrun or srun
             from medllava.train.run import train_stage
 
             shown = progress if ranks.is_main else SilentProgress()
             summary = train_stage(config, ranks=ranks, progress=shown)
-        elif gpus * nodes > 1:
+        elif gpus * nodes > 1 or wants_launcher(config.recipe):
             from medllava.train.launch import launch_stage
 
             summary = launch_stage(config, gpus=gpus, nodes=nodes, progress=progress)

@@ -33,6 +33,40 @@ def user_turn(text: str, *, num_images: int) -> Turn:
     return Turn(role="user", content=f"{IMAGE_TOKEN}\n" * num_images + plain)
 
 
+def image_first(content: str) -> str:
+    """Put the one image of a turn on a line of its own before the words, as LLaVA does.
+
+    Training, evaluation and chat write every turn through here, so a model is asked as it learned,
+    wherever a file has the token. Several images of a turn stay where its words need them.
+    """
+    if content.count(IMAGE_TOKEN) != 1 or content.startswith(f"{IMAGE_TOKEN}\n"):
+        return content
+    words = remove_image_tokens(content)
+    return f"{IMAGE_TOKEN}\n{words}" if words else IMAGE_TOKEN
+
+
+def remove_image_tokens(text: str) -> str:
+    """Take image tokens out of a text; between words one blank or line break is left."""
+    head, *rest = text.split(IMAGE_TOKEN)
+    for piece in rest:
+        if head[-1:] in (" ", "\n") and piece[:1] == " ":
+            piece = piece[1:]
+        if piece[:1] == "\n":
+            head = head.rstrip(" \n") if head.endswith("\n") else head.rstrip(" ")
+        head += piece
+    return head.strip()
+
+
+def find_special_token(processor: Any, turns: Sequence[Turn]) -> str | None:  # noqa: ANN401 - any processor
+    """Return a special token of the model that stands in a turn's own words, or None.
+
+    A tokenizer takes it for structure: words behind it would be somebody else's.
+    """
+    pattern = _special_tokens(getattr(processor, "tokenizer", processor))
+    found = (pattern.search(turn.content) for turn in turns)
+    return next((match.group().strip() for match in found if match), None)
+
+
 def question_text(question: Question, *, closed_prompt: str = "") -> str:
     """Return what is asked: the question, its choices, and how to answer if it is closed.
 
@@ -60,7 +94,7 @@ def render_prompt(processor: Any, turns: Sequence[Turn], *, open_reply: bool) ->
     messages: list[dict[str, Any]] = []
     for turn in turns:
         # White space around a reply could melt into a token with the prompt before it.
-        content = turn.content.strip() if turn.role == ASSISTANT else turn.content
+        content = turn.content.strip() if turn.role == ASSISTANT else image_first(turn.content)
         messages.append({"role": turn.role, "content": _parts(content) if as_lists else content})
     return _apply(processor, messages, open_reply=open_reply)
 

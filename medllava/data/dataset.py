@@ -8,7 +8,7 @@ hundred megabytes. `packing` turns it into batches, and `PixelReader` reads the 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,27 +18,43 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from medllava.data.tokenize import DropReason, EncodedText, check_placeholders, encode_records
+from medllava.data.dropped import Dropped, DropReason
+from medllava.data.layouts.conversation import REPAIRS
+from medllava.data.tokenize import EncodedText, check_placeholders, encode_records
 from medllava.errors import DataError
+from medllava.images.load import load_image
 from medllava.progress import Progress
 from medllava.records import InstructionRecord
 from medllava.store import atomic_path, contained_path
 
 _ARRAYS = ("ids", "supervised", "starts", "image_starts")
+_COUNTED = ("license", "modality", "teacher", "stage")
 _CHUNK = 1000
 _READERS = 16
-_HEADER_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Dropped:
-    """A record that is not used."""
+class ImageScreen:
+    """How the images of records are tried before a run is laid out."""
 
-    record_id: str
-    reason: DropReason
-    detail: str = ""
+    open_image: Callable[[Path], object] = load_image
+    """Decodes an image; a record whose image it refuses is dropped."""
+    lost_before: frozenset[str] | None = None
+    """Of a run that goes on, the records it dropped for their images when it began: the same ones
+    are dropped now, whatever has become of the files since."""
+
+    def try_image(self, path: Path) -> str:
+        """Return what is wrong with an image, nothing if it opens.
+
+        Raises:
+            SetupError: an extra is missing, which is no damage.
+        """
+        try:
+            self.open_image(path)
+        except DataError as error:
+            return str(error)
+        return ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +71,12 @@ class ExampleIndex:
     image_tokens: int
     shortened: int = 0
     dropped: tuple[Dropped, ...] = ()
+    kept_pixels: tuple[Path, ...] = ()
+    """Images whose resized pixels were kept while indexing, in the order of their places."""
     facts: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Used records counted by licence, modality and teacher."""
+    """Used records counted by licence, modality, teacher, and by what was put right in them."""
+    repeated_ids: int = 0
+    """Used records whose id another one before them has."""
 
     def __len__(self) -> int:
         """Return the number of usable examples."""
@@ -97,10 +117,12 @@ def save_index(index: ExampleIndex, path: Path) -> None:
     texts = {
         "images": [str(image) for image in index.images],
         "record_ids": index.record_ids,
+        "kept_pixels": [str(image) for image in index.kept_pixels],
         "dropped": [[d.record_id, d.reason.value, d.detail] for d in index.dropped],
         "facts": index.facts,
         "image_tokens": index.image_tokens,
         "shortened": index.shortened,
+        "repeated_ids": index.repeated_ids,
     }
     with atomic_path(path) as temporary, temporary.open("wb") as handle:
         np.savez(
@@ -119,6 +141,7 @@ def load_index(path: Path) -> ExampleIndex:
         **arrays,
         images=tuple(Path(image) for image in texts["images"]),
         record_ids=tuple(texts["record_ids"]),
+        kept_pixels=tuple(Path(image) for image in texts["kept_pixels"]),
         dropped=tuple(
             Dropped(record_id=record_id, reason=DropReason(reason), detail=detail)
             for record_id, reason, detail in texts["dropped"]
@@ -126,38 +149,42 @@ def load_index(path: Path) -> ExampleIndex:
         facts=texts["facts"],
         image_tokens=texts["image_tokens"],
         shortened=texts["shortened"],
+        repeated_ids=texts["repeated_ids"],
     )
 
 
 def build_index(
-    records: Iterable[InstructionRecord],
+    records: Iterable[InstructionRecord | Dropped],
     processor: Any,  # noqa: ANN401 - any processor with a fast tokenizer
     *,
     image_root: Path,
     image_tokens: int,
     max_length: int,
     progress: Progress,
+    screen: ImageScreen | None = None,
 ) -> ExampleIndex:
     """Read, check and tokenize all records.
 
     Args:
-        records: in the order of their file.
+        records: in the order of their file, with those that reading had to drop.
         processor: of the model that will be trained.
         image_root: folder that the records' image paths are relative to.
         image_tokens: tokens of one image.
         max_length: longest example.
         progress: told of every chunk.
+        screen: how images are tried; unset decodes each one.
 
     Raises:
-        DataError: no record is usable, or one supervises nothing.
+        DataError: no record is usable.
     """
-    builder = _Builder(image_tokens=image_tokens)
+    builder = _Builder(image_tokens=image_tokens, images=screen or ImageScreen())
     progress.start("read records")
     remaining = iter(records)
     with ThreadPoolExecutor(_READERS) as pool:
         while chunk := list(islice(remaining, _CHUNK)):
             checked = pool.map(lambda record: _check(record, image_root), chunk)
             kept = builder.screen(zip(chunk, checked, strict=True))
+            kept = builder.open_images(kept, pool)
             encoded = encode_records(
                 [record for record, _ in kept],
                 processor,
@@ -167,14 +194,18 @@ def build_index(
             for (record, paths), text in zip(kept, encoded, strict=True):
                 builder.add(record, paths, text)
             progress.advance(len(chunk))
-    return builder.finish()
+    index = builder.finish()
+    if index.repeated_ids:
+        progress.note(f"{index.repeated_ids:,} records have an id that another one has too")
+    return index
 
 
 class _Builder:
     """Grows the lists that become an `ExampleIndex`."""
 
-    def __init__(self, *, image_tokens: int) -> None:
+    def __init__(self, *, image_tokens: int, images: ImageScreen) -> None:
         self.image_tokens = image_tokens
+        self.screening = images
         self.ids: list[NDArray[np.int32]] = []
         self.supervised: list[NDArray[np.bool_]] = []
         self.image_counts: list[int] = []
@@ -182,28 +213,57 @@ class _Builder:
         self.record_ids: list[str] = []
         self.shortened = 0
         self.dropped: list[Dropped] = []
-        self.facts: dict[str, Counter[str]] = {
-            name: Counter() for name in ("license", "modality", "teacher", "stage")
-        }
+        self.refused: dict[Path, str] = {}
+        """Images that were opened, and what was wrong with each; empty where nothing was."""
+        self.facts: dict[str, Counter[str]] = {name: Counter() for name in _COUNTED}
+        self.repairs: Counter[str] = Counter()
 
     def screen(
-        self, checked: Iterable[tuple[InstructionRecord, "list[Path] | Dropped"]]
+        self, checked: Iterable[tuple[InstructionRecord | Dropped, "list[Path] | Dropped"]]
     ) -> list[tuple[InstructionRecord, list[Path]]]:
         """Keep the records that can be tokenized; note the others."""
         kept = []
         for record, outcome in checked:
             if isinstance(outcome, Dropped):
                 self.dropped.append(outcome)
-            else:
+            elif isinstance(record, InstructionRecord):
                 kept.append((record, outcome))
         return kept
 
+    def open_images(
+        self,
+        kept: list[tuple[InstructionRecord, list[Path]]],
+        pool: ThreadPoolExecutor,
+    ) -> list[tuple[InstructionRecord, list[Path]]]:
+        """Decode the images not seen before; keep the records whose images all can be read.
+
+        A header that can be read says nothing of the body, and a damaged body would otherwise end
+        the run at the step that needs it.
+        """
+        new = list(dict.fromkeys(p for _, paths in kept for p in paths if p not in self.refused))
+        refusals = pool.map(self.screening.try_image, new)
+        self.refused.update(zip(new, refusals, strict=True))
+        usable = []
+        for record, paths in kept:
+            wrong = "; ".join(self.refused[path] for path in paths if self.refused[path])
+            if self.screening.lost_before is not None:
+                is_lost = record.record_id in self.screening.lost_before
+                wrong = (wrong or "it was so when the run began") if is_lost else ""
+            if wrong:
+                is_there = all(_is_file(path) for path in paths)
+                reason = DropReason.UNREADABLE_IMAGE if is_there else DropReason.MISSING_IMAGE
+                drop = Dropped(record_id=record.record_id, reason=reason, detail=wrong)
+                self.dropped.append(drop)
+            else:
+                usable.append((record, paths))
+        return usable
+
     def add(
-        self, record: InstructionRecord, paths: list[Path], text: EncodedText | DropReason
+        self, record: InstructionRecord, paths: list[Path], text: EncodedText | Dropped
     ) -> None:
         """Take one tokenized record, or note why not."""
-        if isinstance(text, DropReason):
-            self.dropped.append(Dropped(record_id=record.record_id, reason=text))
+        if isinstance(text, Dropped):
+            self.dropped.append(text)
             return
         self.ids.append(text.input_ids)
         self.supervised.append(text.supervised)
@@ -213,6 +273,7 @@ class _Builder:
         self.shortened += text.shortened
         for name, counter in self.facts.items():
             counter[str(getattr(record, name) or "unknown")] += 1
+        self.repairs.update(record.provenance.get(REPAIRS, ()))
 
     def finish(self) -> ExampleIndex:
         """Return the index.
@@ -222,9 +283,11 @@ class _Builder:
         """
         if not self.ids:
             reasons = Counter(drop.reason.value for drop in self.dropped)
+            counted = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+            first = f"; the first is {self.dropped[0].describe()}" if self.dropped else ""
             raise DataError(
-                f"no usable record: {dict(reasons) or 'the file is empty'}. Check --data "
-                "and --image-dir."
+                f"no usable record: {counted or 'no records, the file is empty'}{first}. "
+                "Check --data and --image-dir."
             )
         return ExampleIndex(
             ids=np.concatenate(self.ids),
@@ -236,7 +299,9 @@ class _Builder:
             image_tokens=self.image_tokens,
             shortened=self.shortened,
             dropped=tuple(self.dropped),
-            facts={name: dict(counter) for name, counter in self.facts.items()},
+            facts={name: dict(counter) for name, counter in self.facts.items()}
+            | ({"repair": dict(self.repairs)} if self.repairs else {}),
+            repeated_ids=len(self.record_ids) - len(set(self.record_ids)),
         )
 
 
@@ -246,31 +311,27 @@ def iter_dropped(index: ExampleIndex) -> Iterator[dict[str, str]]:
         yield {"record_id": drop.record_id, "reason": drop.reason.value, "detail": drop.detail}
 
 
-def _check(record: InstructionRecord, image_root: Path) -> list[Path] | Dropped:
+def _check(record: InstructionRecord | Dropped, image_root: Path) -> list[Path] | Dropped:
     """Return the record's image files, or why it cannot be used."""
+    if isinstance(record, Dropped):
+        return record
     if not check_placeholders(record):
         return Dropped(record_id=record.record_id, reason=DropReason.PLACEHOLDERS)
     paths = []
     for name in record.images:
-        path = contained_path(image_root, name)
-        reason = _check_image(path)
-        if reason is not None:
-            return Dropped(record_id=record.record_id, reason=reason, detail=name)
+        try:
+            path = contained_path(image_root, name)
+        except (DataError, OSError, ValueError):  # ".." and what no file system takes for a name
+            return Dropped(record_id=record.record_id, reason=DropReason.BAD_PATH, detail=name)
         paths.append(path)
     return paths
 
 
-def _check_image(path: Path) -> DropReason | None:
-    """Look at the file's header only; medical formats are only looked for."""
-    if not path.is_file():
-        return DropReason.MISSING_IMAGE
-    if path.suffix.lower() in _HEADER_SUFFIXES:
-        try:
-            with Image.open(path):
-                pass
-        except Exception:  # noqa: BLE001 - PIL raises many kinds; the record is dropped and counted
-            return DropReason.UNREADABLE_IMAGE
-    return None
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long for the file system
+        return False
 
 
 def _cumulative(counts: Sequence[int]) -> NDArray[np.int64]:

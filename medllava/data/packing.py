@@ -1,9 +1,9 @@
 """An index to batches: bins, the schedule of a whole run, and the tensors of one micro-batch.
 
-Examples are packed into bins of at most `max_length` tokens, and every rank gets the same number of
-micro-batches in each optimizer step. Where a step has many bins they are filled to the limit over
-the whole pass and a step's examples are counted on average; where it has few, a step is exactly
-`global_batch_size` examples, spread evenly over its bins. The whole run is laid out before
+Examples are packed into bins of at most `pack_length` tokens, and every rank gets the same number
+of micro-batches in each optimizer step. Where a step has many bins they are filled to the limit
+over the whole pass and a step's examples are counted on average; where it has few, a step is
+exactly `global_batch_size` examples, spread evenly over its bins. The whole run is laid out before
 it starts, from lengths and a seed alone: it does not depend on worker processes, and any step can
 be reached directly. One micro-batch is one row of tokens whose positions restart at every example;
 examples that share an image's tokens (`prefix_sharing`) stay together, restarting behind the image.
@@ -26,6 +26,7 @@ from medllava.data.bin_packing import Pack, fill_bins
 from medllava.data.dataset import ExampleIndex
 from medllava.data.pixels import PixelReader
 from medllava.data.prefix_sharing import Sharing
+from medllava.errors import DataError
 
 IGNORED = -100
 """Label of a position that is not predicted."""
@@ -34,6 +35,8 @@ _FULL_PACKS = 4
 
 LENGTHS = "lengths"
 """Key of a micro-batch, for the meter only: tokens of its examples."""
+MASKED = "masked"
+"""Key of a micro-batch, for the meter only: records nothing is learned from, and why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +81,7 @@ class Schedule:
 def build_schedule(  # noqa: PLR0913 - each decides the layout
     sharing: Sharing,
     *,
-    max_length: int,
+    pack_length: int,
     packing: bool,
     global_batch_size: int,
     micro_batch_size: int,
@@ -91,7 +94,7 @@ def build_schedule(  # noqa: PLR0913 - each decides the layout
 
     Args:
         sharing: tokens of every example, and which begin alike.
-        max_length: tokens of a full bin.
+        pack_length: tokens of a full bin.
         packing: False gives every example a bin of its own.
         global_batch_size: examples per step over all ranks; with packing on average.
         micro_batch_size: bins per rank and forward pass.
@@ -105,14 +108,14 @@ def build_schedule(  # noqa: PLR0913 - each decides the layout
     num_tokens = sum(sharing.size_of(unit) for units in passes for unit in units)
     num_examples = sum(len(unit) for units in passes for unit in units)
     tokens_per_step = global_batch_size * num_tokens / num_examples
-    if packing and tokens_per_step >= _FULL_PACKS * unit * max_length:
-        packs_per_step = round(tokens_per_step / max_length / unit) * unit
-        steps = _fill_whole(sharing, passes, max_length, packs_per_step, seed=seed)
+    if packing and tokens_per_step >= _FULL_PACKS * unit * pack_length:
+        packs_per_step = round(tokens_per_step / pack_length / unit) * unit
+        steps = _fill_whole(sharing, passes, pack_length, packs_per_step, seed=seed)
     else:
         steps = _cut_steps([u for units in passes for u in units], global_batch_size)
         packs_per_step = math.ceil(global_batch_size / unit) * unit
         if packing:
-            packs_per_step = _packs_that_fit(sharing, steps, max_length, unit)
+            packs_per_step = _packs_that_fit(sharing, steps, pack_length, unit)
             steps = [_level_bins(sharing, step, packs_per_step) for step in steps]
     sizes = [sharing.size_of(pack) for step in steps for pack in step]
     return Schedule(
@@ -159,7 +162,7 @@ def _cut_steps(units: list[Pack], global_batch_size: int) -> list[list[Pack]]:
 def _fill_whole(
     sharing: Sharing,
     passes: list[list[Pack]],
-    max_length: int,
+    pack_length: int,
     packs_per_step: int,
     *,
     seed: int,
@@ -167,30 +170,30 @@ def _fill_whole(
     """Fill bins over each whole pass, shuffle them, and cut the stream into steps."""
     stream: list[Pack] = []
     for epoch, units in enumerate(passes):
-        units = [part for unit in units for part in _parts_that_fit(sharing, unit, max_length)]
+        units = [part for unit in units for part in _parts_that_fit(sharing, unit, pack_length)]
         lengths = np.array([sharing.size_of(unit) for unit in units])
-        bins = fill_bins(lengths, range(len(units)), capacity=max_length)
+        bins = fill_bins(lengths, range(len(units)), capacity=pack_length)
         shuffled = np.random.default_rng([seed, epoch, 1]).permutation(len(bins))
         stream += [tuple(e for number in bins[i] for e in units[number]) for i in shuffled]
     return [stream[i : i + packs_per_step] for i in range(0, len(stream), packs_per_step)]
 
 
-def _parts_that_fit(sharing: Sharing, unit: Pack, max_length: int) -> list[Pack]:
+def _parts_that_fit(sharing: Sharing, unit: Pack, pack_length: int) -> list[Pack]:
     """Cut examples that are drawn together where they would not fit into one bin."""
     parts = [unit[:1]]
     for example in unit[1:]:
-        if sharing.size_of((*parts[-1], example)) <= max_length:
+        if sharing.size_of((*parts[-1], example)) <= pack_length:
             parts[-1] = (*parts[-1], example)
         else:
             parts.append((example,))
     return parts
 
 
-def _packs_that_fit(sharing: Sharing, steps: list[list[Pack]], max_length: int, unit: int) -> int:
+def _packs_that_fit(sharing: Sharing, steps: list[list[Pack]], pack_length: int, unit: int) -> int:
     """Return the fewest bins per step, a multiple of `unit`, that hold every step's examples."""
     packs = unit
     while any(
-        sharing.size_of(pack) > max_length
+        sharing.size_of(pack) > pack_length
         for step in steps
         for pack in _level_bins(sharing, step, packs)
     ):
@@ -274,18 +277,23 @@ class MicroBatches(Dataset[dict[str, Any]]):
             input_ids (B, T), where B is 1 with packing; position_ids (B, T), restarting at every
             example, behind the image where it shares one; attention_mask (B, T) without packing
             only; pixel_values (N, 3, H, W); logits_to_keep (K,), the positions that predict
-            something; labels and shift_labels (B, K), what they predict; and `LENGTHS`.
+            something; labels and shift_labels (B, K), what they predict; `LENGTHS` and `MASKED`.
         """
         packs = self._batches[item]
         rows: list[_Row] = []
         paths: list[Path] = []
-        for example, shared in (pair for pack in packs for pair in self._with_shared(pack)):
+        examples = [pair for pack in packs for pair in self._with_shared(pack)]
+        for example, shared in examples:
             rows.append(self._expand(example, shared))
             if not shared:
                 paths += self._index.images_of(example)
         lengths = [len(row.ids) for row in rows]
+        masked: dict[str, str] = {}
         if paths:
-            pixel_values = self._pixels.read(paths)
+            try:
+                pixel_values = self._pixels.read(paths)
+            except DataError:
+                pixel_values, masked = self._read_around(examples, rows)
         else:
             # An image that nothing attends to and nothing predicts from: encoder and projector
             # run in every forward pass on every rank, so gradient reduction never waits for one.
@@ -293,7 +301,40 @@ class MicroBatches(Dataset[dict[str, Any]]):
             rows.append(_Row(filler, np.full_like(filler, IGNORED), 0))
             pixel_values = self._pixels.blank()
         joined = _join(rows) if self._packing else _pad(rows, self._pad_token_id)
-        return {**joined, "pixel_values": pixel_values, LENGTHS: lengths}
+        return {**joined, "pixel_values": pixel_values, LENGTHS: lengths, MASKED: masked}
+
+    def _read_around(
+        self, examples: Sequence[tuple[int, int]], rows: list["_Row"]
+    ) -> tuple[Tensor, dict[str, str]]:
+        """Read what can be read; nothing is learned from the records of the rest.
+
+        Every image could be read when the run was laid out, so a file has changed since. The
+        schedule stays as it is: blank pixels take the image's place, and no token is supervised.
+
+        Args:
+            examples: with the tokens each shares with the one before.
+            rows: of these examples; those of lost images are replaced.
+
+        Returns:
+            Pixels (N, 3, H, W), and record ids with what is wrong.
+        """
+        pixels: list[Tensor] = []
+        masked: dict[str, str] = {}
+        wrong = ""
+        for place, (example, shared) in enumerate(examples):
+            paths = self._index.images_of(example)
+            if not shared and paths:
+                wrong = ""
+                try:
+                    pixels.append(self._pixels.read(paths))
+                except DataError as error:
+                    wrong = str(error)
+                    pixels.append(self._pixels.blank(len(paths)))
+            if paths and wrong:  # those that share the image lost it too
+                row = rows[place]
+                rows[place] = row._replace(targets=np.full_like(row.targets, IGNORED))
+                masked[self._index.record_ids[example]] = wrong
+        return torch.cat(pixels), masked
 
     def _with_shared(self, pack: Pack) -> Iterator[tuple[int, int]]:
         """Yield each example of a pack with the tokens it takes from the one before."""

@@ -6,6 +6,7 @@ share, so that a second pass only normalizes. Training, evaluation and chat prep
 a model is asked about the pixels that it learned from.
 """
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from torch import Tensor
 
 from medllava.images.geometry import PROBE_SIZES, SquareGeometry, make_noise
 from medllava.images.load import load_image
+
+_one_at_a_time = threading.Lock()
+"""Held while places are given and the file is mapped. Not a reader's own: those are pickled."""
 
 
 class PixelReader:
@@ -39,16 +43,41 @@ class PixelReader:
         self._slots: dict[Path, int] = {}
         self._cache_file = Path()
         self._cache: NDArray[np.uint8] | None = None
+        self._room = 0
 
-    def keep(self, cache_file: Path, paths: Sequence[Path]) -> None:
+    def keep(self, cache_file: Path, paths: Sequence[Path], *, room: int = 0) -> None:
         """Keep the resized pixels of some images in a file from now on.
 
         Args:
             cache_file: sparse at first; processes that name the same file share it.
             paths: the images that have a place, the same and in the same order in every process.
+            room: more images than these that `admit` may give a place.
         """
         self._cache_file = cache_file
         self._slots = {path: slot for slot, path in enumerate(paths)}
+        self._room = max(room, len(paths))
+
+    @property
+    def kept(self) -> tuple[Path, ...]:
+        """The images that have a place, in the order of their places."""
+        return tuple(self._slots)
+
+    def admit(self, path: Path) -> None:
+        """Decode an image for the first time, and keep its resized pixels if there is room.
+
+        Several threads may do so at once.
+
+        Raises:
+            DataError: it cannot be decoded; names it.
+        """
+        pixels = self._decode(path)
+        with _one_at_a_time:
+            if path in self._slots or len(self._slots) >= self._room:
+                return
+            slot = self._slots[path] = len(self._slots)
+        row = self._open_cache()[slot]
+        row[:-1] = pixels.reshape(-1)
+        row[-1] = 1
 
     @property
     def image_bytes(self) -> int:
@@ -76,9 +105,9 @@ class PixelReader:
             np.take(table, pixels[:, channel], out=values[:, channel])
         return torch.from_numpy(values)
 
-    def blank(self) -> Tensor:
-        """Return one image (1, 3, H, W) of zeros."""
-        return torch.zeros((1, *self._shape))
+    def blank(self, count: int = 1) -> Tensor:
+        """Return `count` images (N, 3, H, W) of zeros."""
+        return torch.zeros((count, *self._shape))
 
     def _pixels(self, path: Path) -> NDArray[np.uint8]:
         slot = self._slots.get(path)
@@ -96,12 +125,13 @@ class PixelReader:
 
     def _open_cache(self) -> NDArray[np.uint8]:
         """Map the file; every process does so for itself, after it was forked."""
-        if self._cache is None:
-            shape = (len(self._slots), self.image_bytes + 1)
-            with self._cache_file.open("ab") as handle:
-                handle.truncate(shape[0] * shape[1])
-            self._cache = np.memmap(self._cache_file, dtype=np.uint8, mode="r+", shape=shape)
-        return self._cache
+        with _one_at_a_time:
+            if self._cache is None:
+                shape = (self._room, self.image_bytes + 1)
+                with self._cache_file.open("ab") as handle:
+                    handle.truncate(shape[0] * shape[1])
+                self._cache = np.memmap(self._cache_file, dtype=np.uint8, mode="r+", shape=shape)
+            return self._cache
 
     def _decode(self, path: Path) -> NDArray[np.uint8]:
         return self._resize(load_image(path))

@@ -7,31 +7,42 @@ Training and evaluation read every instruction file through here, so they accept
 from collections.abc import Iterator
 from pathlib import Path
 
-from medllava.data.layouts.llava import is_llava_item, iter_llava_json
+from medllava.data.dropped import Dropped
+from medllava.data.layouts.conversation import is_llava_item
+from medllava.data.layouts.stream import iter_conversations, iter_llava_json
 from medllava.errors import DataError
 from medllava.layout import INSTRUCTIONS_FILE, SUMMARY_FILE
 from medllava.records import InstructionRecord
 from medllava.store import iter_jsonl, read_json
 
 
+def read_instructions(path: Path) -> Iterator[InstructionRecord | Dropped]:
+    """Yield every record of an instructions folder or a conversation file, or why it is none.
+
+    Raises:
+        DataError: nothing is there, it is not JSON, or it is in another layout.
+    """
+    return iter_conversations(_instructions_file(path))
+
+
 def iter_instruction_records(path: Path) -> Iterator[InstructionRecord]:
-    """Yield the records of an instructions folder, of our JSONL, or of LLaVA's JSON or JSONL.
+    """Yield the records of instructions of which every one must be usable, such as our own.
 
     Raises:
         DataError: nothing is there, or it is not JSON.
-        RecordError: a record breaks the schema; names the file and the line or item.
+        RecordError: a record cannot be used; names the file and the line or item.
     """
+    return iter_llava_json(_instructions_file(path))
+
+
+def _instructions_file(path: Path) -> Path:
     file = path / INSTRUCTIONS_FILE if path.is_dir() else path
     if not file.is_file():
         raise DataError(
             f"no instruction data: {file}. Make it with medllava generate-instructions, "
             "or name a LLaVA .json file."
         )
-    if is_llava_file(file):
-        yield from iter_llava_json(file)
-        return
-    for number, values in iter_jsonl(file):
-        yield InstructionRecord.from_json(values, where=f"{file}, line {number}")
+    return file
 
 
 def image_root(path: Path, image_dir: Path | None) -> Path:

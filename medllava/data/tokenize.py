@@ -7,24 +7,24 @@ only these; `dataset` holds them for a whole file.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medllava.data.conversation import ASSISTANT, needs_special_tokens, render_replies
-from medllava.errors import DataError, SetupError
-from medllava.records import IMAGE_TOKEN, InstructionRecord
+from medllava.data.conversation import (
+    ASSISTANT,
+    Span,
+    find_special_token,
+    needs_special_tokens,
+    render_replies,
+)
+from medllava.data.dropped import Dropped, DropReason
+from medllava.errors import SetupError
+from medllava.records import IMAGE_TOKEN, InstructionRecord, Turn
 
-
-class DropReason(StrEnum):
-    """Why a record is not used."""
-
-    PLACEHOLDERS = "image placeholders do not match its images"
-    TOO_LONG = "too long, even with its text shortened"
-    MISSING_IMAGE = "image file missing"
-    UNREADABLE_IMAGE = "image file not readable"
+_PROBE = (Turn(role="user", content="question"), Turn(role=ASSISTANT, content="answer"))
+"""What every usable chat template can write."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,7 @@ def encode_records(
     *,
     image_tokens: int,
     max_length: int,
-) -> list[EncodedText | DropReason]:
+) -> list[EncodedText | Dropped]:
     """Tokenize records and mark what is supervised.
 
     Args:
@@ -64,35 +64,64 @@ def encode_records(
         One entry per record, in order: the ids, or why it cannot be used.
 
     Raises:
-        DataError: a record supervises nothing; names its id.
-        SetupError: the tokenizer gives no offsets.
+        SetupError: the tokenizer gives no offsets, or no conversation can be written with the
+            chat template.
     """
     tokenizer = processor.tokenizer
     if not tokenizer.is_fast:
         raise SetupError("the tokenizer gives no offsets. Use a model with a fast tokenizer.")
     image_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-    rendered = [render_replies(processor, record.turns) for record in records]
-    texts = [text for text, _ in rendered]
+    rendered = [_render(processor, record) for record in records]
+    texts = [outcome[0] for outcome in rendered if not isinstance(outcome, Dropped)]
+    if not texts:
+        return [outcome for outcome in rendered if isinstance(outcome, Dropped)]
     encoding = tokenizer(
         texts,
-        add_special_tokens=needs_special_tokens(processor, texts[0]) if texts else False,
+        add_special_tokens=needs_special_tokens(processor, texts[0]),
         return_offsets_mapping=True,
         return_attention_mask=False,
     )
-    results: list[EncodedText | DropReason] = []
-    for number, (record, (_, spans)) in enumerate(zip(records, rendered, strict=True)):
+    numbers = iter(range(len(texts)))
+    results: list[EncodedText | Dropped] = []
+    for record, outcome in zip(records, rendered, strict=True):
+        if isinstance(outcome, Dropped):
+            results.append(outcome)
+            continue
+        number = next(numbers)
         ids = np.asarray(encoding["input_ids"][number], dtype=np.int32)
         starts, ends = np.asarray(encoding["offset_mapping"][number], dtype=np.int64).T
         supervised = np.zeros(len(ids), dtype=np.bool_)
-        for first, last in spans:
+        for first, last in outcome[1]:
             supervised |= (ends > first) & (starts < last) & (ends > starts)
-        if not supervised[1:].any():
-            raise DataError(
-                f"nothing to learn: record {record.record_id!r} has no reply. "
-                "Remove it or give it an assistant turn."
-            )
-        results.append(_fit(ids, supervised, ids == image_id, image_tokens, max_length))
+        fitted: EncodedText | DropReason = DropReason.NO_REPLY
+        if supervised[1:].any():
+            fitted = _fit(ids, supervised, ids == image_id, image_tokens, max_length)
+        if isinstance(fitted, DropReason):
+            results.append(Dropped(record_id=record.record_id, reason=fitted))
+        else:
+            results.append(fitted)
     return results
+
+
+def _render(
+    processor: Any,  # noqa: ANN401 - any processor
+    record: InstructionRecord,
+) -> tuple[str, list[Span]] | Dropped:
+    """Write one conversation; one that the template cannot write is dropped, with its words.
+
+    Raises:
+        SetupError: the template cannot write any conversation.
+    """
+    token = find_special_token(processor, record.turns)
+    if token is not None:
+        return Dropped(
+            record_id=record.record_id, reason=DropReason.SPECIAL_TOKEN, detail=repr(token)
+        )
+    try:
+        return render_replies(processor, record.turns)
+    except SetupError as error:
+        render_replies(processor, _PROBE)
+        return Dropped(record_id=record.record_id, reason=DropReason.TEMPLATE, detail=str(error))
 
 
 def _fit(

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from medllava.data.benchmarks.questions import load_questions
-from medllava.data.sources import image_root, iter_instruction_records
+from medllava.data.dropped import Dropped
+from medllava.data.sources import image_root, read_instructions
 from medllava.errors import DataError
 from medllava.eval.score.normalize import words
 from medllava.images.load import load_image
@@ -207,7 +208,9 @@ def _iter_samples(path: Path) -> Iterator[_Sample]:
             images = () if question.image is None else (question.image,)
             yield _Sample(question.id, images, ((question.question, question.answer),))
         return
-    for record in iter_instruction_records(path):
+    for record in read_instructions(path):
+        if isinstance(record, Dropped):
+            continue  # training drops it too, by the same reader
         texts = [turn.content.replace(IMAGE_TOKEN, " ") for turn in record.turns]
         pairs = tuple(
             (asked, answered)

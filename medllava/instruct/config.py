@@ -1,8 +1,9 @@
 """What `generate_instructions` can be told; torch-free and cheap to import."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from medllava.records import Split, Stage
 
@@ -42,16 +43,23 @@ class GenerateConfig:
     """Address of the teacher's server; None: OpenAI."""
     batch: bool = False
     """Ask through the Batch API."""
+    batch_size: int | None = None
+    """Most requests of one batch; None: what OpenAI takes."""
     inline_mentions: bool = True
     """Show the teacher the sentences of the article that cite the figure."""
     see_image: bool = False
     """Show the teacher the picture too."""
     temperature: float = 0.7
     """Of the teacher's sampling."""
+    request: dict[str, Any] = field(default_factory=dict)
+    """Further parameters of every request, as the server names them (`reasoning_effort`, `top_p`);
+    `max_tokens`, `temperature`, `timeout` and `retries` are read here."""
+    retry_refused: bool = False
+    """Ask again about figures that the service filtered."""
     max_cost_usd: float | None = None
     """Nothing is sent that could bring the folder's total above this."""
     prices: Path | None = None
-    """TOML file of prices, before the shipped table."""
+    """TOML file of prices, before those of genai-prices."""
     concurrency: int = 16
     """Requests in flight at once."""
     requests_per_minute: float | None = None

@@ -19,16 +19,20 @@ from medllava.instruct.filters import ALL_DROPPED, NEAR_DUPLICATE, NO_TURNS, fil
 from medllava.instruct.output import InstructionsWriter
 from medllava.instruct.parse import Dropped, Pair, parse_conversation
 from medllava.instruct.prompts import PROMPT_VERSION, build_request
-from medllava.instruct.teacher import Teacher
+from medllava.instruct.teacher import Teacher, read_request_settings
 from medllava.llm.ledger import Ledger
+from medllava.llm.prices import Price
 from medllava.llm.protocol import ChatReply, ChatRequest
-from medllava.llm.runner import REFUSED, Outcome
+from medllava.llm.replies import LENGTH, useless_reason
+from medllava.llm.runner import Outcome
 from medllava.progress import Progress
 from medllava.records import FigureRecord, InstructionRecord, Stage, Turn
 from medllava.store import contained_path
 
 LEDGER = "ledger.jsonl"
 IMAGE_MISSING = "image_missing"
+UNKNOWN = "unknown"
+"""In place of a cost whose price nobody knows."""
 
 RejectReason = Callable[[FigureRecord], str | None]
 
@@ -57,24 +61,57 @@ def write_conversations(
     finder = DuplicateFinder()
     with Ledger(config.output_dir / LEDGER) as ledger:
         progress.start("asking", total=config.limit)
-        for outcome in teacher.ask(queue.requests(), ledger=ledger, progress=progress):
+        outcomes = teacher.ask(
+            queue.requests(), ledger=ledger, progress=progress, useless=useless_conversation
+        )
+        for outcome in outcomes:
             figure = queue.next_asked(writer)
             if outcome.reply is not None:
                 _take_reply(config, writer, finder, figure, outcome)
-            elif outcome.reason == REFUSED:
-                writer.reject(figure.figure_id, REFUSED, detail=outcome.detail)
+            elif outcome.is_final:
+                writer.reject(figure.figure_id, outcome.reason, detail=outcome.detail)
             else:
                 writer.leave(figure.figure_id, outcome.reason, detail=outcome.detail)
         queue.flush(writer)
         return {
             "teacher": teacher.model.name,
             "prompt_version": PROMPT_VERSION,
-            "input_tokens": ledger.input_tokens,
-            "output_tokens": ledger.output_tokens,
-            "cost_usd": round(ledger.spent_usd, 6),
-            "maybe_paid_usd": round(ledger.committed_usd - ledger.spent_usd, 6),
-            "times_asked": ledger.times_asked,
+            **describe_usage(ledger, teacher.price),
         }
+
+
+def describe_usage(ledger: Ledger, price: Price | None) -> dict[str, Any]:
+    """Return what a folder's requests took so far, in all runs; a cost nobody knows says so."""
+    is_known = price is not None and not ledger.unpriced
+    usage: dict[str, Any] = {
+        "input_tokens": ledger.input_tokens,
+        "output_tokens": ledger.output_tokens,
+        "cost_usd": round(ledger.spent_usd, 6) if is_known else UNKNOWN,
+        "maybe_paid_usd": round(ledger.maybe_paid_usd, 6) if is_known else UNKNOWN,
+        "prices_of": price.source if price else UNKNOWN,
+        "times_asked": ledger.times_asked,
+        "attempts": ledger.attempts,
+        "paid_replies": ledger.paid,
+        "maybe_paid_attempts": ledger.maybe_paid,
+        "useless_replies": ledger.useless,
+    }
+    if ledger.estimated:
+        usage["replies_without_usage"] = ledger.estimated
+        usage["note"] = (
+            f"The server told no tokens for {ledger.estimated} replies; each is charged "
+            "at the most it could have cost."
+        )
+    if ledger.unpriced and price is not None:
+        usage["replies_without_price"] = ledger.unpriced
+    return usage
+
+
+def useless_conversation(reply: ChatReply) -> str | None:
+    """Name why a reply is worth asking again for, or None; one that was cut off may hold pairs."""
+    reason = useless_reason(reply)
+    if reason is None and reply.finish_reason == LENGTH and not read_reply(reply.text)[0]:
+        return LENGTH
+    return reason
 
 
 class FigureQueue:
@@ -84,6 +121,7 @@ class FigureQueue:
         """Prepare to read the figures of a config."""
         self._config = config
         self._reject_reason = reject_reason
+        self._settings = read_request_settings(config.request)
         self._root = manifest_path(config.figures).parent
         self._waiting: deque[tuple[FigureRecord, str | None]] = deque()
 
@@ -100,13 +138,14 @@ class FigureQueue:
                 reason = IMAGE_MISSING if image is None else None
             self._waiting.append((figure, reason))
             if reason is None:
-                yield build_request(
+                request = build_request(
                     figure,
                     inline_mentions=config.inline_mentions,
                     image=image,
                     temperature=config.temperature,
                     seed=draw(config.seed, figure.figure_id) & 0x7FFFFFFF,
                 )
+                yield self._settings.apply(request)
 
     def next_asked(self, writer: InstructionsWriter) -> FigureRecord:
         """Return the next figure that was asked about, writing down those before it."""
@@ -193,7 +232,7 @@ def _build_record(
             "time": outcome.time,
             "input_tokens": reply.input_tokens,
             "output_tokens": reply.output_tokens,
-            "cost_usd": round(outcome.cost_usd, 8),
+            "cost_usd": None if outcome.cost_usd is None else round(outcome.cost_usd, 8),
         },
     )
 

@@ -3,13 +3,15 @@
 Reads every figure and builds every request, so the counts are exact; tokens are estimates.
 """
 
+from typing import Any
+
 from medllava.instruct.config import GenerateConfig
-from medllava.instruct.conversations import LEDGER, FigureQueue, RejectReason
+from medllava.instruct.conversations import LEDGER, UNKNOWN, FigureQueue, RejectReason
 from medllava.instruct.prompts import USUAL_REPLY_TOKENS
 from medllava.instruct.teacher import teacher_price
 from medllava.llm.ledger import Ledger
 from medllava.llm.payload import request_key
-from medllava.llm.prices import PRICES_DATE, estimate_tokens
+from medllava.llm.tokens import estimate_tokens
 from medllava.progress import Progress
 from medllava.records import StepSummary
 
@@ -25,7 +27,7 @@ def estimate_run(
 
     Replies that the output folder's ledger already holds are not counted.
     """
-    price = teacher_price(config)
+    price = teacher_price(config, config.teacher)
     queue = FigureQueue(config, reject_reason)
     path = config.output_dir / LEDGER
     ledger = Ledger(path) if path.exists() else None
@@ -37,7 +39,7 @@ def estimate_run(
             known += 1
             continue
         requests += 1
-        tokens_in += estimate_tokens(request)
+        tokens_in += estimate_tokens(request, config.teacher)
         most_out += request.max_new_tokens
     if ledger:
         ledger.close()
@@ -48,16 +50,18 @@ def estimate_run(
         "input_tokens": tokens_in,
         "output_tokens": tokens_out,
         "most_output_tokens": most_out,
-        "cost_usd": round(price.cost(tokens_in, tokens_out, batch=config.batch), 4),
-        "most_cost_usd": round(price.cost(tokens_in, most_out, batch=config.batch), 4),
         "hours": round(_hours(config, requests, tokens_in + most_out), 3),
     }
-    details = {
-        "dry_run": True,
-        "input_usd_per_million": price.input_per_million,
-        "output_usd_per_million": price.output_per_million,
-        "prices_of": str(config.prices or PRICES_DATE),
-    }
+    details: dict[str, Any] = {"dry_run": True, "cost_usd": UNKNOWN, "prices_of": UNKNOWN}
+    if price is not None:
+        counts["cost_usd"] = round(price.cost(tokens_in, tokens_out, batch=config.batch), 4)
+        counts["most_cost_usd"] = round(price.cost(tokens_in, most_out, batch=config.batch), 4)
+        details = {
+            "dry_run": True,
+            "input_usd_per_million": price.input_per_million,
+            "output_usd_per_million": price.output_per_million,
+            "prices_of": price.source,
+        }
     return StepSummary(step="generate-instructions", counts=counts, details=details)
 
 

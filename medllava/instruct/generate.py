@@ -18,7 +18,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from medllava.data.layouts.llava import write_llava_json
+from medllava.data.layouts.write import write_llava_json
 from medllava.data.sources import iter_instruction_records
 from medllava.instruct.alignment import align_figure, draw, place_image
 from medllava.instruct.config import TEMPLATE_TEACHER, GenerateConfig, ImagePosition
@@ -250,11 +250,16 @@ def _finish(
     return StepSummary(
         step="generate-instructions",
         complete=not writer.left,
-        counts=dict(writer.counts) | ({"cost_usd": usage["cost_usd"]} if usage else {}),
+        counts=dict(writer.counts) | _known_cost(usage),
         details=details,
         artifacts=artifacts,
         hint=f"medllava train --stage {stage_number} --data {folder}",
     )
+
+
+def _known_cost(usage: dict[str, Any]) -> dict[str, float]:
+    cost = usage.get("cost_usd")
+    return {"cost_usd": cost} if isinstance(cost, float | int) else {}
 
 
 _TOLD = {"rejected_by_reason", "dropped_turns_by_rule", "unanswered_by_reason", "usage"}

@@ -1,52 +1,54 @@
 """One door to every server that speaks OpenAI's chat completions.
 
 OpenAI, Azure, vLLM, SGLang, llama.cpp, `transformers serve` and their like. A `ChatRequest` goes
-in, a `ChatReply` comes out, after as many attempts as it takes. A server tells us what it cannot do
-by refusing; the parameter it refused (structured output, a temperature, one name of the token
-limit) is left out from then on. Keys come from the environment only.
+in, a `ChatReply` comes out, after as many attempts as it takes and no more than may be paid for in
+vain. A server tells us what it cannot do by refusing; the parameter it refused (structured output,
+a temperature, one name of the token limit) is left out from then on. Keys come from the environment
+only.
 """
 
+import hashlib
 import json
 import logging
-import os
 import random
-import re
 import threading
 import time
 from collections.abc import Callable, Generator
-from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import openai
 
-from medllava.errors import RemoteError, SetupError
-from medllava.llm.payload import (
-    MalformedReplyError,
-    build_messages,
-    parse_reply,
-    request_key,
+from medllava.errors import RemoteError
+from medllava.llm.address import Address, parse_address
+from medllava.llm.faults import Fault, Verdict, judge, read_fault, refused_parameter
+from medllava.llm.http import (
+    MOST_REPLY_BYTES,
+    MaybePaidError,
+    NotSentError,
+    Response,
+    Sender,
+    StoppedError,
+    TooLargeError,
 )
-from medllava.llm.protocol import AccessError, ChatReply, ChatRequest, RequestRefusedError
+from medllava.llm.payload import build_messages, request_key
+from medllava.llm.protocol import (
+    AccessError,
+    Attempts,
+    ChatReply,
+    ChatRequest,
+    RequestRefusedError,
+    Uncounted,
+)
+from medllava.llm.replies import TOO_LARGE, MalformedReplyError, parse_reply
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-AZURE_API_VERSION = "2024-10-21"
-_AZURE_DOMAINS = (".openai.azure.com", ".cognitiveservices.azure.com", ".services.ai.azure.com")
-_NO_KEY = "none"
 _LONGEST_WAIT_SECONDS = 60.0
 _LONGEST_RETRY_AFTER_SECONDS = 600.0
-_TRANSIENT = {408, 409, 425, 429}
-_NO_ACCESS = {401, 402, 403, 404, 405}
-_OPTIONAL = ("response_format", "max_completion_tokens", "max_tokens", "temperature", "seed")
-"""Parameters that some servers or models refuse, in the order in which they are given up."""
-_NOT_ACCEPTED = re.compile(
-    r"not? support|unsupported|unknown|unrecognized|unexpected|not permitted|not allowed|extra "
-    r"(inputs|fields)|only the default|not implemented|cannot be used",
-    re.IGNORECASE,
-)
+_MOST_PARAMETERS_REFUSED = 6
+_STREAM_CONNECT_SECONDS = 5.0
 
 
 class OpenAIModel:
@@ -58,57 +60,74 @@ class OpenAIModel:
         *,
         base_url: str | None = None,
         timeout_seconds: float = 300.0,
-        max_retries: int = 8,
+        max_retries: int = 6,
         retry_seconds: float = 1.0,
+        most_reply_bytes: int = MOST_REPLY_BYTES,
     ) -> None:
         """Prepare to ask; nothing is sent yet.
 
         Args:
             model: name as the server knows it; on Azure the name of the deployment.
-            base_url: address of the server, such as `http://localhost:8000/v1`; None: OpenAI.
-                An Azure address may be the bare resource or end in `/openai/v1`.
-            timeout_seconds: of one attempt.
-            max_retries: attempts after the first one.
+            base_url: address of the server, such as `http://localhost:8000/v1`, as `parse_address`
+                reads it; None: OpenAI.
+            timeout_seconds: of one attempt, from the first byte sent to the last one read.
+            max_retries: attempts after the first one, where they cost nothing. After an attempt
+                that may have been paid for there is one more, or two where not a byte came back.
             retry_seconds: wait before the first retry; doubled for each further one, with jitter.
                 A server's own Retry-After goes before it.
+            most_reply_bytes: longer replies are cut off and rejected.
 
         Raises:
-            SetupError: OpenAI or Azure is asked for and its key is not in the environment
-                (`OPENAI_API_KEY`, `AZURE_OPENAI_API_KEY`). Other servers need none.
+            SetupError: the address is none, or OpenAI or Azure is asked for and its key is not in
+                the environment (`OPENAI_API_KEY`, `AZURE_OPENAI_API_KEY`). Other servers need none.
         """
         self.name = model
-        self.host = (urlsplit(base_url).hostname or base_url) if base_url else "api.openai.com"
-        self._key = _find_key(self.host, base_url)
-        self.client = _build_client(base_url, self.host, key=self._key, timeout=timeout_seconds)
+        self.address = parse_address(base_url, model=model)
+        self.host = self.address.host
+        self.client = _build_client(self.address, model, timeout=timeout_seconds)
+        self._sender = Sender(
+            self.address.base, timeout_seconds=timeout_seconds, most_bytes=most_reply_bytes
+        )
         self._max_retries = max_retries
         self._retry_seconds = retry_seconds
         # OpenAI's own address knows the limit by its newer name, most others by the older one.
-        self._refused = frozenset({"max_tokens"} if base_url is None else ())
+        self._refused = frozenset({"max_tokens"} if self.address.is_openai else ())
         self._lock = threading.Lock()
         self._not_before = 0.0
+        self._was_reached = False
+        self._took_schema = False
 
-    def reply(self, request: ChatRequest) -> ChatReply:
+    def reply(self, request: ChatRequest, *, attempts: Attempts | None = None) -> ChatReply:
         """Answer one request.
 
-        Every attempt carries the same `Idempotency-Key`, so a server that honours it charges once.
+        The `Idempotency-Key` belongs to the body: a repeat of the same one carries the same key, so
+        a server that honors it charges once.
+
+        Args:
+            request: what is asked.
+            attempts: told of every attempt.
 
         Raises:
             RequestRefusedError: this request is not acceptable; another may be.
             AccessError: key, model name, address or quota; no request is.
             RemoteError: no answer after all retries.
+            OverBudgetError: `attempts` did not allow another attempt.
             DataError: an image of the request cannot be read.
         """
-        headers = {"Idempotency-Key": request_key(self.name, request)}
         messages = build_messages(request.messages)
+        name = request_key(self.name, request)
 
         def ask(without: frozenset[str]) -> ChatReply:
             body = self.body(request, messages=messages, without=without)
-            answer = self.client.post(
-                "/chat/completions", cast_to=object, body=body, options={"headers": headers}
-            )
-            return parse_reply(answer, request)
+            response = self._post(json.dumps(body).encode(), name)
+            if response.status != 200:
+                raise read_fault(response)
+            try:
+                return parse_reply(response.json(), request)
+            except MalformedReplyError as error:
+                raise MaybePaidError(f"{error}{_beginning(response)}") from None
 
-        return self._persist(ask, request)
+        return self._persist(ask, request, attempts or Uncounted())
 
     def stream(self, request: ChatRequest) -> Generator[str, None, str]:
         """Answer one request in pieces of text, as the server sends them; return why it ended.
@@ -121,16 +140,18 @@ class OpenAIModel:
 
         def ask(without: frozenset[str]) -> tuple[Generator[str, None, str], str]:
             body = self.body(request, messages=messages, without=without)
-            pieces = _pieces(self.client.chat.completions.create(**body, stream=True))
+            extra = {name: body.pop(name) for name in request.extra if name in body}
+            made = self.client.chat.completions.create(**body, stream=True, extra_body=extra)
+            pieces = _pieces(made)
             return pieces, next(pieces, "")
 
-        pieces, first = self._persist(ask, request)
+        pieces, first = self._persist(ask, request, Uncounted())
         yield first
         try:
             return (yield from pieces)
         except (openai.APIError, MalformedReplyError) as error:
             raise RemoteError(
-                f"the answer broke off ({self._clean(error)}): {self.host}. Ask again."
+                f"the answer broke off ({self._clean(str(error))}): {self.host}. Ask again."
             ) from None
 
     def body(
@@ -159,6 +180,7 @@ class OpenAIModel:
         if request.response_schema is not None:
             schema = {"name": "reply", "schema": request.response_schema, "strict": True}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
+        body |= request.extra
         for name in self._refused | without:
             body.pop(name, None)
         if "max_tokens" in body:
@@ -171,36 +193,92 @@ class OpenAIModel:
         Raises:
             RequestRefusedError, AccessError, RemoteError: as in `reply`.
         """
-        return self._persist(lambda _: call(), None)
+        return self._persist(lambda _: call(), None, Uncounted())
 
-    def _persist(self, ask: Callable[[frozenset[str]], T], request: ChatRequest | None) -> T:
-        """Ask until there is an answer, a refusal, or no patience left."""
-        attempt = 0
-        without: frozenset[str] = frozenset()
+    def stop(self) -> None:
+        """End what is in flight within a second; each such attempt may have been paid for."""
+        self._sender.stopped.set()
+
+    def _post(self, data: bytes, name: str) -> Response:
+        key = hashlib.sha256(name.encode() + data).hexdigest()[:32]
+        headers = {"Idempotency-Key": key, **self.address.headers}
+        url = f"{self.address.base}/chat/completions"
+        return self._sender.post(url, data, headers=headers, params=self.address.query)
+
+    def _persist(
+        self, ask: Callable[[frozenset[str]], T], request: ChatRequest | None, attempts: Attempts
+    ) -> T:
+        """Ask until there is an answer, a refusal, no patience left, or no more to pay in vain."""
+        tried = _Tried()
         while True:
             self._wait_turn()
+            attempts.begin()
             try:
-                answer = ask(without)
-            except (openai.APIError, MalformedReplyError, json.JSONDecodeError) as error:
-                sent = self.body(request, messages=[], without=without) if request else {}
-                if name := _refused_parameter(error, sent):
-                    without |= {name}
-                    continue
-                self._raise_if_final(error)
-                if attempt >= self._max_retries:
-                    raise RemoteError(
-                        f"no answer after {attempt + 1} attempts ({self._clean(error)}): "
-                        f"{self.host}. Run again later; what was answered is kept."
-                    ) from None
-                self._delay(error, attempt)
-                attempt += 1
+                answer = ask(tried.without)
+            except (
+                Fault,
+                NotSentError,
+                MaybePaidError,
+                openai.APIError,
+                json.JSONDecodeError,
+                MalformedReplyError,
+            ) as error:
+                fault = read_fault(error)
+                attempts.fail(self._clean(fault.message), maybe_paid=fault.maybe_paid)
+                self._decide(fault, tried, request)
             else:
-                self._give_up(without)
+                self._accept(tried.without, request)
                 return answer
 
-    def _give_up(self, names: frozenset[str]) -> None:
+    def _decide(self, fault: Fault, tried: "_Tried", request: ChatRequest | None) -> None:
+        """Wait for another attempt, or raise what ends them."""
+        told = self._clean(fault.message)
+        if fault.status is not None:
+            self._was_reached = True
+        if isinstance(fault.cause, StoppedError):
+            raise RemoteError("interrupted") from None
+        if isinstance(fault.cause, TooLargeError):
+            raise RequestRefusedError(f"{told}: {self.host}.", reason=TOO_LARGE) from None
+        sent = self.body(request, messages=[], without=tried.without) if request else {}
+        name = refused_parameter(fault, sent, was_repeated=tried.repeats_of_refusal > 0)
+        if name is not None and len(tried.without) < _MOST_PARAMETERS_REFUSED:
+            tried.without |= {name}
+            return
+        verdict = judge(fault, was_reached=self._was_reached)
+        if verdict is Verdict.REPEAT_ONCE and tried.repeats_of_refusal == 0:
+            tried.repeats_of_refusal += 1
+            return
+        if verdict is Verdict.NO_ACCESS:
+            raise AccessError(self._no_access(fault, told)) from None
+        if verdict in {Verdict.REFUSED, Verdict.REPEAT_ONCE, Verdict.FILTERED}:
+            raise RequestRefusedError(
+                f"request refused (status {fault.status}: {told}): {self.host}.",
+                is_final=verdict is Verdict.FILTERED,
+            ) from None
+        tried.count(fault, is_paid=request is not None)
+        if not tried.has_patience(self._max_retries):
+            why = "Nothing more is spent on it" if fault.maybe_paid else "Run again later"
+            told = told if fault.status is None else f"status {fault.status}: {told}"
+            raise RemoteError(
+                f"no answer after {tried.attempts} attempts ({told}): "
+                f"{self.host}. {why}; what was answered is kept."
+            ) from None
+        self._delay(fault, tried.attempts - 1)
+
+    def _accept(self, without: frozenset[str], request: ChatRequest | None) -> None:
         """Leave out of all later requests what this one was accepted without."""
-        if new := names - self._refused:
+        self._was_reached = True
+        if (
+            request is not None
+            and request.response_schema
+            and "response_format" not in (without | self._refused)
+        ):
+            self._took_schema = True
+        new = without - self._refused
+        if self._took_schema:
+            # It has been taken before, so this one request was the matter.
+            new -= {"response_format"}
+        if new:
             with self._lock:
                 self._refused |= new
             logger.warning("%s does not accept %s", self.host, ", ".join(sorted(new)))
@@ -208,58 +286,70 @@ class OpenAIModel:
     def _wait_turn(self) -> None:
         # One 429 means that all threads are too fast, so all of them wait.
         while (wait := self._not_before - time.monotonic()) > 0:
-            time.sleep(wait)
+            self._sleep(wait)
 
-    def _delay(self, error: Exception, attempt: int) -> None:
+    def _sleep(self, seconds: float) -> None:
+        if self._sender.stopped.wait(seconds):
+            raise RemoteError("interrupted")
+
+    def _delay(self, fault: Fault, attempt: int) -> None:
         wait = min(_LONGEST_WAIT_SECONDS, self._retry_seconds * 2**attempt)
         wait *= random.uniform(0.5, 1.0)
-        if isinstance(error, openai.APIStatusError):
-            asked = _retry_after(error)
-            if asked > _LONGEST_RETRY_AFTER_SECONDS:
-                raise RemoteError(
-                    f"the server asks to wait {asked:.0f} seconds: {self.host}. Run again then; "
-                    "what was answered is kept."
-                ) from None
-            if asked:
-                wait = asked + random.uniform(0.0, min(1.0, asked / 10))
-            if error.status_code in {429, 503}:
-                with self._lock:
-                    self._not_before = max(self._not_before, time.monotonic() + asked)
-        logger.info("waiting %.1f s for %s: %s", wait, self.host, self._clean(error))
-        time.sleep(wait)
-
-    def _raise_if_final(self, error: Exception) -> None:
-        if not isinstance(error, openai.APIStatusError):
-            return
-        status = error.status_code
-        if status in _NO_ACCESS or error.code in {"insufficient_quota", "invalid_api_key"}:
-            # The server's words may quote the key, so they are left out where it is the matter.
-            why = f": {self._clean(error)}" if status not in {401, 403} else ""
-            raise AccessError(
-                f"no access to model {self.name!r} (status {status}{why}): {self.host}. "
-                "Check the key in the environment, the model's name, the address and the quota."
+        asked = fault.retry_after
+        if asked > _LONGEST_RETRY_AFTER_SECONDS:
+            raise RemoteError(
+                f"the server asks to wait {asked:.0f} seconds: {self.host}. Run again then; "
+                "what was answered is kept."
             ) from None
-        if status < 500 and status not in _TRANSIENT:
-            raise RequestRefusedError(
-                f"request refused (status {status}: {self._clean(error)}): {self.host}."
-            ) from None
+        if asked:
+            wait = asked + random.uniform(0.0, min(1.0, asked / 10))
+        if fault.status in {429, 503}:
+            with self._lock:
+                self._not_before = max(self._not_before, time.monotonic() + asked)
+        logger.info("waiting %.1f s for %s: %s", wait, self.host, self._clean(fault.message))
+        self._sleep(wait)
 
-    def _clean(self, error: Exception) -> str:
-        text = error.message if isinstance(error, openai.APIError) else str(error)
-        return " ".join(text.replace(self._key, "***").split())[:200] if text else repr(error)
+    def _no_access(self, fault: Fault, told: str) -> str:
+        if fault.status is None:
+            return (
+                f"no server there ({told}): {self.address.base}. Check the address, the port and "
+                "whether the server runs."
+            )
+        # The server's words may quote the key, so they are left out where it is the matter.
+        why = f": {told}" if fault.status not in {401, 403} else ""
+        hint = ""
+        if fault.status in {404, 405} and not self.address.base.endswith("/v1"):
+            hint = f" The address may have to end in /v1: {self.address.base}/v1."
+        return (
+            f"no access to model {self.name!r} (status {fault.status}{why}): {self.host}. "
+            f"Check the key in the environment, the model's name, the address and the quota.{hint}"
+        )
+
+    def _clean(self, text: str) -> str:
+        if self.address.has_key:
+            text = text.replace(self.address.key, "***")
+        return " ".join(text.split())[:300]
 
 
-def _refused_parameter(error: Exception, sent: dict[str, Any]) -> str | None:
-    """Name the parameter that a server would not have, or None if that was not the matter."""
-    if not isinstance(error, openai.APIStatusError) or error.status_code not in {400, 422, 501}:
-        return None
-    told = f"{error.param or ''} {error.message}".replace("json_schema", "response_format")
-    if _NOT_ACCEPTED.search(told):
-        for name in _OPTIONAL:
-            if name in sent and name in told:
-                return name
-    # Servers that do not know structured output rarely say that it is the reason.
-    return "response_format" if "response_format" in sent else None
+class _Tried:
+    """What one request has been through."""
+
+    def __init__(self) -> None:
+        self.without: frozenset[str] = frozenset()
+        self.attempts = 0
+        """Those that count against patience."""
+        self.repeats_of_refusal = 0
+        self._unread = self._silent = 0
+
+    def count(self, fault: Fault, *, is_paid: bool) -> None:
+        self.attempts += 1
+        self._silent += is_paid and fault.is_silent
+        self._unread += is_paid and fault.maybe_paid and not fault.is_silent
+
+    def has_patience(self, max_retries: int) -> bool:
+        # What may have been paid for is asked once more. A connection that closes without a byte
+        # is mostly one that was idle too long, so there it may be twice.
+        return self.attempts <= max_retries and self._unread <= 1 and self._silent <= 2
 
 
 def _pieces(stream: Any) -> Generator[str, None, str]:  # noqa: ANN401 - a stream of the client's own
@@ -276,42 +366,31 @@ def _pieces(stream: Any) -> Generator[str, None, str]:  # noqa: ANN401 - a strea
     return reason
 
 
-def _find_key(host: str, base_url: str | None) -> str:
-    is_azure = host.endswith(_AZURE_DOMAINS)
-    names = ("AZURE_OPENAI_API_KEY", "OPENAI_API_KEY") if is_azure else ("OPENAI_API_KEY",)
-    key = next((os.environ[name] for name in names if os.environ.get(name)), None)
-    if key is None and (is_azure or base_url is None):
-        raise SetupError(
-            f"no API key for {host}: {names[0]} is not set. Export it, or give --base-url of a "
-            "server that needs none."
-        )
-    return key or _NO_KEY
+def _beginning(response: Response) -> str:
+    """Return how a body begins, for whoever has to find out what answered there."""
+    kind = response.headers.get("content-type", "").partition(";")[0]
+    text = " ".join(response.data[:120].decode("utf-8", "replace").split())
+    return f" [{kind}: {text}]"
 
 
-def _build_client(base_url: str | None, host: str, *, key: str, timeout: float) -> openai.OpenAI:
+def _build_client(address: Address, model: str, *, timeout: float) -> openai.OpenAI:
+    """Return the client for files, batches and streams."""
     # The client would read OPENAI_BASE_URL by itself, so the default is spelt out.
-    if base_url and host.endswith(_AZURE_DOMAINS) and "/openai/v1" not in base_url:
+    limits = openai.Timeout(timeout, connect=min(_STREAM_CONNECT_SECONDS, timeout))
+    if address.azure_endpoint:
         return openai.AzureOpenAI(
-            api_key=key,
-            azure_endpoint=base_url,
-            api_version=os.environ.get("OPENAI_API_VERSION", AZURE_API_VERSION),
-            timeout=timeout,
+            api_key=address.key,
+            azure_endpoint=address.azure_endpoint,
+            azure_deployment=address.base.rpartition("/")[2] or model,
+            api_version=address.query["api-version"],
+            timeout=limits,
             max_retries=0,
         )
-    address = base_url or "https://api.openai.com/v1"
-    return openai.OpenAI(api_key=key, base_url=address, timeout=timeout, max_retries=0)
-
-
-def _retry_after(error: openai.APIStatusError) -> float:
-    """Return the seconds that a server asks for, 0 where it does not."""
-    headers = error.response.headers
-    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        try:
-            return max(0.0, float(headers[name]) * unit)
-        except (KeyError, ValueError):
-            continue
-    try:
-        until = parsedate_to_datetime(headers["retry-after"])
-    except (KeyError, ValueError):
-        return 0.0
-    return max(0.0, until.timestamp() - time.time())
+    return openai.OpenAI(
+        api_key=address.key,
+        base_url=address.base,
+        default_query=address.query,
+        default_headers={k: v for k, v in address.headers.items() if k == "api-key"},
+        timeout=limits,
+        max_retries=0,
+    )

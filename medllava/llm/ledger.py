@@ -1,8 +1,19 @@
-"""Every request and reply on disk, so that nothing that was paid for is asked for again.
+"""Every attempt and reply on disk, so that nothing that was paid for is asked for again.
 
-A reply is synced to disk before its caller sees it. A request is noted before it is sent: one that
-has no reply in the file was in flight when a run was killed, and its price counts as spent until
-the reply is there. Memory holds an index only; replies are read from the file when they are needed.
+A reply is synced to disk before its caller sees it. An attempt is noted before it is sent: one that
+has no end in the file was in flight when a run was killed, and the most it may cost counts as spent
+until its reply is there. An attempt that timed out or whose reply could not be read may have been
+paid for: its price stays counted. Memory holds an index only; replies are read from the file when
+they are needed.
+
+Lines have an `event`:
+
+    asked     an attempt is about to be sent, with the most it may cost
+    failed    the attempt came to nothing and cost nothing
+    maybe     the attempt came to nothing and may have cost what it could
+    useless   a reply that was paid for and says nothing; the request may be asked again
+    reply     the answer; settled
+    refused   refused for good; settled
 """
 
 import json
@@ -13,10 +24,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from medllava.errors import RecordError
-from medllava.llm.protocol import ChatReply
+from medllava.llm.protocol import ESTIMATED, ChatReply
 from medllava.store import JsonlWriter
 
 ASKED, REPLY, REFUSED, FAILED = "asked", "reply", "refused", "failed"
+MAYBE, USELESS = "maybe", "useless"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +38,8 @@ class LedgerEntry:
     reply: ChatReply | None
     """None: the service refused this request for good."""
     reason: str = ""
-    cost_usd: float = 0.0
+    cost_usd: float | None = 0.0
+    """None: the price is not known."""
     time: str = ""
     """When the answer came, ISO, UTC."""
     seconds: float = 0.0
@@ -46,10 +59,21 @@ class Ledger:
         self.input_tokens = 0
         self.output_tokens = 0
         self.spent_usd = 0.0
-        """Cost of all replies."""
+        """Cost of all replies whose price is known, of use or not."""
         self.times_asked = 0
         """Requests noted as sent, in all runs; a request whose run was killed may count twice."""
-        self._open_usd = 0.0
+        self.attempts = 0
+        """Attempts noted as sent, in all runs."""
+        self.paid = 0
+        """Replies that came, of use or not."""
+        self.useless = 0
+        """Of them, those that say nothing."""
+        self.unpriced = 0
+        """Replies whose price was not known."""
+        self.estimated = 0
+        """Replies whose tokens the server did not tell."""
+        self._maybe_usd = self._open_usd = 0.0
+        self._maybe = 0
         self._settled: dict[bytes, int] = {}
         self._open: dict[bytes, float] = {}
         self._writer = JsonlWriter(path)
@@ -63,9 +87,19 @@ class Ledger:
         return len(self._settled)
 
     @property
+    def maybe_paid_usd(self) -> float:
+        """The most that attempts without a readable reply may have cost, those in flight too."""
+        return self._maybe_usd + self._open_usd
+
+    @property
+    def maybe_paid(self) -> int:
+        """Attempts without a readable reply that may have been paid for, those in flight too."""
+        return self._maybe + len(self._open)
+
+    @property
     def committed_usd(self) -> float:
-        """Cost of all replies, plus the most that requests without reply may have cost."""
-        return self.spent_usd + self._open_usd
+        """Cost of all replies, plus the most that attempts without reply may have cost."""
+        return self.spent_usd + self.maybe_paid_usd
 
     @property
     def unsettled(self) -> int:
@@ -90,16 +124,28 @@ class Ledger:
             seconds=entry.get("seconds", 0.0),
         )
 
-    def ask(self, key: str, request_id: str, *, most_usd: float = 0.0) -> None:
-        """Note that a request is about to be sent, and the most it may cost."""
-        self._append(key, ASKED, {"request_id": request_id, "cost_usd": most_usd})
+    def ask(
+        self, key: str, request_id: str, *, most_usd: float = 0.0, is_repeat: bool = False
+    ) -> None:
+        """Note that an attempt is about to be sent, and the most it may cost.
+
+        Args:
+            key: of the request.
+            request_id: for whoever reads the file.
+            most_usd: 0 where the price is not known.
+            is_repeat: it is not the first attempt at this request in this run.
+        """
+        facts: dict[str, Any] = {"request_id": request_id, "cost_usd": most_usd}
+        if is_repeat:
+            facts["is_repeat"] = True
+        self._append(key, ASKED, facts)
 
     def settle(
         self,
         key: str,
         reply: ChatReply,
         *,
-        cost_usd: float = 0.0,
+        cost_usd: float | None = 0.0,
         seconds: float = 0.0,
         sync: bool = True,
     ) -> LedgerEntry:
@@ -112,15 +158,30 @@ class Ledger:
             self.sync()
         return LedgerEntry(reply=reply, cost_usd=cost_usd, time=time, seconds=seconds)
 
+    def note_useless(
+        self, key: str, reply: ChatReply, reason: str, *, cost_usd: float | None = 0.0
+    ) -> None:
+        """Put a reply on the disk that was paid for and says nothing; nothing is settled."""
+        time = datetime.now(UTC).isoformat(timespec="seconds")
+        facts = {"time": time, "cost_usd": cost_usd, "reason": reason}
+        self._append(key, USELESS, facts | {"reply": reply.to_json()})
+        self.sync()
+
     def refuse(self, key: str, reason: str) -> LedgerEntry:
         """Note that the service refused a request for good."""
         self._append(key, REFUSED, {"reason": reason})
         self.sync()
         return LedgerEntry(reply=None, reason=reason)
 
-    def fail(self, key: str, reason: str) -> None:
-        """Note that a request got no answer and counts as not paid; it may be asked again."""
-        self._append(key, FAILED, {"reason": reason})
+    def fail(self, key: str, reason: str, *, maybe_paid: bool = False) -> None:
+        """Note that an attempt came to nothing; the request may be asked again.
+
+        Args:
+            key: of the request.
+            reason: what went wrong.
+            maybe_paid: the service may charge for it, so its price stays counted.
+        """
+        self._append(key, MAYBE if maybe_paid else FAILED, {"reason": reason})
 
     def close(self) -> None:
         """Close the file."""
@@ -153,19 +214,33 @@ class Ledger:
 
     def _index(self, entry: dict[str, Any], offset: int) -> None:
         key, event = bytes.fromhex(entry["key"]), entry["event"]
+        most = self._open.pop(key, None)
+        self._open_usd = self._open_usd - most if self._open and most else self._open_usd
+        if not self._open:
+            self._open_usd = 0.0  # no remainder of rounding
+        if most is not None and event in {ASKED, MAYBE}:
+            # What an attempt that a kill cut short may have cost stays counted.
+            self._maybe += 1
+            self._maybe_usd += most
         if event == ASKED:
-            self.times_asked += 1
+            self.attempts += 1
+            self.times_asked += not entry.get("is_repeat")
             self._open[key] = entry["cost_usd"]
             self._open_usd += entry["cost_usd"]
-            return
-        # What an attempt that a kill cut short may have cost stays counted.
-        self._open_usd = max(0.0, self._open_usd - self._open.pop(key, 0.0))
         if event in {REPLY, REFUSED}:
             self._settled[key] = offset
-        if event == REPLY:
-            self.spent_usd += entry["cost_usd"]
-            self.input_tokens += entry["reply"]["input_tokens"]
-            self.output_tokens += entry["reply"]["output_tokens"]
+        if event in {REPLY, USELESS}:
+            self._index_reply(entry)
+
+    def _index_reply(self, entry: dict[str, Any]) -> None:
+        cost, reply = entry["cost_usd"], entry["reply"]
+        self.paid += 1
+        self.useless += entry["event"] == USELESS
+        self.unpriced += cost is None
+        self.estimated += reply.get("usage") == ESTIMATED
+        self.spent_usd += cost or 0.0
+        self.input_tokens += reply["input_tokens"]
+        self.output_tokens += reply["output_tokens"]
 
     def _load(self) -> None:
         offset = 0

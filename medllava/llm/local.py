@@ -23,7 +23,7 @@ from transformers import (
 
 from medllava.errors import DataError, SetupError
 from medllava.images.encode import open_address
-from medllava.llm.protocol import ChatReply, ChatRequest, RequestRefusedError
+from medllava.llm.protocol import Attempts, ChatReply, ChatRequest, RequestRefusedError
 
 
 class LocalModel:
@@ -58,7 +58,7 @@ class LocalModel:
         if not (getattr(self._reader, "chat_template", None) or self._tokenizer.chat_template):
             raise SetupError(f"the model has no chat template: {folder}. Use a chat model.")
 
-    def reply(self, request: ChatRequest) -> ChatReply:
+    def reply(self, request: ChatRequest, *, attempts: Attempts | None = None) -> ChatReply:  # noqa: ARG002 - costs nothing
         """Answer one request.
 
         Raises:

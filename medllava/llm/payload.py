@@ -1,7 +1,7 @@
-"""A `ChatRequest` as the JSON body that OpenAI-compatible servers read, and its reply back.
+"""A `ChatRequest` as the JSON body that OpenAI-compatible servers read, and its fingerprint.
 
 Images become `data:` addresses inside the request, so a server needs neither our files nor a
-network. What a server sends back is untrusted: every field is checked before it is used.
+network.
 """
 
 import hashlib
@@ -11,12 +11,8 @@ from typing import Any
 
 from medllava.errors import DataError
 from medllava.images.encode import image_address
-from medllava.llm.protocol import ChatReply, ChatRequest, Message
+from medllava.llm.protocol import ChatRequest, Message
 from medllava.store import sha256_of
-
-
-class MalformedReplyError(ValueError):
-    """A server's body is not a chat completion."""
 
 
 def build_messages(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
@@ -55,36 +51,13 @@ def request_key(model: str, request: ChatRequest) -> str:
         request.response_schema,
     )
     parts = [json.dumps(settings, sort_keys=True)]
+    if request.extra:
+        parts.append(json.dumps(request.extra, sort_keys=True))
     for message in request.messages:
         images = [_image_hash(image) for image in message.images]
         # Lengths keep one message from running into the next.
         parts += (message.role, str(len(message.content)), *images, message.content)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
-
-
-def parse_reply(body: Any, request: ChatRequest) -> ChatReply:  # noqa: ANN401 - JSON is any
-    """Read a chat completion.
-
-    Raises:
-        MalformedReplyError: it is none.
-    """
-    try:
-        choice = body["choices"][0]
-        message = choice["message"]
-        text = message.get("content")
-        # A model that declines under structured output answers in a field of its own.
-        refusal = message.get("refusal") if text is None else None
-        usage = body.get("usage") or {}
-        return ChatReply(
-            request_id=request.request_id,
-            text=_text(text if refusal is None else refusal),
-            model=_text(body.get("model")),
-            finish_reason="refusal" if refusal else _text(choice.get("finish_reason")),
-            input_tokens=_count(usage.get("prompt_tokens")),
-            output_tokens=_count(usage.get("completion_tokens")),
-        )
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise MalformedReplyError(f"not a chat completion: {error!r}") from None
 
 
 def _image_hash(image: str) -> str:
@@ -94,15 +67,3 @@ def _image_hash(image: str) -> str:
         return sha256_of(Path(image))
     except OSError as error:
         raise DataError(f"cannot read an image ({error}): {image}. Check the path.") from None
-
-
-def _text(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return value
-    raise TypeError(f"expected text, got {type(value).__name__}")
-
-
-def _count(value: object) -> int:
-    return value if isinstance(value, int) and value >= 0 else 0

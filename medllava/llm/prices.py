@@ -1,6 +1,7 @@
-"""What a request costs: list prices, an estimate of tokens before, the bill after.
+"""What a request costs: list prices, the most it may cost before, the bill after.
 
-Prices change; the table is a start, dated, and a user's own TOML file goes before it.
+Prices come from `genai-prices`, whose authors keep them current, and a user's own TOML file goes
+before it. A price that nobody knows is None; it is never 0.
 """
 
 import tomllib
@@ -8,16 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medllava.errors import DataError
-from medllava.llm.protocol import ChatReply, ChatRequest
+from medllava.llm.protocol import ChatReply
 
-PRICES_DATE = "2025-11"
-"""When the table below was written down, from OpenAI's public list."""
-
-IMAGE_TOKENS = 1100
-"""Estimate of one picture at full detail; families differ by a factor of four."""
-_CHARACTERS_PER_TOKEN = 3.6
-"""English biomedical prose in current vocabularies holds a little more; the estimate errs high."""
-_TOKENS_PER_MESSAGE = 6
+_BATCH_FACTOR = 0.5
+"""What OpenAI's Batch API charges, relative to single requests; genai-prices does not say."""
+_PROBE = 10_000
+"""Tokens of the request whose price is looked up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,59 +23,79 @@ class Price:
 
     input_per_million: float
     output_per_million: float
-    batch_factor: float = 0.5
+    batch_factor: float = _BATCH_FACTOR
     """What the Batch API charges, relative to the above."""
+    cached_per_million: float | None = None
+    """Of input that the server had read before; None: as any other input."""
+    source: str = ""
+    """Who says so."""
 
-    def cost(self, input_tokens: int, output_tokens: int, *, batch: bool = False) -> float:
-        """Return the price of so many tokens in US dollars."""
-        cost = input_tokens * self.input_per_million + output_tokens * self.output_per_million
+    @property
+    def is_free(self) -> bool:
+        """Tell whether nothing is charged."""
+        return not self.input_per_million and not self.output_per_million
+
+    def cost(
+        self, input_tokens: float, output_tokens: float, *, cached: int = 0, batch: bool = False
+    ) -> float:
+        """Return the price of so many tokens in US dollars; `cached` is part of the input."""
+        old = self.input_per_million if self.cached_per_million is None else self.cached_per_million
+        cost = (input_tokens - cached) * self.input_per_million + cached * old
+        cost += output_tokens * self.output_per_million
         return cost / 1e6 * (self.batch_factor if batch else 1.0)
 
     def bill(self, reply: ChatReply, *, batch: bool = False) -> float:
         """Return what a reply cost."""
-        return self.cost(reply.input_tokens, reply.output_tokens, batch=batch)
-
-    def most(self, request: ChatRequest, *, batch: bool = False) -> float:
-        """Return what a request costs if the model writes as much as it may."""
-        if not self.input_per_million and not self.output_per_million:
-            return 0.0  # without reading the request
-        return self.cost(estimate_tokens(request), request.max_new_tokens, batch=batch)
+        return self.cost(
+            reply.input_tokens, reply.output_tokens, cached=reply.cached_tokens, batch=batch
+        )
 
 
-FREE = Price(input_per_million=0.0, output_per_million=0.0)
-PRICES = {
-    name: Price(input_per_million=given, output_per_million=written)
-    for name, given, written in (
-        ("gpt-4o", 2.5, 10.0),
-        ("gpt-4o-mini", 0.15, 0.6),
-        ("gpt-4.1", 2.0, 8.0),
-        ("gpt-4.1-mini", 0.4, 1.6),
-        ("gpt-4.1-nano", 0.1, 0.4),
-        ("gpt-5", 1.25, 10.0),
-        ("gpt-5-mini", 0.25, 2.0),
-        ("gpt-5-nano", 0.05, 0.4),
-        ("o3", 2.0, 8.0),
-        ("o4-mini", 1.1, 4.4),
-    )
-}
+FREE = Price(input_per_million=0.0, output_per_million=0.0, source="runs here")
 
 
-def find_price(model: str, *, table: Path | None = None) -> Price | None:
+def find_price(
+    model: str, *, base_url: str | None = None, table: Path | None = None
+) -> Price | None:
     """Return the price of a model, the user's table first; None if it is not known.
 
-    A dated name such as `gpt-4o-2024-11-20` takes the price of the name it begins with.
-
     Args:
-        model: name as the server knows it.
+        model: name as the server knows it. A dated name such as `gpt-4o-2024-11-20` takes the price
+            of the name it begins with.
+        base_url: address of the server; None: OpenAI. Where its provider is not known (a proxy,
+            Azure), OpenAI's price of a model of that name stands.
         table: TOML file with a table for each model: `["NAME"]`, `input_per_million`,
-            `output_per_million` and, if wanted, `batch_factor`.
+            `output_per_million` and, if wanted, `cached_per_million` and `batch_factor`.
 
     Raises:
         DataError: the table cannot be used.
     """
-    prices = PRICES | (read_prices(table) if table else {})
-    starts = [name for name in prices if model == name or model.startswith(f"{name}-20")]
-    return prices[max(starts, key=len)] if starts else None
+    if table is not None:
+        prices = read_prices(table)
+        starts = [name for name in prices if model == name or model.startswith(f"{name}-20")]
+        if starts:
+            return prices[max(starts, key=len)]
+    return _listed(model, base_url)
+
+
+def price_for(
+    model: str,
+    *,
+    base_url: str | None = None,
+    table: Path | None = None,
+    max_cost_usd: float | None = None,
+) -> Price | None:
+    """Return the price of a model as `find_price` does, with a word where a limit depends on it.
+
+    Raises:
+        DataError: the price is not known and there is a limit of cost; or the table is none.
+    """
+    price = find_price(model, base_url=base_url, table=table)
+    if price is None and max_cost_usd is not None:
+        raise DataError(
+            f"no price for {model!r}, so --max-cost cannot be kept. Give --prices FILE."
+        )
+    return price
 
 
 def read_prices(table: Path) -> dict[str, Price]:
@@ -90,7 +107,7 @@ def read_prices(table: Path) -> dict[str, Price]:
     try:
         with table.open("rb") as handle:
             models = tomllib.load(handle)
-        return {name: _price(values) for name, values in models.items()}
+        return {name: _price(values, table) for name, values in models.items()}
     except (OSError, tomllib.TOMLDecodeError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
             f'not a usable price table ({error}): {table}. Write ["model-name"], '
@@ -98,16 +115,36 @@ def read_prices(table: Path) -> dict[str, Price]:
         ) from None
 
 
-def estimate_tokens(request: ChatRequest) -> int:
-    """Estimate the input tokens of a request without its tokenizer."""
-    characters = sum(len(message.content) for message in request.messages)
-    pictures = sum(len(message.images) for message in request.messages)
-    tokens = characters / _CHARACTERS_PER_TOKEN + pictures * IMAGE_TOKENS
-    return round(tokens) + _TOKENS_PER_MESSAGE * len(request.messages)
-
-
-def _price(values: dict[str, float]) -> Price:
+def _price(values: dict[str, float], table: Path) -> Price:
     numbers = {name: float(value) for name, value in values.items()}
     if any(number < 0 for number in numbers.values()):
         raise ValueError("a price is negative")
-    return Price(**numbers)
+    return Price(**numbers, source=str(table))
+
+
+def _listed(model: str, base_url: str | None) -> Price | None:
+    import genai_prices  # noqa: PLC0415 - its table takes 0.15 s to import
+
+    # Some prices rise with the length of a request; ours are far shorter than that.
+    usage = genai_prices.Usage(input_tokens=_PROBE, output_tokens=_PROBE)
+    places: list[dict[str, str]] = [{"provider_id": "openai"}]
+    if base_url is not None:
+        places.insert(0, {"provider_api_url": base_url})
+    for place in places:
+        try:
+            found = genai_prices.calc_price(usage, model, **place)  # type: ignore[call-overload]
+            warm = genai_prices.calc_price(
+                genai_prices.Usage(input_tokens=_PROBE, cache_read_tokens=_PROBE),
+                model,
+                **place,
+            )  # type: ignore[call-overload]
+        except LookupError:
+            continue
+        version = genai_prices.__version__
+        return Price(
+            input_per_million=float(found.input_price) / _PROBE * 1e6,
+            output_per_million=float(found.output_price) / _PROBE * 1e6,
+            cached_per_million=float(warm.input_price) / _PROBE * 1e6,
+            source=f"genai-prices {version}: {found.provider.id}/{found.model.id}",
+        )
+    return None

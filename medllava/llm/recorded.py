@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from medllava.llm.protocol import ChatReply, ChatRequest, RequestRefusedError
+from medllava.llm.protocol import Attempts, ChatReply, ChatRequest, RequestRefusedError
 from medllava.store import iter_jsonl
 
 
@@ -28,7 +28,7 @@ class RecordedModel:
                 reply = ChatReply.from_json(values, where=f"{path}, line {number}")
                 self._replies[reply.request_id] = reply
 
-    def reply(self, request: ChatRequest) -> ChatReply:
+    def reply(self, request: ChatRequest, *, attempts: Attempts | None = None) -> ChatReply:  # noqa: ARG002 - costs nothing
         """Return the recorded reply.
 
         Raises:
@@ -36,7 +36,9 @@ class RecordedModel:
         """
         reply = self._replies.get(request.request_id)
         if reply is None:
-            raise RequestRefusedError(f"no recorded reply: {request.request_id} in {self.name}.")
+            raise RequestRefusedError(
+                f"no recorded reply: {request.request_id} in {self.name}.", is_final=True
+            )
         return reply
 
     def stream(self, request: ChatRequest) -> Iterator[str]:

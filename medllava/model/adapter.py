@@ -76,18 +76,6 @@ def merged_state_dict(model: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-@torch.no_grad()
-def merge_adapter(model: nn.Module) -> None:
-    """Fold the adapter into the layers beneath and take it away, in place."""
-    for name, layer in list(_adapted_layers(model)):
-        base: Any = layer.base_layer
-        merged = nn.Linear(base.in_features, base.out_features, bias=False, device="meta")
-        merged.weight = nn.Parameter(_merged_weight(layer), requires_grad=False)
-        merged.bias = base.bias
-        parent, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(parent), leaf, merged)
-
-
 def _adapted_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
     for name, module in model.named_modules():
         if "base_layer" in dict(module.named_children()):

@@ -11,6 +11,7 @@ Source: QLoRA (Dettmers et al. 2023, arXiv 2305.14314): NF4 with doubly quantize
 # bitsandbytes types its classes only in part
 
 import importlib.util
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -64,5 +65,8 @@ def _quantized(layer: nn.Linear, compute_dtype: torch.dtype) -> nn.Module:
     )
     if layer.bias is not None:
         packed.bias = nn.Parameter(layer.bias.detach(), requires_grad=False)
-    quantized: nn.Module = packed.to(device)  # moving is what packs the weight
-    return quantized
+    quantized: Any = packed.to(device)  # moving is what packs the weight
+    # On a CPU with AVX512-BF16 the layer would repack itself in place in its first evaluation: for
+    # a kernel that wants sizes divisible by 32 and computes in bf16 whatever type was asked for.
+    quantized.support_avx512bf16_for_cpu = False
+    return cast("nn.Module", quantized)

@@ -6,6 +6,7 @@ down with the stage and the reason.
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,13 +15,23 @@ from medllava.images.limits import ImageError
 from medllava.pmc.archive import ArticleFiles, Metadata, ObjectError, UnansweredError, match_image
 from medllava.pmc.config import FetchConfig
 from medllava.pmc.images import CleanImage, clean_image, write_image
-from medllava.pmc.jats import Article, Figure, read_article
+from medllava.pmc.jats import Article, Figure, first_caption, read_article
+from medllava.pmc.language import UNKNOWN
 from medllava.pmc.llava_urls import image_stem
 from medllava.pmc.modality import ImageClassifier, classify_modality, compute_panel_score
-from medllava.pmc.rights import License, find_rights_flag, is_allowed
+from medllava.pmc.panel_records import iter_panel_records
+from medllava.pmc.rights import (
+    License,
+    combine,
+    find_own_license,
+    find_rights_flag,
+    is_allowed,
+)
 from medllava.pmc.state import Item, Outcome
 from medllava.pmc.xml import XmlError
 from medllava.records import FigureRecord, Modality
+
+_CJK = re.compile("[\u3040-\u30ff\u3400-\u9fff]")
 
 
 class Rejection(Exception):  # noqa: N818 - a decision, not a fault
@@ -177,18 +188,27 @@ class ArticleReader:
         config = self._config
         if article.retracts and not config.keep_retracted:
             raise Rejection("article", "notice", f"article type {article.article_type!r}")
-        stated = metadata.license if metadata is not None else None
-        found = article.license.code
-        if metadata is not None and found is not None and stated != found:
+        found = article.license
+        if found.is_contradicting and "any" not in config.licenses:
             draft.count("license_conflicts")
-            if not is_allowed(found, config.licenses):
-                raise Rejection(
-                    "article", "license-conflict", f"archive says {stated}, the XML {found}"
-                )
-        code = stated if metadata is not None else found
-        if not is_allowed(code, config.licenses):
-            raise Rejection("article", "license", f"{code or 'no licence stated'}")
-        return License(code=code, url=article.license.url if found == code else None)
+            raise Rejection("article", "license-conflict", found.basis)
+        held = found
+        if metadata is not None:
+            archive = License(code=metadata.license, basis=f"archive: {metadata.license}")
+            held = combine([archive, found]) if metadata.license else archive
+            if found.code is not None and metadata.license != found.code:
+                draft.count("license_conflicts")
+                if not is_allowed(held.code, config.licenses):
+                    raise Rejection(
+                        "article",
+                        "license-conflict",
+                        f"archive says {metadata.license}, the XML {found.code}: {found.basis}",
+                    )
+            if held.code == found.code:
+                held = found
+        if not is_allowed(held.code, config.licenses):
+            raise Rejection("article", "license", held.basis or "no license stated")
+        return held
 
     def _read_figures(self, article: Article, facts: dict[str, Any], draft: _Draft) -> None:
         seen: dict[str, int] = {}
@@ -204,17 +224,24 @@ class ArticleReader:
                 continue
             draft.sources.update(dict.fromkeys(sorted(stems), figure_id))
             try:
-                draft.figures.append(self._read_figure(figure, figure_id, number, facts, draft))
+                draft.figures += self._read_figure(figure, figure_id, number, facts, draft)
             except Rejection as rejection:
                 draft.reject(figure_id, rejection)
 
     def _read_figure(
         self, figure: Figure, figure_id: str, number: int, facts: dict[str, Any], draft: _Draft
-    ) -> dict[str, Any]:
+    ) -> list[dict[str, Any]]:
         config = self._config
-        flag = find_rights_flag(figure.caption, figure.permissions)
-        modality = classify_modality(figure.caption, figure.mentions)
-        self._check_words(figure, flag, modality)
+        language, caption = self._choose_caption(figure, facts)
+        others = [(code, text) for code, text in figure.captions if text != caption]
+        license_ = self._check_rights(figure, facts)
+        flag = find_rights_flag(_all_captions(figure), figure.own)
+        modality = classify_modality(caption, figure.mentions)
+        self._check_words(figure, caption, flag)
+        if self._config.languages and language not in self._config.languages:
+            raise Rejection("language", "language", f"{language}: {caption[:100]}")
+        if self._classifier is None:
+            self._check_modality(modality)
         images: list[CleanImage] = []
         paths: list[str] = []
         md5s: list[str] = []
@@ -224,7 +251,7 @@ class ArticleReader:
                 md5s.append(md5)
                 paths.append(draft.image_path(number, part, image.extension))
             if self._classifier is not None:
-                modality = self._ask_classifier(images[0], figure.caption) or modality
+                modality = self._ask_classifier(images[0], caption) or modality
                 self._check_modality(modality)
         record = FigureRecord(
             figure_id=figure_id,
@@ -233,37 +260,92 @@ class ArticleReader:
             pmid=facts["pmid"],
             doi=facts["doi"],
             label=figure.label,
-            caption=figure.caption,
+            caption=caption,
+            caption_language=language,
+            other_captions=tuple(text for _, text in others),
+            other_caption_languages=tuple(code for code, _ in others),
             in_text_mentions=figure.mentions,
             images=tuple(paths),
             modality=modality,
             context=figure.context,
             panel_score=compute_panel_score(
-                figure.caption,
+                caption,
                 num_images=len(figure.graphics),
                 has_gutters=any(image.has_gutters for image in images),
             ),
-            license=facts["license"],
-            license_url=facts["license_url"],
+            license=license_.code,
+            license_url=license_.url,
+            license_basis=license_.basis,
             rights_flag=flag,
+            credit=figure.own.credit,
             is_retracted=facts["is_retracted"],
             citation=facts["citation"],
+            article_language=facts["language"],
+            article_type=facts["article_type"],
+            journal=facts["journal"],
+            published=facts["published"],
+            keywords=tuple(facts["keywords"]),
+            mesh=tuple(facts["mesh"]),
             sha256=tuple(image.sha256 for image in images),
             source_md5=tuple(md5s),
             snapshot=self._snapshot,
         )
-        if config.single_panel and record.panel_score >= 0.5:
+        if config.panels == "drop" and record.panel_score >= 0.5:
             raise Rejection("panels", "several-panels", f"score {record.panel_score:.1f}")
         for path, image in zip(paths, images, strict=True):
             write_image(config.output_dir / path, image.data)
         draft.count("images", len(images))
-        return {
-            "record": record.to_json(),
-            "looks": [image.perceptual_hash for image in images],
-            "inherited": figure.is_inherited,
-        }
+        made = [(record, images)]
+        if config.panels == "split" and len(images) == 1:
+            made += self._read_panels(record, images[0], number, draft)
+        return [
+            {
+                "record": one.to_json(),
+                "looks": [image.perceptual_hash for image in pictures],
+                "inherited": figure.is_inherited,
+            }
+            for one, pictures in made
+        ]
 
-    def _check_words(self, figure: Figure, flag: str | None, modality: Modality) -> None:
+    def _read_panels(
+        self, whole: FigureRecord, image: CleanImage, number: int, draft: _Draft
+    ) -> list[tuple[FigureRecord, list[CleanImage]]]:
+        """Return a record and picture for each panel, the pictures written."""
+        made = []
+        for panel, picture in iter_panel_records(
+            whole,
+            image,
+            min_pixels=self._config.min_pixels,
+            path_of=lambda part, extension: draft.image_path(number, part, extension),
+        ):
+            if self._config.modalities and panel.modality not in self._config.modalities:
+                continue  # the whole, which passed, still holds it
+            write_image(self._config.output_dir / panel.images[0], picture.data)
+            made.append((panel, [picture]))
+        draft.count("panels", len(made))
+        draft.count("figures", len(made))
+        draft.count("images", len(made))
+        return made
+
+    def _choose_caption(self, figure: Figure, facts: dict[str, Any]) -> tuple[str, str]:
+        """Return language and text of the caption that is asked for, else the first choice."""
+        wanted = [*self._config.languages, "en", facts["language"]]
+        caption = first_caption(figure.captions, wanted)
+        language = next((code for code, text in figure.captions if text == caption), UNKNOWN)
+        return language, caption
+
+    def _check_rights(self, figure: Figure, facts: dict[str, Any]) -> License:
+        """Return the license of a figure: its own, if it has one, else the article's."""
+        own = find_own_license(_all_captions(figure), figure.own)
+        if own.code is None:
+            return License(
+                code=facts["license"], url=facts["license_url"], basis=facts["license_basis"]
+            )
+        if not is_allowed(own.code, self._config.licenses):
+            raise Rejection("rights", "license", f"the figure's own: {own.code} ({own.basis})")
+        return own
+
+    def _check_words(self, figure: Figure, caption: str, flag: str | None) -> None:
         """Apply everything that needs no image, so that none is fetched in vain."""
         config = self._config
         if not figure.graphics:
@@ -272,15 +354,13 @@ class ArticleReader:
             raise Rejection("figure", "supplement", figure.label or figure.context)
         if flag is not None and not config.keep_flagged:
             raise Rejection("rights", "third-party", flag)
-        words = len(figure.caption.split())
+        words = _count_words(caption)
         if not words:
             raise Rejection("caption", "no-caption")
         if words < config.min_caption_words:
             raise Rejection("caption", "caption-short", f"{words} words")
         if words > config.max_caption_words:
             raise Rejection("caption", "caption-long", f"{words} words")
-        if self._classifier is None:
-            self._check_modality(modality)
 
     def _check_modality(self, modality: Modality) -> None:
         if self._config.modalities and modality not in self._config.modalities:
@@ -331,6 +411,13 @@ def _describe(
         "citation": known.citation or article.citation,
         "license": license_.code,
         "license_url": license_.url,
+        "license_basis": license_.basis,
+        "language": article.language,
+        "article_type": article.article_type,
+        "journal": article.journal,
+        "published": article.published,
+        "keywords": list(article.keywords),
+        "mesh": list(article.mesh),
         "is_retracted": known.is_retracted,
     }
 
@@ -351,6 +438,16 @@ def _failed(item: Item, reason: str, detail: str) -> Outcome:
         ],
         counts={"articles": 1},
     )
+
+
+def _all_captions(figure: Figure) -> str:
+    """Return the caption in all languages: what one says of rights holds for all."""
+    return " ".join(text for _, text in figure.captions)
+
+
+def _count_words(text: str) -> int:
+    """Return the words of a caption; two characters of Chinese or Japanese count as one."""
+    return len(_CJK.sub(" ", text).split()) + len(_CJK.findall(text)) // 2
 
 
 def _anonymous_key(item: str) -> str:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from medllava.recipe import read_tables
 from medllava.records import Modality
@@ -64,8 +64,9 @@ class FetchConfig:
     """Read no images."""
     modalities: tuple[Modality, ...] = ()
     """Keep only these; empty keeps all."""
-    single_panel: bool = False
-    """Drop figures that look like several panels."""
+    panels: Literal["keep", "split", "drop"] = "keep"
+    """Figures of several panels: `keep` them whole, `split` them into panels beside the whole, or
+    `drop` those that look like several."""
     classifier: str = ""
     """`module:function` that names the modality of an image; empty goes by words only."""
     min_caption_words: int = 5
@@ -113,7 +114,7 @@ class FetchConfig:
 
 SETTINGS: dict[str, tuple[str, ...]] = {
     "filter": (
-        *("single_panel", "captions_only", "min_pixels", "max_pixels", "min_caption_words"),
+        *("captions_only", "min_pixels", "max_pixels", "min_caption_words"),
         *("max_caption_words", "deduplicate", "keep_flagged", "keep_retracted", "keep_supplements"),
         *("classifier", "versions"),
     ),
@@ -126,6 +127,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
 }
 """Fields of `FetchConfig` that are set by `--set TABLE.KEY=VALUE` or a TOML file, by table."""
 _OPTIONS = {
+    "panels": "--panels",
     "output_dir": "--output-dir",
     "inputs": "--input",
     "ids": "--ids",

@@ -29,8 +29,13 @@ _TEXT, _LIST = pa.string(), pa.list_(pa.string())
 _TYPES: dict[str, pa.DataType] = {
     "version": pa.int32(),
     "in_text_mentions": _LIST,
+    "other_captions": _LIST,
+    "other_caption_languages": _LIST,
+    "keywords": _LIST,
+    "mesh": _LIST,
     "images": _LIST,
     "panel_score": pa.float32(),
+    "panel_box": pa.list_(pa.int32()),
     "is_retracted": pa.bool_(),
     "sha256": _LIST,
     "source_md5": _LIST,
@@ -47,6 +52,7 @@ STAGES = (
     "figure",
     "rights",
     "caption",
+    "language",
     "modality",
     "image",
     "panels",
@@ -69,6 +75,7 @@ class Totals:
     licenses: Counter[str] = field(default_factory=Counter)
     splits: Counter[str] = field(default_factory=Counter)
     contexts: Counter[str] = field(default_factory=Counter)
+    languages: Counter[str] = field(default_factory=Counter)
 
 
 def write_manifest(
@@ -160,6 +167,7 @@ def _count_figure(totals: Totals, row: dict[str, Any]) -> None:
     totals.licenses[row["license"] or "none stated"] += 1
     totals.splits[row["split"]] += 1
     totals.contexts[row["context"]] += 1
+    totals.languages[row["caption_language"]] += 1
     totals.counts["kept_images"] += len(row["images"])
     totals.counts["kept_mentions"] += len(row["in_text_mentions"])
 

@@ -10,16 +10,20 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from string import ascii_letters
 
 from lxml import etree
 
-from medllava.pmc.text import normalize_text, render_running_text
+from medllava.pmc.text import (
+    MARK_CLOSE,
+    MARK_OPEN,
+    normalize_text,
+    render_running_text,
+    sentences_around,
+)
 from medllava.pmc.xml import Element, local_name
 
-_OPEN, _CLOSE, _FIRST = "\x01", "\x02", 0xE100
-"""Mark where a reference begins and ends: characters that XML cannot hold. The one after the first
-numbers it."""
+_FIRST = 0xE100
+"""The character after a mark's first numbers the reference."""
 _MARK = re.compile("\x01(.)([^\x02]*)\x02", re.DOTALL)
 _ANY_MARK = re.compile("\x01.|\x02", re.DOTALL)
 _DASH = "[-\u2010-\u2015\u2212]"
@@ -51,15 +55,6 @@ _ELSEWHERE = re.compile(
 _NUMBERS = re.compile(
     rf"(\d+)[^\d]*?(?:(?:{_DASH}|\bto\b|\bthrough\b)\s*(\d+))?(?=\D*|$)", re.IGNORECASE
 )
-_SENTENCE_END = re.compile(
-    r"[.!?][\"'\u201d\u2019)\]]*\x02?\s+(?=[\x01\"'\u201c\u2018(\[]?.?[A-Z0-9\u0370-\u03ff])"
-)
-_ABBREVIATION_WORDS = """
-    fig figs ref refs eq eqs eqn tab tabs al vs cf ca approx resp dr prof no nos vol sp spp var st
-    inc ltd co jr sup supp suppl sec chap p pp subsp ssp viz mr mrs ms incl max min temp ser cat
-"""
-_ABBREVIATIONS = frozenset(_ABBREVIATION_WORDS.split())
-_LONGEST_ABBREVIATION = max(map(len, _ABBREVIATIONS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,7 +189,7 @@ def _read_block(
 ) -> Iterator[tuple[str, list[int]]]:
     """Yield each citing sentence of a block with the figures it cites."""
     marks = {
-        reference: (f"{_OPEN}{chr(_FIRST + number)}", _CLOSE)
+        reference: (f"{MARK_OPEN}{chr(_FIRST + number)}", MARK_CLOSE)
         for number, reference in enumerate(references)
     }
     text = render_running_text(block, marks)
@@ -255,44 +250,6 @@ def _find_numbers(text: str) -> list[tuple[int, int]]:
         (int(first), min(int(last or first), int(first) + 50))
         for first, last in _NUMBERS.findall(text)
     ]
-
-
-def sentences_around(text: str, spots: Sequence[int]) -> Iterator[str]:
-    """Yield the sentences of a paragraph that hold one of these places, each once.
-
-    "Fig. 2", "et al.", "E. coli" and decimals do not end a sentence.
-
-    Args:
-        text: a paragraph.
-        spots: places in it, in order.
-    """
-    ends = [(match.start(), match.end()) for match in _SENTENCE_END.finditer(text)] if spots else []
-    start, position = 0, 0
-    for spot in spots:
-        if spot < start:
-            continue
-        while position < len(ends) and ends[position][1] <= spot:
-            position += 1
-        first = position
-        while first and not _ends_sentence(text, ends[first - 1][0]):
-            first -= 1
-        while position < len(ends) and not _ends_sentence(text, ends[position][0]):
-            position += 1
-        end = ends[position][1] if position < len(ends) else len(text)
-        yield text[ends[first - 1][1] if first else 0 : end].strip()
-        start = end
-
-
-def _ends_sentence(text: str, stop: int) -> bool:
-    """Tell whether the mark at `stop` ends a sentence, not an abbreviation or an initial."""
-    if text[stop] != ".":
-        return True
-    tail = text[max(0, stop - _LONGEST_ABBREVIATION - 2) : stop].replace(_CLOSE, "")
-    head = tail.rstrip(ascii_letters)
-    word = tail[len(head) :]
-    if not word or head[-1:].isalnum() or head[-1:] == "_":
-        return True
-    return len(word) > 1 and word.lower() not in _ABBREVIATIONS
 
 
 @lru_cache(maxsize=256)

@@ -104,6 +104,7 @@ def _summarize(config: FetchConfig, totals: Totals, facts: dict[str, Any]) -> di
         "modalities": dict(totals.modalities.most_common()),
         "licenses": dict(totals.licenses.most_common()),
         "splits": dict(totals.splits.most_common()),
+        "languages": dict(totals.languages.most_common()),
         "contexts": dict(totals.contexts.most_common()),
     }
 
@@ -142,7 +143,7 @@ REMEDIES = {
     "caption-long": "Raise --set filter.max_caption_words=N.",
     "modality": "Name other kinds with --modality, or none.",
     "language": "Name other languages with --language, or none.",
-    "several-panels": "Leave out --set filter.single_panel.",
+    "several-panels": "Take --panels keep or split.",
     "no-graphic": "The figures name no image; --set filter.captions_only=true lists their words.",
     "no-article": "The files hold no JATS article; give XML of PubMed Central or a mirror.",
     "not-in-bucket": "Check the ids; the archive holds open-access articles only.",
@@ -165,7 +166,8 @@ def write_report(folder: Path, summary: dict[str, Any]) -> Path:
             ),
         ),
         ("Modalities", render_bars(summary["modalities"])),
-        ("Licences", render_bars(summary["licenses"])),
+        ("Languages of captions", render_bars(summary["languages"])),
+        ("Licenses", render_bars(summary["licenses"])),
         ("Splits by article", render_bars(summary["splits"])),
         ("Why things were left out", render_table(["reason", "count"], summary["reasons"].items())),
         ("A sample of figures", render_cards(cards)),
@@ -208,7 +210,7 @@ def _rank(figure_id: str) -> str:
 
 def _card(row: dict[str, Any]) -> tuple[str | None, list[str]]:
     caption = row["caption"] if len(row["caption"]) <= 400 else row["caption"][:400] + "..."
-    facts = f"{row['modality']} - {row['license'] or 'no licence'} - {row['split']}"
+    facts = f"{row['modality']} - {row['license'] or 'no license'} - {row['split']}"
     return (row["images"][0] if row["images"] else None), [
         f"{row['figure_id']} {row['label']}",
         caption,

@@ -8,8 +8,9 @@ character has a form, else `^` and `_`; of a formula's alternatives one is taken
 import html
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from string import ascii_letters
 from typing import TypeAlias
 
 from medllava.pmc.xml import Element, child, local_name
@@ -51,6 +52,22 @@ _BARE_BRACKETS = re.compile(r"[\[(][\s,;\u2013-]*[\])]")
 """What is left of a numeric citation; the set of letters in front makes it fast to find."""
 _NUMERIC = re.compile(r"[\s\d,;\u2013-]*")
 _PUNCTUATION = re.compile(r"[\s,;\u2013\u2212-]*")
+
+MARK_OPEN, MARK_CLOSE = "\x01", "\x02"
+"""Mark where a reference begins and ends: characters that XML cannot hold."""
+_UPPER = "A-Z\u00c0-\u00d6\u00d8-\u00de\u0100-\u017f\u0370-\u03ff\u0400-\u042f"
+_CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+_SENTENCE_END = re.compile(
+    rf"[.!?][\"'\u201d\u2019)\]]*\x02?\s+(?=[\x01\"'\u201c\u2018\u00bf\u00a1(\[]?.?[{_UPPER}{_CJK}0-9])"
+    r"|[\u3002\uff01\uff1f\uff0e][\u201d\u2019\u300d\u300f\uff09)\]]*\x02?\s*(?=.)"
+)
+"""A mark, closing quotes, and what may begin a sentence after it; CJK marks need no space."""
+_ABBREVIATION_WORDS = """
+    fig figs ref refs eq eqs eqn tab tabs al vs cf ca approx resp dr prof no nos vol sp spp var st
+    inc ltd co jr sup supp suppl sec chap p pp subsp ssp viz mr mrs ms incl max min temp ser cat
+"""
+_ABBREVIATIONS = frozenset(_ABBREVIATION_WORDS.split())
+_LONGEST_ABBREVIATION = max(map(len, _ABBREVIATIONS))
 
 Marks: TypeAlias = Mapping[Element, tuple[str, str]]
 """Text put before and after an element, by element."""
@@ -242,3 +259,46 @@ _SPECIAL: dict[str, Renderer] = {
 def child_text(element: Element | None, *names: str) -> str:
     """Return the text at a path of local names, or an empty string."""
     return render_text(child(element, *names))
+
+
+def sentences_around(text: str, spots: Sequence[int]) -> Iterator[str]:
+    """Yield the sentences of a paragraph that hold one of these places, each once.
+
+    "Fig. 2", "et al.", "E. coli" and decimals do not end a sentence.
+
+    Args:
+        text: a paragraph.
+        spots: places in it, in order.
+    """
+    ends = [(match.start(), match.end()) for match in _SENTENCE_END.finditer(text)] if spots else []
+    start, position = 0, 0
+    for spot in spots:
+        if spot < start:
+            continue
+        while position < len(ends) and ends[position][1] <= spot:
+            position += 1
+        first = position
+        while first and not _ends_sentence(text, ends[first - 1][0]):
+            first -= 1
+        while position < len(ends) and not _ends_sentence(text, ends[position][0]):
+            position += 1
+        end = ends[position][1] if position < len(ends) else len(text)
+        yield text[ends[first - 1][1] if first else 0 : end].strip()
+        start = end
+
+
+def _ends_sentence(text: str, stop: int) -> bool:
+    """Tell whether the mark at `stop` ends a sentence, not an abbreviation or an initial."""
+    if text[stop] != ".":
+        return True
+    tail = text[max(0, stop - _LONGEST_ABBREVIATION - 2) : stop].replace(MARK_CLOSE, "")
+    head = tail.rstrip(ascii_letters)
+    word = tail[len(head) :]
+    if not word or head[-1:].isalnum() or head[-1:] == "_":
+        return True
+    return len(word) > 1 and word.lower() not in _ABBREVIATIONS
+
+
+def sentence_at(text: str, spot: int) -> str:
+    """Return the sentence of a text that holds a place."""
+    return next(sentences_around(text, [spot]), "")

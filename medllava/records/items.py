@@ -62,6 +62,12 @@ class FigureRecord(Record):
     label: str = ""
     """As printed, for example "Figure 2"."""
     caption: str = ""
+    caption_language: str = "und"
+    """Two letters; `und` where neither words nor XML tell."""
+    other_captions: tuple[str, ...] = ()
+    """The same caption in other languages, where it is printed in several."""
+    other_caption_languages: tuple[str, ...] = ()
+    """Of `other_captions`, in the same order."""
     in_text_mentions: tuple[str, ...] = ()
     """Sentences of the body that cite the figure, in reading order."""
     images: tuple[str, ...] = ()
@@ -71,10 +77,20 @@ class FigureRecord(Record):
     """Where it stood: body, floats, back, abstract, boxed-text, sub-article."""
     panel_score: float = 0.0
     """0 = surely one panel, 1 = surely several."""
+    panel: str = ""
+    """Label of the panel that this record was cut out of a figure for; empty for a whole figure."""
+    panel_box: tuple[int, ...] = ()
+    """Left, top, right, bottom of the panel, in pixels of the whole figure."""
+    whole_figure_id: str | None = None
+    """`figure_id` of the figure that a panel was cut out of."""
     license: str | None = None
     license_url: str | None = None
+    license_basis: str = ""
+    """The words that the license rests on, of the article or of the figure's own."""
     rights_flag: str | None = None
-    """Why the article's licence may not cover this figure; None when nothing was found."""
+    """Why the license may not cover this figure, with the sentence; None when nothing was found."""
+    credit: str = ""
+    """The figure's credit line, where it stands outside the caption."""
     is_retracted: bool | None = None
     """None: the source cannot tell (legacy packages)."""
     citation: str = ""
@@ -82,6 +98,16 @@ class FigureRecord(Record):
     """Of the image files we wrote, in the order of `images`."""
     source_md5: tuple[str | None, ...] = ()
     """Of the objects we read, in the order of `images`."""
+    article_language: str = "und"
+    article_type: str = ""
+    """As the archive writes it: research-article, case-report, ..."""
+    journal: str = ""
+    published: str = ""
+    """ISO date of the first publication, as exact as it is stated: year, month, day."""
+    keywords: tuple[str, ...] = ()
+    """The authors' own."""
+    mesh: tuple[str, ...] = ()
+    """Medical subject headings, where the article has them."""
     split: Split = Split.TRAIN
     snapshot: str = ""
     """Date of the source listing, ISO."""

@@ -100,6 +100,8 @@ class RunRecord(VersionedRecord):
     seed: int | None = None
     steps: int | None = None
     ranks: int | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    """How it was computed and spread over memory: precision, optimizer, sharding, kernels."""
     packing: PackingRecord | None = None
     machine: MachineRecord = field(default_factory=MachineRecord)
     complete: bool | None = None
@@ -110,6 +112,8 @@ class RunRecord(VersionedRecord):
     tokens_per_second: float | None = None
     loss_first: float | None = None
     loss_last: float | None = None
+    masked_records: int = 0
+    """Times a record was passed over because its image could no longer be read."""
     validation_loss: float | None = None
     """Of held-out records, after the last step."""
     weights_sha256: str | None = None

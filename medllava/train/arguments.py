@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from medllava.recipe import Precision, Recipe, Schedule, StageConfig
+from medllava.recipe import Recipe, Schedule, StageConfig
 from medllava.records import Stage
+from medllava.train.settings import Settings
+from medllava.train.sharding import deepspeed_config
 
 _DECAY_SHARE = 0.2
 """Of the steps, in which warmup_stable_decay falls to zero."""
@@ -20,38 +22,29 @@ _SCHEDULES = {
 }
 
 
-def uses_bf16(recipe: Recipe) -> bool:
-    """Tell whether the run computes in bf16: asked for, or `auto` where that is faster.
-
-    That is a GPU that has it, or a CPU with AMX; other CPUs emulate bf16, far slower than fp32.
-    """
-    if recipe.train.precision is Precision.AUTO:
-        if torch.cuda.is_available():
-            return bool(torch.cuda.is_bf16_supported())
-        return bool(torch.cpu._is_amx_tile_supported())  # noqa: SLF001 - it has no public name
-    return recipe.train.precision is Precision.BF16
-
-
 def training_arguments(
     recipe: Recipe,
     stage: Stage,
+    settings: Settings,
     *,
     output_dir: Path,
     num_steps: int,
     accumulation: int,
-    deepspeed: dict[str, Any] | None = None,
 ) -> TrainingArguments:
     """Translate the recipe for the Trainer.
 
     Args:
         recipe: machine and numerics.
         stage: whose settings are used.
+        settings: precision and sharding.
         output_dir: of the run.
         num_steps: optimizer steps, over which the schedule is laid out.
         accumulation: micro-batches per rank and step.
-        deepspeed: configuration, or None for one process.
     """
     config = recipe.stage[stage]
+    deepspeed = deepspeed_config(
+        settings, max_grad_norm=config.max_grad_norm, accumulation=accumulation
+    )
     return TrainingArguments(
         output_dir=str(output_dir),
         per_device_train_batch_size=1,
@@ -63,10 +56,8 @@ def training_arguments(
         warmup_steps=_warmup_steps(config, num_steps),
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
-        bf16=uses_bf16(recipe),
+        bf16=settings.is_half and settings.is_sharded,  # alone, the weights themselves are bf16
         use_cpu=not torch.cuda.is_available(),
-        torch_compile=recipe.train.compile,
-        use_liger_kernel=recipe.train.liger,
         deepspeed=deepspeed,
         ddp_find_unused_parameters=False,
         dataloader_num_workers=recipe.data.num_workers,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from medllava.errors import DataError
-from medllava.layout import CHECKPOINTS_DIR, METRICS_FILE, RUN_FILE
+from medllava.layout import CHECKPOINTS_DIR, DROPPED_FILE, METRICS_FILE, RUN_FILE
 from medllava.store import read_json, write_json
 
 KEY_FILE = "run_key.json"
@@ -72,7 +72,7 @@ def clear_partial(output_dir: Path) -> None:
 def clear_run(output_dir: Path) -> None:
     """Remove everything an earlier run left that this one would write."""
     shutil.rmtree(output_dir / CHECKPOINTS_DIR, ignore_errors=True)
-    for name in (RUN_FILE, KEY_FILE, METRICS_FILE):
+    for name in (RUN_FILE, KEY_FILE, METRICS_FILE, DROPPED_FILE):
         (output_dir / name).unlink(missing_ok=True)
 
 

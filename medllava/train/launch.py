@@ -1,38 +1,56 @@
-"""From one command to one process per GPU, on this machine or on several.
+"""From one command to one process per GPU, on this machine or on several, by torch's launcher.
 
-The processes are started by DeepSpeed's launcher (one machine, or those of a hostfile) or by srun
-inside a Slurm allocation. They tell through files how they fare (`rank_files`), so that the first
-rank that fails is named with its message, and the command line prints one result as always.
+`launch_stage` runs torch's elastic agent (what `torchrun` runs) in this process; on several
+machines srun or DeepSpeed's ssh starts one agent on each. Every rank is this module again, with the
+folder it finds its task in. What they leave there:
+
+    OUT/.ranks/config.json       what every rank is to do
+    OUT/.ranks/progress.jsonl    rank 0's progress, drawn by the launching process
+    OUT/.ranks/summary-N.json    rank N's outcome
+    OUT/.ranks/failure-NODE.json the first failure on a machine, where there are several
 """
 
-import base64
+import argparse
 import json
 import os
 import platform
 import shutil
 import signal
-import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from medllava import errors
 from medllava.errors import MedllavaError, SetupError
-from medllava.progress import Progress
-from medllava.records import StepSummary
-from medllava.train import rank_files
+from medllava.progress import Progress, SilentProgress
+from medllava.recipe import recipe_from_values
+from medllava.records import Stage, StepSummary
+from medllava.store import JsonlWriter, read_json, write_json
 from medllava.train.config import StageRunConfig
-from medllava.train.rank import PARENT
 
 _HOSTFILE = "DLTS_HOSTFILE"
 """DeepSpeed's own variable for where the hostfile is, and its default."""
 _DEFAULT_HOSTFILE = "/job/hostfile"
-_MODULE = "medllava.train.rank"
+_MODULE = "medllava.train.launch"
+_FOLDER, _CONFIG, _PROGRESS = ".ranks", "config.json", "progress.jsonl"
+_PATHS = ("output_dir", "image_dir", "validation_data")
 _POLL_SECONDS = 0.2
+_SAVING_SECONDS = 600
+"""A rank that was asked to stop has this long to save."""
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 _ECHOES = ("connection", "peer", "broken pipe", "gloo", "nccl", "socket", "timed out")
 """Words in the error of a rank that only noticed that another one was gone."""
+_PORT = 29_400
+
+
+class RankError(MedllavaError):
+    """A rank ended with an error that no user can act on; its traceback is on stderr."""
 
 
 def launch_stage(
@@ -46,60 +64,38 @@ def launch_stage(
         MedllavaError: the first rank's error, with its name.
     """
     _check_devices(gpus)
-    config.output_dir.mkdir(parents=True, exist_ok=True)
-    folder = rank_files.open_folder(config)
-    command = build_command(folder.resolve(), gpus=gpus, nodes=nodes)
+    folder = _open_folder(config)
     progress.note(f"starting {gpus * nodes} ranks")
-    process = subprocess.Popen(
-        command,
-        stdout=sys.stderr.fileno(),  # results are this process's to print
-        env=_environment(),
-        start_new_session=True,  # signals reach the ranks through this process only
-    )
-    previous = signal.signal(signal.SIGTERM, lambda *_: _signal_ranks(folder))
-    reader = rank_files.ProgressReader(folder, progress)
-    try:
-        while process.poll() is None:
-            reader.repeat()
-            time.sleep(_POLL_SECONDS)
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-        if process.poll() is None:
-            process.terminate()
-            process.wait()
-    reader.repeat()
-    summary = _outcome(rank_files.read_ranks(folder), world_size=gpus * nodes)
-    rank_files.close_folder(config)
+    with _repeated(folder, progress):
+        if nodes == 1:
+            failures = _run_agent(folder, gpus=gpus, restarts=config.recipe.train.restarts)
+        else:
+            failures = _run_nodes(folder, gpus=gpus, nodes=nodes)
+    summary = _outcome(folder, failures, world_size=gpus * nodes)
+    shutil.rmtree(folder, ignore_errors=True)
     return summary
 
 
 def build_command(
     folder: Path, *, gpus: int, nodes: int, environment: Mapping[str, str] = os.environ
 ) -> list[str]:
-    """Return the command that starts all ranks.
+    """Return the command that starts an agent on each of several machines.
 
     Args:
-        folder: made by `rank_files.open_folder`; on several machines they all must see it.
+        folder: of the run's `.ranks`; all machines must see it.
         gpus: ranks per machine.
         nodes: machines.
         environment: tells of a Slurm allocation or a hostfile.
 
     Raises:
-        SetupError: several machines are asked for and neither is there.
+        SetupError: neither is there.
     """
-    if nodes == 1:
-        hosts = base64.urlsafe_b64encode(json.dumps({"localhost": list(range(gpus))}).encode())
-        return [
-            *(sys.executable, "-m", "deepspeed.launcher.launch", "--quiet", "--no_local_rank"),
-            f"--world_info={hosts.decode()}",
-            "--master_addr=127.0.0.1",
-            f"--master_port={_free_port()}",
-            *("--module", _MODULE, str(folder)),
-        ]
+    agent = [str(folder), f"--gpus={gpus}", f"--nodes={nodes}", f"--host={platform.node()}"]
     if "SLURM_JOB_ID" in environment and shutil.which("srun"):
+        port = _PORT + int(environment["SLURM_JOB_ID"]) % 1000
         return [
-            *("srun", f"--nodes={nodes}", f"--ntasks={gpus * nodes}", f"--ntasks-per-node={gpus}"),
-            *("--kill-on-bad-exit=1", sys.executable, "-m", _MODULE, str(folder)),
+            *("srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"),
+            *(sys.executable, "-m", _MODULE, *agent, f"--port={port}"),
         ]
     hostfile = Path(environment.get(_HOSTFILE, _DEFAULT_HOSTFILE))
     if not hostfile.is_file():
@@ -109,20 +105,105 @@ def build_command(
         )
     return [
         *(sys.executable, "-m", "deepspeed.launcher.runner", f"--hostfile={hostfile}"),
-        *(f"--num_nodes={nodes}", f"--num_gpus={gpus}", "--no_local_rank"),
-        *("--module", _MODULE, str(folder)),
+        *(f"--num_nodes={nodes}", "--num_gpus=1", "--no_local_rank"),
+        *("--module", _MODULE, *agent, f"--port={_PORT}"),
     ]
 
 
-def _environment() -> dict[str, str]:
-    """Return the ranks' environment: tied to this process, one CPU thread unless said otherwise."""
+# The agent: starts the ranks of one machine and watches them.
+
+
+def _run_agent(
+    folder: Path, *, gpus: int, restarts: int, nodes: int = 1, endpoint: str = "localhost:0"
+) -> list[dict[str, Any]]:
+    """Run the ranks of this machine to their end.
+
+    Returns:
+        What failed: rank, host, exit code, kind of error, message; empty where nothing did.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException  # noqa: PLC0415
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError  # noqa: PLC0415
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch  # noqa: PLC0415
+
+    launch = LaunchConfig(
+        min_nodes=nodes,
+        max_nodes=nodes,
+        nproc_per_node=gpus,
+        run_id="medllava",
+        rdzv_backend="c10d",
+        rdzv_endpoint=endpoint,
+        local_addr="127.0.0.1" if nodes == 1 else None,
+        max_restarts=restarts,
+        shutdown_timeout=_SAVING_SECONDS,
+    )
+    with _rank_environment(), _signals_given_back():
+        try:
+            elastic_launch(launch, sys.executable)("-m", _MODULE, str(folder.resolve()))
+        except ChildFailedError as error:
+            return [_failure(rank, known) for rank, known in error.failures.items()]
+        except SignalException as error:
+            if error.sigval == signal.SIGINT:
+                raise KeyboardInterrupt from None
+    return []
+
+
+def _failure(rank: int, failure: Any) -> dict[str, Any]:  # noqa: ANN401 - torch has no types here
+    told = failure.message
+    text = told["message"] if isinstance(told, dict) else ""
+    kind, _, message = text.partition(": ")
+    return {
+        "rank": rank,
+        "host": platform.node(),
+        "exit_code": failure.exitcode,
+        "time": failure.timestamp,
+        "kind": kind,
+        "message": message or kind,
+    }
+
+
+@contextmanager
+def _rank_environment() -> Iterator[None]:
+    """Set what ranks inherit: one CPU thread unless said otherwise, and who watches them."""
     import torch  # noqa: PLC0415 - heavy
 
-    environment = {**os.environ, PARENT: f"{platform.node()}:{os.getpid()}"}
-    environment.setdefault("OMP_NUM_THREADS", "1")
+    before = dict(os.environ)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     if not torch.cuda.is_available():
-        environment["DS_ACCELERATOR"] = "cpu"
-    return environment
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextmanager
+def _signals_given_back() -> Iterator[None]:
+    """Undo the agent's signal handlers, which it leaves behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _run_nodes(folder: Path, *, gpus: int, nodes: int) -> list[dict[str, Any]]:
+    """Start an agent on every machine, wait for all, and gather what failed."""
+    command = build_command(folder.resolve(), gpus=gpus, nodes=nodes)
+    process = subprocess.Popen(command, stdout=sys.stderr.fileno(), start_new_session=True)
+    previous = signal.signal(signal.SIGTERM, lambda *_: process.send_signal(signal.SIGTERM))
+    try:
+        process.wait()
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+    return [entry for path in folder.glob("failure-*.json") for entry in read_json(path)]
 
 
 def _check_devices(gpus: int) -> None:
@@ -133,51 +214,178 @@ def _check_devices(gpus: int) -> None:
         raise SetupError(f"--gpus {gpus}: this machine has {found}. Ask for fewer.")
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+# The outcome: what the launching process says of it all.
 
 
-def _signal_ranks(folder: Path) -> None:
-    """Hand SIGTERM on to the ranks of this machine, which then save and stop."""
-    for values in rank_files.read_ranks(folder):
-        if values["host"] == platform.node():
-            try:
-                os.kill(values["pid"], signal.SIGTERM)
-            except ProcessLookupError:
-                continue
-
-
-def _outcome(ranks: list[dict[str, Any]], *, world_size: int) -> StepSummary:
+def _outcome(folder: Path, failures: list[dict[str, Any]], *, world_size: int) -> StepSummary:
     """Return the summary of rank 0, or raise what ended the run first."""
-    if len(ranks) == world_size and all("summary" in values for values in ranks):
-        return rank_files.read_summary(ranks[0])
-    early = [v for v in ranks if not v.get("summary", {"complete": True})["complete"]]
-    if early:  # one of them found the disk full
-        return rank_files.read_summary(early[0])
-    failed = sorted((v for v in ranks if "error" in v), key=lambda v: v["time"])
-    known = [rank_files.read_error(v, where=_name(v)) for v in failed]
-    for error in known:
-        if error is not None:
-            raise error
-    own = [v for v in failed if not any(w in v["error"]["message"].lower() for w in _ECHOES)]
+    summaries = [_read_summary(path) for path in sorted(folder.glob("summary-*.json"))]
+    if len(summaries) == world_size and all(s.complete for s in summaries):
+        return summaries[0]
+    early = [summary for summary in summaries if not summary.complete]
+    if early:  # asked to stop, or one of them found the disk full
+        return early[0]
+    failed = sorted(failures, key=lambda values: values["time"])
+    for values in failed:
+        kind = getattr(errors, values["kind"], None)
+        if isinstance(kind, type) and issubclass(kind, MedllavaError):
+            raise kind(f"{_name(values)}: {values['message']}")
+    told = [v for v in failed if v["kind"]]
+    own = [v for v in told if not any(word in v["message"].lower() for word in _ECHOES)]
     if own:
-        raise RankError(f"{_name(own[0])}: {own[0]['error']['type']}: {own[0]['error']['message']}")
-    silent = [v for v in ranks if "error" not in v and "summary" not in v]
+        raise RankError(f"{_name(own[0])}: {own[0]['kind']}: {own[0]['message']}")
+    silent = [v for v in failed if not v["kind"]]
     if silent:
         raise SetupError(
-            f"{_name(silent[0])} ended without a word, as a process does that is killed or runs "
-            "out of memory. Run the same command again to go on from the last checkpoint."
+            f"{_name(silent[0])} ended without a word (exit code {silent[0]['exit_code']}), as a "
+            "process does that is killed or runs out of memory. Run the same command again to go "
+            "on from the last checkpoint."
         )
-    if failed:
-        raise RankError(f"{_name(failed[0])}: {failed[0]['error']['message']}")
-    raise SetupError(f"only {len(ranks)} of {world_size} ranks started. See the messages above.")
-
-
-class RankError(MedllavaError):
-    """A rank ended with an error that no user can act on; its traceback is on stderr."""
+    if told:
+        raise RankError(f"{_name(told[0])}: {told[0]['kind']}: {told[0]['message']}")
+    raise SetupError(
+        f"only {len(summaries)} of {world_size} ranks came to an end. See the messages above, and "
+        "run the same command again to go on from the last checkpoint."
+    )
 
 
 def _name(values: dict[str, Any]) -> str:
     return f"rank {values['rank']} on {values['host']}"
+
+
+# The folder that launching process and ranks share.
+
+
+def _open_folder(config: StageRunConfig) -> Path:
+    """Make an empty folder with the configuration of a run in it; return the folder."""
+    folder = config.output_dir / _FOLDER
+    shutil.rmtree(folder, ignore_errors=True)
+    write_json(folder / _CONFIG, {**asdict(config), "stage": config.stage.value})
+    return folder
+
+
+def _read_config(folder: Path) -> StageRunConfig:
+    values = read_json(folder / _CONFIG)
+    paths = {name: Path(values[name]) for name in _PATHS if values[name] is not None}
+    recipe = recipe_from_values(values["recipe"], file=str(folder / _CONFIG))
+    return StageRunConfig(**{**values, **paths, "recipe": recipe, "stage": Stage(values["stage"])})
+
+
+def _read_summary(path: Path) -> StepSummary:
+    values = read_json(path)
+    paths = {name: Path(where) for name, where in values["artifacts"].items()}
+    return StepSummary(**{**values, "artifacts": paths})
+
+
+class _ProgressFile(SilentProgress):
+    """A `Progress` that is written down for the launching process."""
+
+    def __init__(self, folder: Path) -> None:
+        self._writer = JsonlWriter(folder / _PROGRESS)
+
+    def start(self, phase: str, *, total: int | None = None) -> None:
+        self._writer.write({"start": phase, "total": total})
+
+    def advance(self, count: int = 1) -> None:
+        self._writer.write({"advance": count})
+
+    def note(self, message: str) -> None:
+        self._writer.write({"note": message})
+
+
+@contextmanager
+def _repeated(folder: Path, progress: Progress) -> Iterator[None]:
+    """Pass on what rank 0 writes down, for as long as the `with` lasts and to the last line."""
+    ended = threading.Event()
+
+    def follow() -> None:
+        offset = 0
+        while True:
+            is_last = ended.wait(_POLL_SECONDS)
+            offset = _repeat(folder / _PROGRESS, offset, progress)
+            if is_last:
+                return
+
+    reader = threading.Thread(target=follow, daemon=True)
+    reader.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        reader.join()
+
+
+def _repeat(path: Path, offset: int, progress: Progress) -> int:
+    """Pass on the whole lines behind `offset`; return where the next one starts."""
+    if not path.exists():
+        return offset
+    with path.open("rb") as handle:
+        handle.seek(offset)
+        fresh = handle.read()
+    whole = fresh[: fresh.rfind(b"\n") + 1]
+    for line in whole.splitlines():
+        values = json.loads(line)
+        if "start" in values:
+            progress.start(values["start"], total=values["total"])
+        elif "advance" in values:
+            progress.advance(values["advance"])
+        else:
+            progress.note(values["note"])
+    return offset + len(whole)
+
+
+# One rank, or one machine's agent.
+
+
+def main() -> None:
+    """Train as the rank that the environment says, or run the agent of one of several machines."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--gpus", type=int, default=0, help="Be an agent with so many ranks.")
+    parser.add_argument("--nodes", type=int, default=1)
+    parser.add_argument("--host", default="localhost")
+    parser.add_argument("--port", type=int, default=_PORT)
+    options = parser.parse_args()
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # results are the launching process's
+    _end_with_parent()
+    if not options.gpus:
+        from torch.distributed.elastic.multiprocessing.errors import record  # noqa: PLC0415
+
+        record(_train_as_rank)(options.folder)
+        return
+    failures = _run_agent(
+        options.folder,
+        gpus=options.gpus,
+        restarts=_read_config(options.folder).recipe.train.restarts,
+        nodes=options.nodes,
+        endpoint=f"{options.host}:{options.port}",
+    )
+    if failures:
+        write_json(options.folder / f"failure-{platform.node()}-{os.getpid()}.json", failures)
+        sys.exit(1)
+
+
+def _train_as_rank(folder: Path) -> None:
+    from medllava.train.ranks import find_ranks  # noqa: PLC0415 - after the watch has begun
+    from medllava.train.run import train_stage  # noqa: PLC0415
+
+    ranks = find_ranks()
+    progress = _ProgressFile(folder) if ranks.is_main else SilentProgress()
+    summary = train_stage(_read_config(folder), ranks=ranks, progress=progress)
+    write_json(folder / f"summary-{ranks.rank}.json", asdict(summary))
+
+
+def _end_with_parent() -> None:
+    """End this process soon after the one that started it, which may have been killed."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    main()

@@ -6,9 +6,10 @@ checkpoint, so that the file reads as if nothing had happened.
 """
 
 import json
+import logging
 import resource
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,11 @@ from medllava.layout import METRICS_FILE
 from medllava.model.shapes import ModelShape
 from medllava.page import render_lines, render_page, render_table
 from medllava.store import JsonlWriter, iter_jsonl, write_text
-from medllava.train.planning.flops import Learning, Workload, compute_flops
+from medllava.train.planning.costs import Workload, compute_flops
 from medllava.train.ranks import Ranks
+from medllava.train.stages import Learning
 
+_logger = logging.getLogger(__name__)
 _KIB = 1024
 
 
@@ -38,9 +41,9 @@ class Arithmetic:
 class StepMeter:
     """Adds up tokens and waiting time between two optimizer steps of one rank."""
 
-    def __init__(self) -> None:
+    def __init__(self, arithmetic: Arithmetic | None) -> None:
         """Start the clock."""
-        self.arithmetic: Arithmetic | None = None
+        self.arithmetic = arithmetic
         self._start()
 
     def _start(self) -> None:
@@ -51,6 +54,13 @@ class StepMeter:
         self._supervised = 0
         self._images = 0
         self._waited = 0.0
+        self._masked = 0
+
+    def add_masked(self, masked: Mapping[str, str]) -> None:
+        """Count records whose image can no longer be read, and name them in the log."""
+        for record_id, why in masked.items():
+            _logger.warning("nothing is learned from record %s: %s", record_id, why)
+        self._masked += len(masked)
 
     def add_batch(self, batch: dict[str, Any], *, lengths: Sequence[int]) -> None:
         """Count one micro-batch, whose examples have these lengths."""
@@ -68,7 +78,9 @@ class StepMeter:
         """Return the figures of the step over all ranks, and start the next one."""
         seconds = time.perf_counter() - self._started
         totals = [self._computed, self._real, self._squares, self._supervised, self._images]
-        computed, real, squares, supervised, images, waited = ranks.total([*totals, self._waited])
+        computed, real, squares, supervised, images, waited, masked = ranks.total(
+            [*totals, self._waited, self._masked]
+        )
         work = Workload(
             num_tokens=int(real),
             num_supervised=int(supervised),
@@ -80,6 +92,7 @@ class StepMeter:
             "tokens": work.num_tokens,
             "supervised_tokens": work.num_supervised,
             "images": work.num_images,
+            **({"masked_records": int(masked)} if masked else {}),
             "tokens_per_second": real / seconds,
             "real_share": real / max(computed, 1),
             "loader_wait_share": waited / seconds / ranks.world_size,
@@ -134,6 +147,7 @@ def summarize_metrics(records: list[dict[str, Any]]) -> dict[str, Any]:
     steps = [record for record in records if "loss" in record]
     seconds = sum(record["seconds"] for record in steps)
     tokens = sum(record["tokens"] for record in steps)
+    masked = sum(record.get("masked_records", 0) for record in steps)
     held_out = [r["validation_loss"] for r in records if "validation_loss" in r]
     return {
         "tokens": tokens,
@@ -143,6 +157,7 @@ def summarize_metrics(records: list[dict[str, Any]]) -> dict[str, Any]:
         "loss_first": steps[0]["loss"] if steps else 0.0,
         "loss_last": steps[-1]["loss"] if steps else 0.0,
         **({"validation_loss": held_out[-1]} if held_out else {}),
+        **({"masked_records": masked} if masked else {}),
     }
 
 

@@ -2,6 +2,9 @@
 
 import platform
 import random
+import shutil
+from contextlib import suppress
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -10,14 +13,21 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from medllava.data.dataset import ExampleIndex, build_index, load_index, save_index
+from medllava.data.dataset import (
+    ExampleIndex,
+    ImageScreen,
+    build_index,
+    load_index,
+    save_index,
+)
+from medllava.data.dropped import IMAGE_DROPS
 from medllava.data.packing import MicroBatches, Schedule, build_schedule
 from medllava.data.pixels import PixelReader
 from medllava.data.prefix_sharing import Sharing, find_sharing, share_nothing
 from medllava.data.sources import image_root
 from medllava.errors import DataError
 from medllava.images.load import load_image
-from medllava.layout import LEARNED_FILE
+from medllava.layout import DROPPED_FILE, LEARNED_FILE
 from medllava.model.adapter import attach_adapter
 from medllava.model.attention import choose_attention, supports_branches
 from medllava.model.load import load_model
@@ -27,44 +37,47 @@ from medllava.model.processor import num_image_tokens
 from medllava.model.quantize import quantize_language_model
 from medllava.progress import Progress
 from medllava.recipe import Adapter
-from medllava.train.arguments import uses_bf16
+from medllava.records import InstructionRecord
+from medllava.store import iter_jsonl
 from medllava.train.config import FROM_PARTS, StageRunConfig
+from medllava.train.freezing import freeze_parts, restore_learned
 from medllava.train.ranks import Ranks
+from medllava.train.settings import Settings
 from medllava.train.stage_data import StageData, find_data
-from medllava.train.stages import freeze_parts, learning_parts, restore_learned, uses_adapter
+from medllava.train.stages import learning_parts, uses_adapter
 
 _CALIBRATION_IMAGES = 64
 _CALIBRATION_POOL = 20_000
 _CACHE_BYTES = 4 * 2**30
-"""Resized images are kept up to this size when the run passes over them more than once."""
+"""Resized images are kept up to this size: what indexing decoded is not decoded again."""
 PIXELS_FILE = ".pixels"
 _INDEX_FILE = ".index.npz"
 _RANDOM_FOLDER = "random-data"
 
 
 def load_initial(
-    config: StageRunConfig, data: StageData, *, resumed: Path | None, is_sharded: bool = False
+    config: StageRunConfig, settings: Settings, data: StageData, *, resumed: Path | None
 ) -> LoadedModel:
     """Load the checkpoint to go on from, the model to start from, or build it from parts.
 
     What does not learn is frozen, and an adapter is attached where the recipe wants one.
 
-    Weights are in fp32, so that small steps are not lost, except where DeepSpeed keeps a copy in
-    fp32 and computes in bf16.
+    All weights are in the precision of the settings; where that is bf16 the optimizer sees to it
+    that small steps are not lost (`train.optimizer`).
 
     Args:
         config: of the run.
+        settings: precision.
         data: its images may set how a new projector starts.
         resumed: checkpoint of the same run.
-        is_sharded: DeepSpeed will hold the model.
     """
     stage = config.recipe.stage[config.stage]
     has_adapter = uses_adapter(config.stage, stage)
     source = str(resumed) if resumed and not has_adapter else config.init
-    loaded = _load_source(config, data, source, is_half=is_sharded and uses_bf16(config.recipe))
+    loaded = _load_source(config, data, source, is_half=settings.is_half)
     if has_adapter:
         if stage.adapter is Adapter.QLORA:
-            dtype = torch.bfloat16 if uses_bf16(config.recipe) else torch.float32
+            dtype = torch.bfloat16 if settings.is_half else torch.float32
             quantize_language_model(loaded.model, compute_dtype=dtype)
         attach_adapter(
             loaded.model,
@@ -105,20 +118,36 @@ def index_data(
     processor: Any,  # noqa: ANN401 - the model's processor
     *,
     progress: Progress,
+    cache_file: Path | None = None,
+    lost_before: frozenset[str] | None = None,
 ) -> ExampleIndex:
-    """Read and tokenize the records.
+    """Read and tokenize the records, and decode each of their images once.
+
+    Args:
+        config: of the run.
+        data: the records and where their images are.
+        processor: of the model that will be trained.
+        progress: told how far it is.
+        cache_file: keeps the resized images, so that training does not decode them again.
+        lost_before: see `ImageScreen`.
 
     Raises:
         DataError: no record can be used.
     """
-    return build_index(
+    pixels = PixelReader(processor.image_processor)
+    if cache_file is not None:
+        cache_file.unlink(missing_ok=True)
+        pixels.keep(cache_file, (), room=_cache_room(cache_file) // pixels.image_bytes)
+    index = build_index(
         data.records(),
         processor,
         image_root=data.image_root,
         image_tokens=num_image_tokens(processor),
         max_length=config.recipe.data.max_length,
         progress=progress,
+        screen=ImageScreen(open_image=pixels.admit, lost_before=lost_before),
     )
+    return replace(index, kept_pixels=pixels.kept)
 
 
 def share_index(
@@ -128,16 +157,35 @@ def share_index(
     ranks: Ranks,
     *,
     progress: Progress,
+    is_training: bool = False,
 ) -> ExampleIndex:
     """Let rank 0 read and tokenize the records, and give the others what it made.
+
+    Args:
+        config: of the run.
+        data: the records and where their images are.
+        processor: of the model that will be trained.
+        ranks: all that train together.
+        progress: told how far it is.
+        is_training: these are what the run learns from: their resized images are kept on rank 0's
+            machine for `make_batches`, and a run that goes on drops what it dropped at first.
 
     Raises:
         DataError: more of the records cannot be used than `data.max_dropped` allows.
     """
     path = config.output_dir / _INDEX_FILE
     if ranks.is_main:
-        index = index_data(config, data, processor, progress=progress)
+        index = index_data(
+            config,
+            data,
+            processor,
+            progress=progress,
+            cache_file=_pixels_file(config.output_dir) if is_training else None,
+            lost_before=_lost_before(config.output_dir) if is_training else None,
+        )
         check_dropped(config, index)
+        if index.dropped:
+            progress.note(f"not used: {_reasons(index)} of {len(index) + len(index.dropped):,}")
         if ranks.world_size > 1:
             save_index(index, path)
     ranks.wait()
@@ -166,13 +214,16 @@ def check_dropped(config: StageRunConfig, index: ExampleIndex) -> None:
     dropped = sum(index.drop_counts.values())
     share = dropped / (dropped + len(index))
     if share > config.recipe.data.max_dropped:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in index.drop_counts.items())
         first = index.dropped[0]
         raise DataError(
-            f"{share:.1%} of the records cannot be used ({reasons}; the first is "
-            f"{first.record_id!r} {first.detail}): {config.data}. "
+            f"{share:.1%} of the records cannot be used ({_reasons(index)}; the first is "
+            f"{first.describe()}): {config.data}. "
             f"Check --image-dir, or allow it with --set data.max_dropped={share + 0.005:.2f}."
         )
+
+
+def _reasons(index: ExampleIndex) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in index.drop_counts.items())
 
 
 def choose_sharing(
@@ -192,16 +243,16 @@ def choose_sharing(
     )
 
 
-def lay_out(config: StageRunConfig, sharing: Sharing, *, world_size: int = 1) -> Schedule:
+def lay_out(config: StageRunConfig, settings: Settings, sharing: Sharing) -> Schedule:
     """Lay out all steps of the stage."""
     stage = config.recipe.stage[config.stage]
     return build_schedule(
         sharing,
-        max_length=config.recipe.data.max_length,
+        pack_length=settings.pack_length,
         packing=config.recipe.data.packing,
         global_batch_size=stage.global_batch_size,
-        micro_batch_size=stage.micro_batch_size,
-        world_size=world_size,
+        micro_batch_size=settings.micro_batch_size,
+        world_size=settings.world_size,
         epochs=stage.epochs,
         seed=config.recipe.train.seed,
         max_steps=config.max_steps,
@@ -218,19 +269,17 @@ def make_batches(
 ) -> MicroBatches:
     """Return the micro-batches of one rank; the ranks of a machine share resized images."""
     pixels = PixelReader(processor.image_processor)
-    if config.recipe.stage[config.stage].epochs > 1:
-        room = _CACHE_BYTES // pixels.image_bytes
-        cached = list(islice(dict.fromkeys(index.images), room))
-        path = config.output_dir / f"{PIXELS_FILE}-{platform.node()}"
-        if ranks.local_rank == 0:
-            path.unlink(missing_ok=True)
-        ranks.wait()
-        pixels.keep(path, cached)
+    path = _pixels_file(config.output_dir)
+    if ranks.local_rank == 0 and not ranks.is_main:  # another machine, whose file begins empty
+        path.unlink(missing_ok=True)
+    ranks.wait()
+    pixels.keep(path, index.kept_pixels)
     return _batches(config, index, schedule, processor, pixels=pixels, rank=ranks.rank)
 
 
 def make_held_out(
     config: StageRunConfig,
+    settings: Settings,
     processor: Any,  # noqa: ANN401 - the model's processor
     ranks: Ranks,
     *,
@@ -244,7 +293,7 @@ def make_held_out(
     index = share_index(config, data, processor, ranks, progress=progress)
     schedule = build_schedule(
         share_nothing(index.lengths),
-        max_length=config.recipe.data.max_length,
+        pack_length=settings.pack_length,
         packing=config.recipe.data.packing,
         global_batch_size=ranks.world_size,
         micro_batch_size=1,
@@ -276,6 +325,25 @@ def _batches(
     )
 
 
+def _lost_before(output_dir: Path) -> frozenset[str] | None:
+    """Return the records that the run dropped for their images when it began; None if it begins."""
+    path = output_dir / DROPPED_FILE
+    if not path.is_file():
+        return None
+    reasons = {reason.value for reason in IMAGE_DROPS}
+    return frozenset(d["record_id"] for _, d in iter_jsonl(path) if d["reason"] in reasons)
+
+
+def _cache_room(file: Path) -> int:
+    """Return bytes for resized images: a mapped file on a full disk kills the process."""
+    return min(_CACHE_BYTES, shutil.disk_usage(file.parent).free // 2)
+
+
+def _pixels_file(output_dir: Path) -> Path:
+    """Return where the ranks of this machine keep resized images."""
+    return output_dir / f"{PIXELS_FILE}-{platform.node()}"
+
+
 def clear_pixels(output_dir: Path) -> None:
     """Remove the resized images of a run."""
     for path in output_dir.glob(f"{PIXELS_FILE}*"):
@@ -285,11 +353,13 @@ def clear_pixels(output_dir: Path) -> None:
 def _sample_images(config: StageRunConfig, data: StageData) -> list[Image.Image]:
     """Return some of the data's own images, for a projector that starts from their statistics."""
     records = islice(data.records(), _CALIBRATION_POOL)
-    names = sorted({name for record in records for name in record.images})
+    usable = (record for record in records if isinstance(record, InstructionRecord))
+    names = sorted({name for record in usable for name in record.images})
     random.Random(config.recipe.train.seed).shuffle(names)
     images: list[Image.Image] = []
     for name in names:
         path = data.image_root / name
         if len(images) < _CALIBRATION_IMAGES and path.is_file():
-            images.append(load_image(path))
+            with suppress(DataError):  # it is dropped by name while indexing
+                images.append(load_image(path))
     return images

@@ -28,6 +28,8 @@ class Ranks:
     rank: int = 0
     local_rank: int = 0
     world_size: int = 1
+    is_launched: bool = False
+    """Whether a launcher started this process, which even one rank can need (DeepSpeed)."""
 
     @property
     def is_main(self) -> bool:
@@ -36,8 +38,8 @@ class Ranks:
 
     @contextmanager
     def connected(self) -> Iterator[None]:
-        """Join the others for the time of the `with`; a single process does nothing."""
-        if self.world_size == 1 or distributed.is_initialized():
+        """Join the others for the time of the `with`; a process of its own does nothing."""
+        if not self.is_launched or distributed.is_initialized():
             yield
             return
         is_gpu = torch.cuda.is_available()
@@ -79,6 +81,7 @@ def find_ranks(environment: MutableMapping[str, str] = os.environ) -> Ranks:
         rank=int(environment.get("RANK", "0")),
         local_rank=int(environment.get("LOCAL_RANK", "0")),
         world_size=int(environment.get("WORLD_SIZE", "1")),
+        is_launched="RANK" in environment,
     )
 
 

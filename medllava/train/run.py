@@ -16,13 +16,14 @@ import json
 import os
 import shutil
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 
 from medllava.data.dataset import ExampleIndex, iter_dropped
 from medllava.data.packing import Schedule
+from medllava.errors import SetupError
 from medllava.layout import (
     CHECKPOINTS_DIR,
     DROPPED_FILE,
@@ -33,12 +34,13 @@ from medllava.layout import (
 )
 from medllava.model.load import save_model
 from medllava.model.loaded import LoadedModel
+from medllava.model.shapes import ModelShape, read_shape
 from medllava.progress import Progress, SilentProgress
 from medllava.provenance import weights_sha256
 from medllava.records import PackingRecord, RunRecord, Stage, StepSummary
 from medllava.store import exclusive, read_record, write_json, write_text
 from medllava.train import prepare
-from medllava.train.arguments import training_arguments, uses_bf16
+from medllava.train.arguments import training_arguments
 from medllava.train.checkpoint import (
     check_run_key,
     clear_partial,
@@ -47,6 +49,8 @@ from medllava.train.checkpoint import (
     list_checkpoints,
 )
 from medllava.train.config import StageRunConfig
+from medllava.train.freezing import checkpoint_activations
+from medllava.train.hardware import this_gpu, uses_bf16
 from medllava.train.monitor import (
     Arithmetic,
     MetricsFile,
@@ -54,8 +58,8 @@ from medllava.train.monitor import (
     summarize_metrics,
     write_report,
 )
-from medllava.train.planning.dry_run import this_gpu
-from medllava.train.planning.flops import Learning
+from medllava.train.planning.data_counts import count_index
+from medllava.train.planning.fit import fit_settings
 from medllava.train.ranks import Ranks
 from medllava.train.run_record import (
     describe_data,
@@ -63,14 +67,10 @@ from medllava.train.run_record import (
     describe_machine,
     describe_parts,
 )
-from medllava.train.sharding import (
-    choose_settings,
-    deepspeed_config,
-    find_shape,
-    whole_weights,
-)
-from medllava.train.stages import checkpoint_activations
-from medllava.train.trainer import StageTrainer, StopRequest
+from medllava.train.settings import Settings, machine_settings
+from medllava.train.sharding import whole_weights
+from medllava.train.stages import Learning
+from medllava.train.trainer import StageRun, StageTrainer, StopRequest
 
 _SILENT = SilentProgress()
 _ALONE = Ranks()
@@ -132,30 +132,72 @@ def _train(config: StageRunConfig, ranks: Ranks, progress: Progress) -> StepSumm
     checkpoints = list_checkpoints(output_dir)
     done, folder = checkpoints[-1] if checkpoints else (0, None)
     data = prepare.share_data(config, ranks)
+    base = machine_settings(
+        recipe,
+        recipe.stage[config.stage],
+        world_size=ranks.world_size,
+        has_cuda=torch.cuda.is_available(),
+        is_half=uses_bf16(recipe),
+    )
     progress.start("load model")
-    loaded = prepare.load_initial(config, data, resumed=folder, is_sharded=ranks.world_size > 1)
-    index = prepare.share_index(config, data, loaded.processor, ranks, progress=progress)
+    loaded = prepare.load_initial(config, base, data, resumed=folder)
+    index = prepare.share_index(
+        config, data, loaded.processor, ranks, progress=progress, is_training=True
+    )
+    shape = _find_shape(config)
+    settings = _fit(config, base, shape, index)
+    if settings.gradient_checkpointing:
+        checkpoint_activations(loaded.model)
     sharing = prepare.choose_sharing(config, index, loaded, progress=progress)
-    schedule = prepare.lay_out(config, sharing, world_size=ranks.world_size)
+    schedule = prepare.lay_out(config, settings, sharing)
     if ranks.is_main:
         check_run_key(output_dir, {"examples": index.fingerprint()})
         _write_inputs(config, index)
     if folder:
         progress.note(f"continuing after step {done} of {schedule.num_steps}")
-    run = _Run(config=config, ranks=ranks, index=index, schedule=schedule)
-    trainer = _make_trainer(run, loaded, progress)
-    trainer.held_out = prepare.make_held_out(config, loaded.processor, ranks, progress=progress)
-    if ranks.is_main:
-        trainer.metrics_file = MetricsFile(output_dir / METRICS_FILE, after_step=done)
-    progress.start(f"train {config.stage.value}", total=schedule.num_steps)
-    progress.advance(done)
-    with closing(StopRequest()) as trainer.stop_request:
+    run = _Run(config=config, ranks=ranks, index=index, schedule=schedule, settings=settings)
+    held_out = prepare.make_held_out(config, settings, loaded.processor, ranks, progress=progress)
+    with ExitStack() as stack:
+        metrics = None
+        if ranks.is_main:
+            metrics = MetricsFile(output_dir / METRICS_FILE, after_step=done)
+            stack.callback(metrics.close)
+        trainer = StageTrainer(
+            loaded,
+            training_arguments(
+                recipe,
+                config.stage,
+                settings,
+                output_dir=output_dir,
+                num_steps=schedule.num_steps,
+                accumulation=schedule.accumulation,
+            ),
+            plan=StageRun(
+                settings=settings,
+                ranks=ranks,
+                output_dir=output_dir,
+                batches=prepare.make_batches(
+                    config, index, schedule, loaded.processor, ranks=ranks
+                ),
+                held_out=held_out,
+                stage=recipe.stage[config.stage],
+                checkpoint=recipe.checkpoint,
+                arithmetic=_arithmetic(config, shape),
+                metrics=metrics,
+                extra_files={
+                    RECIPE_FILE: recipe.to_toml_values(),
+                    RUN_FILE: replace(_describe(run), complete=False).to_json(),
+                },
+                stop_request=stack.enter_context(closing(StopRequest())),
+                progress=progress,
+            ),
+        )
+        progress.start(f"train {config.stage.value}", total=schedule.num_steps)
+        progress.advance(done)
         trainer.train(resume_from_checkpoint=str(folder) if folder else None)
-    if trainer.metrics_file is not None:
-        trainer.metrics_file.close()
     if trainer.was_stopped:
         return _stopped(config)
-    with whole_weights(loaded.model, trainer.settings):
+    with whole_weights(loaded.model, settings):
         if ranks.is_main:
             _export(run, loaded)
     ranks.wait()
@@ -170,46 +212,36 @@ class _Run:
     ranks: Ranks
     index: ExampleIndex
     schedule: Schedule
+    settings: Settings
 
 
-def _make_trainer(run: _Run, loaded: LoadedModel, progress: Progress) -> StageTrainer:
-    config, schedule, recipe = run.config, run.schedule, run.config.recipe
-    shape = find_shape(config)
-    settings = choose_settings(config, shape, run.index, schedule, world_size=run.ranks.world_size)
-    if settings.gradient_checkpointing:
-        checkpoint_activations(loaded.model)
-    trainer = StageTrainer(
-        loaded,
-        training_arguments(
-            recipe,
-            config.stage,
-            output_dir=config.output_dir,
-            num_steps=schedule.num_steps,
-            accumulation=schedule.accumulation,
-            deepspeed=deepspeed_config(config, settings, accumulation=schedule.accumulation),
-        ),
-        output_dir=config.output_dir,
-        batches=prepare.make_batches(
-            config, run.index, schedule, loaded.processor, ranks=run.ranks
-        ),
-        stage=recipe.stage[config.stage],
-        checkpoint=recipe.checkpoint,
-        progress=progress,
+def _find_shape(config: StageRunConfig) -> ModelShape | None:
+    """Return the sizes of the recipe's parts; None where a checkpoint stands for absent ones."""
+    try:
+        return read_shape(config.recipe.model)
+    except SetupError:
+        return None
+
+
+def _fit(
+    config: StageRunConfig, base: Settings, shape: ModelShape | None, index: ExampleIndex
+) -> Settings:
+    """Fill in what the recipe leaves open; without the model's sizes the usual is taken."""
+    if shape is None:
+        return base
+    counts = count_index(index, source=config.data)
+    return fit_settings(config.recipe, config.stage, base, shape, data=counts, device=this_gpu())
+
+
+def _arithmetic(config: StageRunConfig, shape: ModelShape | None) -> Arithmetic | None:
+    if shape is None:
+        return None
+    gpu = this_gpu()
+    return Arithmetic(
+        shape=shape,
+        learning=Learning.of(config.stage, config.recipe.stage[config.stage]),
+        peak_flops=gpu.peak_flops if gpu else None,
     )
-    trainer.settings = settings
-    if shape is not None:
-        gpu = this_gpu()
-        trainer.meter.arithmetic = Arithmetic(
-            shape=shape,
-            learning=Learning.of(config.stage, recipe.stage[config.stage]),
-            peak_flops=gpu.peak_flops if gpu else None,
-        )
-    trainer.ranks = run.ranks
-    trainer.extra_files = {
-        RECIPE_FILE: recipe.to_toml_values(),
-        RUN_FILE: replace(_describe(run), complete=False).to_json(),
-    }
-    return trainer
 
 
 def _write_inputs(config: StageRunConfig, index: ExampleIndex) -> None:
@@ -222,7 +254,7 @@ def _write_inputs(config: StageRunConfig, index: ExampleIndex) -> None:
 def _export(run: _Run, loaded: LoadedModel) -> None:
     """Write the finished model and what is known about it; `run.json` comes last."""
     config, output_dir = run.config, run.config.output_dir
-    save_model(loaded, output_dir, dtype=torch.bfloat16 if uses_bf16(config.recipe) else None)
+    save_model(loaded, output_dir, dtype=torch.bfloat16 if run.settings.is_half else None)
     record = replace(
         _describe(run),
         complete=True,
@@ -253,6 +285,7 @@ def _describe(run: _Run) -> RunRecord:
         seed=config.recipe.train.seed,
         steps=schedule.num_steps,
         ranks=run.ranks.world_size,
+        settings=asdict(run.settings),
         packing=PackingRecord(
             tokens_per_pack=schedule.capacity,
             packs_per_step=schedule.packs_per_step,
@@ -268,6 +301,7 @@ def _summarize(config: StageRunConfig, run: RunRecord) -> StepSummary:
     counts = {
         "records_used": run.data.used,
         "records_dropped": run.data.dropped,
+        "masked_records": run.masked_records or None,
         "steps": run.steps,
         "tokens": run.tokens,
         "loss_first": run.loss_first,
@@ -309,7 +343,7 @@ def _run_key(config: StageRunConfig, ranks: Ranks) -> dict[str, Any]:
     data, train = dict(values["data"]), dict(values["train"])
     for name in ("num_workers", "max_dropped"):
         del data[name]
-    for name in ("threads", "trackers"):
+    for name in ("threads", "trackers", "restarts"):
         del train[name]
     init_run = describe_init(config.init).run
     return {

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from medllava.data.dataset import ExampleIndex, build_index
+from medllava.errors import DataError
 from medllava.model.processor import num_image_tokens
 from medllava.model.weightless_processor import read_processor
 from medllava.progress import Progress
@@ -50,18 +51,26 @@ class Sample:
         }
 
 
-def show_sample(config: StageRunConfig, *, progress: Progress) -> Sample:
-    """Return the first usable record of a stage's data.
+def show_sample(
+    config: StageRunConfig, *, record_id: str | None = None, progress: Progress
+) -> Sample:
+    """Return the first usable record of a stage's data, or the one of an id.
 
     Raises:
-        DataError: none of the first records can be used.
+        DataError: none of the first records can be used, or the one that is asked for is not there
+            or cannot be used; says why.
         SetupError: the model's tokenizer is not at hand.
     """
     processor = read_processor(config.recipe.model, init=config.init)
     with tempfile.TemporaryDirectory(prefix="medllava-") as made_up:
         data = find_data(config, made_up=Path(made_up))
+        records = data.records()
+        wanted = (record for record in records if record_id in (None, record.record_id))
+        chosen = list(islice(wanted, _LOOKED_AT if record_id is None else 1))
+        if not chosen and record_id is not None:
+            raise DataError(f"no record {record_id!r}: {config.data}. Ids are as in the file.")
         index = build_index(
-            islice(data.records(), _LOOKED_AT),
+            chosen,
             processor,
             image_root=data.image_root,
             image_tokens=num_image_tokens(processor),

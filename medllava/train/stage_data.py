@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medllava.data.benchmarks.questions import QuestionSet, finetune_records, load_questions
+from medllava.data.dropped import Dropped
 from medllava.data.random_records import RANDOM_DATA, write_random_records
-from medllava.data.sources import image_root, iter_instruction_records
+from medllava.data.sources import image_root, read_instructions
 from medllava.layout import INSTRUCTIONS_FILE
 from medllava.records import InstructionRecord, Split, Stage
 from medllava.store import iter_jsonl
@@ -22,10 +23,10 @@ class StageData:
     questions: QuestionSet | None = None
     """Of a benchmark, or of the user's own questions; else the records are instructions."""
 
-    def records(self) -> Iterator[InstructionRecord]:
+    def records(self) -> Iterator[InstructionRecord | Dropped]:
         """Yield the records in the order of their file."""
         if self.questions is None:
-            return iter_instruction_records(self.path)
+            return read_instructions(self.path)
         return finetune_records(self.questions)
 
 

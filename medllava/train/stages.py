@@ -1,30 +1,29 @@
-"""One table: which part learns in which stage, and how fast.
+"""One table: which part learns in which stage, and how fast. Needs no torch.
 
-Parameters are named by the part of the native model they belong to. Everything that does not learn
-is frozen, kept in evaluation mode and left bitwise as it was.
+The trainer freezes by it, the FLOP count and the memory estimate count by it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
-import torch
-from torch import Tensor, nn
-from transformers.modeling_layers import GradientCheckpointingLayer
-
-from medllava.errors import DataError
-from medllava.model.adapter import is_adapter_parameter
+from medllava.model.shapes import ModelShape
 from medllava.recipe import Adapter, StageConfig
 from medllava.records import Stage
 
 Part = StrEnum("Part", ["VISION_ENCODER", "PROJECTOR", "LANGUAGE_MODEL"])
 
-LEARNS: dict[Stage, frozenset[Part]] = {
+LEARNS: Mapping[Stage, frozenset[Part]] = {
     Stage.ALIGN: frozenset({Part.PROJECTOR}),
     Stage.INSTRUCT: frozenset({Part.PROJECTOR, Part.LANGUAGE_MODEL}),
     Stage.FINETUNE: frozenset({Part.PROJECTOR, Part.LANGUAGE_MODEL}),
 }
 """Who learns; a recipe may add the vision encoder."""
+
+
+def uses_adapter(stage: Stage, config: StageConfig) -> bool:
+    """Tell whether an adapter learns in the language model's place."""
+    return config.adapter is not Adapter.NONE and Part.LANGUAGE_MODEL in LEARNS[stage]
 
 
 def learning_parts(stage: Stage, config: StageConfig) -> frozenset[Part]:
@@ -34,18 +33,6 @@ def learning_parts(stage: Stage, config: StageConfig) -> frozenset[Part]:
     return (LEARNS[stage] | extra) - resting
 
 
-def uses_adapter(stage: Stage, config: StageConfig) -> bool:
-    """Tell whether an adapter learns in the language model's place."""
-    return config.adapter is not Adapter.NONE and Part.LANGUAGE_MODEL in LEARNS[stage]
-
-
-def part_of(name: str) -> Part:
-    """Return the part that a parameter or module name of the native model belongs to."""
-    if "vision_tower" in name:
-        return Part.VISION_ENCODER
-    return Part.PROJECTOR if "multi_modal_projector" in name else Part.LANGUAGE_MODEL
-
-
 def learning_rate_of(part: Part, config: StageConfig) -> float:
     """Return the peak learning rate of a part."""
     if part is Part.PROJECTOR and config.projector_learning_rate:
@@ -53,64 +40,49 @@ def learning_rate_of(part: Part, config: StageConfig) -> float:
     return config.learning_rate
 
 
-def freeze_parts(model: nn.Module, learning: frozenset[Part]) -> None:
-    """Let only the parameters of `learning`, and of an adapter, take gradients."""
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(part_of(name) in learning or is_adapter_parameter(name))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learning:
+    """Who learns in a stage, as counts need it."""
 
+    parts: frozenset[Part]
+    adapter: Adapter = Adapter.NONE
+    adapter_rank: int = 0
 
-def learned_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return copies of everything that learns, by name."""
-    return {
-        name: parameter.detach().cpu().clone()
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
-    }
-
-
-@torch.no_grad()
-def restore_learned(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `learned_tensors` returned.
-
-    Raises:
-        DataError: other parameters learn now.
-    """
-    own = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if own.keys() != tensors.keys():
-        raise DataError(
-            "the checkpoint holds other learned weights than this run learns. "
-            "Start anew with --no-resume."
+    @classmethod
+    def of(cls, stage: Stage, config: StageConfig) -> "Learning":
+        """Read it off the table and a stage's settings."""
+        has_adapter = uses_adapter(stage, config)
+        return cls(
+            parts=learning_parts(stage, config),
+            adapter=config.adapter if has_adapter else Adapter.NONE,
+            adapter_rank=config.lora_rank if has_adapter else 0,
         )
-    for name, tensor in tensors.items():
-        own[name].copy_(tensor)
 
+    @property
+    def language_model(self) -> bool:
+        """Tell whether the language model's own weights learn."""
+        return Part.LANGUAGE_MODEL in self.parts
 
-def checkpoint_activations(model: Any) -> None:  # noqa: ANN401 - transformers has no types
-    """Compute a layer's activations again in the backward pass instead of keeping them."""
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    @property
+    def vision_encoder(self) -> bool:
+        """Tell whether the vision encoder learns."""
+        return Part.VISION_ENCODER in self.parts
 
+    def num_adapter_parameters(self, shape: ModelShape) -> int:
+        """Count the low-rank matrices on every linear layer of the language model."""
+        hidden, wide = shape.hidden_size, shape.intermediate_size
+        per_layer = (
+            2 * (hidden + shape.query_width)  # query and output
+            + 2 * (hidden + shape.key_width)  # key and value
+            + 3 * (hidden + wide)  # gate, up and down
+        )
+        return self.adapter_rank * per_layer * shape.num_layers
 
-def rest_frozen(model: nn.Module) -> None:
-    """Put every module without a learning parameter into evaluation mode."""
-    for module in _frozen_branches(model):
-        module.eval()
-        for part in module.modules():
-            # Layers only checkpoint in training mode, and a frozen language model keeps its
-            # activations too; dropout is in the layers' children, which stay at rest.
-            part.training = isinstance(part, GradientCheckpointingLayer) and bool(
-                part.gradient_checkpointing
-            )
-
-
-def _frozen_branches(module: nn.Module) -> Iterator[nn.Module]:
-    """Yield the largest modules that have parameters, none of which learns.
-
-    A module without parameters (dropout, an activation) goes with the one it is in.
-    """
-    learns = [parameter.requires_grad for parameter in module.parameters()]
-    if not any(learns):
-        if learns:
-            yield module
-        return
-    for child in module.children():
-        yield from _frozen_branches(child)
+    def num_trainable(self, shape: ModelShape) -> int:
+        """Count the parameters that get gradients."""
+        counts = {
+            Part.PROJECTOR: shape.projector_parameters,
+            Part.LANGUAGE_MODEL: shape.language_parameters,
+            Part.VISION_ENCODER: shape.encoder_parameters,
+        }
+        return sum(counts[part] for part in self.parts) + self.num_adapter_parameters(shape)

@@ -8,7 +8,8 @@ an orderly end when the machine asks for it.
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
-from medllava.data.packing import IGNORED, LENGTHS, MicroBatches
+from medllava.data.packing import IGNORED, LENGTHS, MASKED, MicroBatches
 from medllava.errors import RecipeError
 from medllava.layout import LEARNED_FILE
 from medllava.model.adapter import has_adapter
@@ -33,14 +34,12 @@ from medllava.train.checkpoint import (
     partial_folder,
     seal_checkpoint,
 )
-from medllava.train.monitor import MetricsFile, StepMeter
-from medllava.train.planning.memory_by_cause import Settings
+from medllava.train.freezing import learned_tensors, rest_frozen
+from medllava.train.monitor import Arithmetic, MetricsFile, StepMeter
+from medllava.train.optimizer import build_optimizer
 from medllava.train.ranks import Ranks
+from medllava.train.settings import Settings
 from medllava.train.sharding import BufferKeeper, whole_weights
-from medllava.train.stages import learned_tensors, learning_rate_of, part_of, rest_frozen
-
-_WEIGHT_DECAY_FROM_RANK = 2
-"""Vectors (norms, biases) are never decayed, matrices are."""
 
 
 class StopRequest:
@@ -59,58 +58,58 @@ class StopRequest:
         signal.signal(signal.SIGTERM, self._previous)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageRun:
+    """What a stage trains with, fixed before its first step."""
+
+    settings: Settings
+    ranks: Ranks
+    output_dir: Path
+    batches: Dataset[dict[str, Tensor]]
+    """This rank's micro-batches of the whole run."""
+    held_out: MicroBatches | None
+    """This rank's share of the held-out records."""
+    stage: StageConfig
+    """Learning rates and decay."""
+    checkpoint: CheckpointConfig
+    """How often, and how many are kept."""
+    arithmetic: Arithmetic | None
+    """What the meter needs for MFU; None where the model's sizes are not known."""
+    metrics: MetricsFile | None
+    """Of rank 0."""
+    extra_files: Mapping[str, Any]
+    """Name to JSON values, written into every checkpoint."""
+    stop_request: StopRequest
+    progress: Progress
+    """Advanced at every step."""
+
+
 class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
     """Trains one stage."""
 
-    settings = Settings(
-        zero_stage=0, gradient_checkpointing=False, offload=False, world_size=1, bytes_per_weight=4
-    )
-    ranks = Ranks()
-
-    def __init__(
-        self,
-        loaded: LoadedModel,
-        args: TrainingArguments,
-        *,
-        output_dir: Path,
-        batches: Dataset[dict[str, Tensor]],
-        stage: StageConfig,
-        checkpoint: CheckpointConfig,
-        progress: Progress,
-    ) -> None:
+    def __init__(self, loaded: LoadedModel, args: TrainingArguments, *, plan: "StageRun") -> None:
         """Take a model whose parts are already frozen or not.
 
         Args:
             loaded: model to train, in place, and the processor saved with every checkpoint.
             args: made by `training_arguments`.
-            output_dir: of the run.
-            batches: this rank's micro-batches of the whole run.
-            stage: learning rates and decay.
-            checkpoint: how often, and how many are kept.
-            progress: advanced at every step.
+            plan: everything else that is fixed before the first step.
         """
         super().__init__(
             loaded.model,
             args,
-            train_dataset=batches,
+            train_dataset=plan.batches,
             data_collator=_only,
             processing_class=loaded.processor,
         )
         self.remove_callback(PrinterCallback)
-        self.output_dir = output_dir
-        self._batches = batches
+        self.plan = plan
+        self.was_stopped = False
         self._loaded = loaded
         self._module: nn.Module = loaded.model
         self._buffers_kept = BufferKeeper(loaded.model)
-        self.stage = stage
-        self.checkpoint = checkpoint
-        self.progress = progress
-        self.metrics_file: MetricsFile | None = None
-        self.extra_files: dict[str, Any] = {}
-        self.stop_request: StopRequest | None = None
-        self.was_stopped = False
-        self.held_out: MicroBatches | None = None
-        self.meter = StepMeter()
+        self._meter = StepMeter(plan.arithmetic)
+        self._last_decided = -1
 
     # Batches.
 
@@ -118,7 +117,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         """Return the micro-batches in order; nothing shuffles or shards them again."""
         workers = self.args.dataloader_num_workers
         return DataLoader(
-            self._batches,
+            self.plan.batches,
             batch_size=1,
             collate_fn=_only,
             num_workers=workers,
@@ -133,9 +132,10 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         """Fetch one step's micro-batches, counting tokens and the wait for them."""
         started = time.perf_counter()
         samples, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self.meter.add_wait(time.perf_counter() - started)
+        self._meter.add_wait(time.perf_counter() - started)
         for sample in samples:
-            self.meter.add_batch(sample, lengths=sample.pop(LENGTHS))
+            self._meter.add_masked(sample.pop(MASKED))
+            self._meter.add_batch(sample, lengths=sample.pop(LENGTHS))
         return samples, num_items
 
     def compute_loss(self, model: nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as the base class
@@ -144,15 +144,20 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         self._buffers_kept.restore(self._module)
         return super().compute_loss(model, *args, **kwargs)
 
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Move a micro-batch to the device, pixels in the precision of the weights."""
+        prepared: dict[str, Any] = super()._prepare_inputs(inputs)
+        if self.plan.settings.is_half:
+            prepared["pixel_values"] = prepared["pixel_values"].to(torch.bfloat16)
+        return prepared
+
     # Learning.
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Make AdamW with one learning rate per part; vectors are not decayed."""
         if self.optimizer is None:
-            self.optimizer = torch.optim.AdamW(
-                parameter_groups(model or self._module, self.stage),
-                lr=self.stage.learning_rate,
-                fused=True,
+            self.optimizer = build_optimizer(
+                model or self._module, self.plan.stage, self.plan.settings
             )
         return self.optimizer
 
@@ -165,19 +170,19 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         """Write one record per step; `state.log_history` stays empty, so checkpoints stay small."""
         if "loss" not in logs:
             return
-        figures = self.meter.finish_step(self.ranks)
+        figures = self._meter.finish_step(self.plan.ranks)
         record = {"step": self.state.global_step, **logs, **figures}
         if not torch.isfinite(torch.tensor(logs["loss"])):
             raise RecipeError(
                 f"the loss is {logs['loss']} at step {self.state.global_step}. "
                 "Lower the learning rate, or look at the data of that step."
             )
-        if self.metrics_file is not None:
-            self.metrics_file.write(record)
+        if self.plan.metrics is not None:
+            self.plan.metrics.write(record)
         self.control = self.callback_handler.on_log(
             self.args, self.state, self.control, dict(record)
         )
-        self.progress.advance()
+        self.plan.progress.advance()
 
     # Checkpoints.
 
@@ -192,15 +197,13 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
             self.was_stopped = step < last
             self.control.should_training_stop = True
             self.control.should_save = self.was_stopped
-        elif step % self.checkpoint.every_steps == 0 and step < last:
+        elif step % self.plan.checkpoint.every_steps == 0 and step < last:
             self.control.should_save = True
         will_save = self.control.should_save or step == last
         super()._maybe_log_save_evaluate(*args, **kwargs)
         self.control.should_save = False
-        if will_save and self.held_out is not None:
-            self._measure_held_out(self.held_out)
-
-    _last_decided = -1
+        if will_save and self.plan.held_out is not None:
+            self._measure_held_out(self.plan.held_out)
 
     @torch.no_grad()
     def _measure_held_out(self, batches: MicroBatches) -> None:
@@ -210,31 +213,32 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         for number in range(len(batches)):
             batch = batches[number]
             del batch[LENGTHS]
+            self._meter.add_masked(batch.pop(MASKED))
             count += int((batch["labels"] != IGNORED).sum())
             inputs = self._prepare_inputs(batch)
             with self.compute_loss_context_manager():
                 outputs = self.model_wrapped(**inputs, use_cache=False, num_items_in_batch=1)
             loss_sum += float(outputs.loss)
         self.model_wrapped.train()
-        loss_sum, total = self.ranks.total([loss_sum, count])
-        if self.metrics_file is not None:
+        loss_sum, total = self.plan.ranks.total([loss_sum, count])
+        if self.plan.metrics is not None:
             record = {"step": self.state.global_step, "validation_loss": loss_sum / total}
-            self.metrics_file.write(record)
+            self.plan.metrics.write(record)
 
     def _all_ranks_heard_stop(self) -> bool:
         """Tell whether any rank was asked to stop; every rank gets the same answer."""
-        heard = self.stop_request is not None and self.stop_request.is_set
-        return bool(self.ranks.total([float(heard)])[0])
+        heard = self.plan.stop_request.is_set
+        return bool(self.plan.ranks.total([float(heard)])[0])
 
     def _save_checkpoint(self, model: nn.Module, trial: object) -> None:  # noqa: ARG002 - as the base class
         """Write everything beside, then rename; a kill at any byte leaves the last good one."""
         step = self.state.global_step
-        folder = partial_folder(self.output_dir, step)
+        folder = partial_folder(self.plan.output_dir, step)
         if self.args.should_save:
-            clear_partial(self.output_dir)
+            clear_partial(self.plan.output_dir)
             folder.mkdir(parents=True)
         self.accelerator.wait_for_everyone()
-        with whole_weights(self._module, self.settings):
+        with whole_weights(self._module, self.plan.settings):
             if self.args.should_save:
                 save_model(self._loaded, folder)
                 if has_adapter(self._module):
@@ -244,31 +248,10 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
-            for name, values in self.extra_files.items():
+            for name, values in self.plan.extra_files.items():
                 write_json(folder / name, values)
-            seal_checkpoint(self.output_dir, step, keep=self.checkpoint.keep)
+            seal_checkpoint(self.plan.output_dir, step, keep=self.plan.checkpoint.keep)
         self.accelerator.wait_for_everyone()
-
-
-def parameter_groups(model: nn.Module, stage: StageConfig) -> list[dict[str, Any]]:
-    """Return AdamW's groups: one per part that learns, decayed or not."""
-    groups: dict[tuple[str, bool], dict[str, Any]] = {}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        part = part_of(name)
-        shape = getattr(parameter, "ds_shape", parameter.shape)  # ZeRO-3 leaves an empty shell
-        decayed = len(shape) >= _WEIGHT_DECAY_FROM_RANK
-        group = groups.setdefault(
-            (part.value, decayed),
-            {
-                "params": [],
-                "lr": learning_rate_of(part, stage),
-                "weight_decay": stage.weight_decay if decayed else 0.0,
-            },
-        )
-        group["params"].append(parameter)
-    return list(groups.values())
 
 
 def _only(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:

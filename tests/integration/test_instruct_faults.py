@@ -20,7 +20,7 @@ from medllava.records import FigureRecord, Stage
 from medllava.store import iter_jsonl, read_json
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-BAD = ("No idea.", '{"turns": [{"question"', "I am sorry, I cannot see it.", "", "User: Why?")
+BAD = ("No idea.", '{"turns": [{"question"', "I am sorry, I cannot see it.", "{}", "User: Why?")
 FAULTS = ("429", "500", "503", "reset", "hang", "cut", "malformed", "no-choices")
 SCRIPT = """
 import sys

@@ -6,6 +6,7 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -15,7 +16,6 @@ from medllava.errors import DataError, SetupError
 from medllava.progress import SilentProgress
 from medllava.train.config import StageRunConfig
 from medllava.train.launch import launch_stage
-from medllava.train.rank_files import read_ranks
 from medllava.train.resolve import resolve_config
 from medllava.train.run import train_stage
 
@@ -84,6 +84,13 @@ def test_two_ranks_are_one_process_zero_3(one_process: Path, data: Path, tmp_pat
     assert_same(one_process, config.output_dir)
 
 
+def pid_of_rank(rank: int) -> int:
+    """Find a rank among this process's children by what the launcher told it."""
+    children = psutil.Process().children(recursive=True)
+    (pid,) = (c.pid for c in children if c.environ().get("RANK") == str(rank))
+    return pid
+
+
 class AtStep(SilentProgress):
     """Does something once a step is done."""
 
@@ -106,8 +113,7 @@ def test_a_killed_rank_ends_the_run_by_name_and_going_on_is_bitwise(
     config = config_of(data, tmp_path / "out")
 
     def kill() -> None:
-        pid = read_ranks(config.output_dir / ".ranks")[1]["pid"]
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid_of_rank(1), signal.SIGKILL)
 
     with pytest.raises(SetupError, match=r"rank 1 on .* ended without a word"):
         launch_stage(config, gpus=2, progress=AtStep(4, kill))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from medllava.data.benchmarks.rows import Row
-from medllava.data.layouts.llava import iter_llava_items
+from medllava.data.layouts.items import iter_llava_items
 from medllava.errors import DataError
 from medllava.store import iter_jsonl, write_bytes
 

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from medllava.data.layouts.llava import is_llava_item, parse_llava_item
+from medllava.data.dropped import DropReason, UnusableRecordError
+from medllava.data.layouts.conversation import is_llava_item, parse_llava_item
 from medllava.errors import RecordError
 from medllava.records import IMAGE_TOKEN, AnswerType, Question
 
@@ -224,7 +225,12 @@ def _own_split(row: Row) -> str | None:
 
 
 def _flatten_llava(row: Row, *, default_id: str, where: str) -> Iterator[dict[str, Any]]:
-    record, _ = parse_llava_item(row, where=where)
+    try:
+        record, _ = parse_llava_item(row, where=where)
+    except UnusableRecordError as error:
+        if error.reason in (DropReason.ROLE_ORDER, DropReason.NO_REPLY):
+            raise RecordError(f"questions and answers do not alternate: {where}.") from None
+        raise
     asked = [turn for turn in record.turns if turn.role == "user"]
     answers = [turn for turn in record.turns if turn.role == "assistant"]
     if not asked or len(asked) != len(answers):

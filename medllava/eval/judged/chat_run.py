@@ -35,9 +35,10 @@ from medllava.eval.report.chat_html import render_chat_report
 from medllava.layout import EVAL_REPORT_FILE, JUDGEMENTS_FILE, PAGE_FILE, PREDICTIONS_FILE
 from medllava.llm.client import OpenAIModel
 from medllava.llm.ledger import Ledger
-from medllava.llm.prices import FREE, find_price
+from medllava.llm.prices import price_for
 from medllava.llm.protocol import ChatModel
 from medllava.llm.runner import Limits, Outcome, run_requests
+from medllava.llm.tokens import estimate_tokens
 from medllava.progress import Progress, SilentProgress
 from medllava.provenance import code_commit, describe_model, package_versions
 from medllava.records import StepSummary
@@ -192,7 +193,9 @@ class _Asked:
         self._file = config.output_dir / "judge" / "ledger.jsonl"
         if not config.resume:
             self._file.unlink(missing_ok=True)
-        self._price = find_price(judge.model)
+        self._price = price_for(
+            judge.model, base_url=judge.base_url, max_cost_usd=judge.max_cost_usd
+        )
 
     def run(self, progress: Progress) -> tuple[list[dict[str, Any]], int]:
         """Return a line per reply, and how many trials have none yet.
@@ -242,9 +245,14 @@ class _Asked:
         return build_request(trial, question, text, temperature=self._judge.temperature)
 
     def _preview(self, progress: Progress) -> None:
-        price = self._price or FREE
-        most = sum(price.most(self._request(trial)) for trial in self._trials)
-        known = f"at most ${most:.2f}" if self._price else "its price is not known"
+        known = "its price is not known"
+        if price := self._price:
+            requests = [self._request(trial) for trial in self._trials]
+            most = sum(
+                price.cost(estimate_tokens(r, self._judge.model), r.max_new_tokens)
+                for r in requests
+            )
+            known = f"at most ${most:.2f}"
         progress.note(f"{len(self._trials):,} judgements by {self._judge.model}, {known}.")
 
 
@@ -269,6 +277,12 @@ def _line(trial: Trial, outcome: Outcome) -> dict[str, Any]:
         "output_tokens": outcome.reply.output_tokens,
         "cost_usd": outcome.cost_usd,
     }
+
+
+def _total_cost(lines: Sequence[dict[str, Any]]) -> float | None:
+    """Return what all replies cost; None where the price of one is not known."""
+    costs = [line["cost_usd"] for line in lines]
+    return None if None in costs else round(sum(costs), 6)
 
 
 def _build_report(
@@ -321,7 +335,7 @@ def _build_report(
             "missing": missing,
             "input_tokens": sum(line["input_tokens"] for line in lines),
             "output_tokens": sum(line["output_tokens"] for line in lines),
-            "cost_usd": round(sum(line["cost_usd"] for line in lines), 6),
+            "cost_usd": _total_cost(lines),
         },
         "model": model,
         "decoding": {}
@@ -374,7 +388,7 @@ def _write(
             "judgements": facts["readable"],
             "unreadable": facts["unreadable"],
             "missing": facts["missing"],
-            "cost_usd": facts["cost_usd"],
+            **({} if facts["cost_usd"] is None else {"cost_usd": facts["cost_usd"]}),
         },
         details={key: report[key] for key in ("groups", "order", "judge", "conditions")},
         artifacts=files,

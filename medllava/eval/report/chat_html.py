@@ -103,7 +103,7 @@ def _judge(report: Mapping[str, Any]) -> str:
         "judge": f"{judge['model']}, answered as {', '.join(judge['answered_as']) or '-'}",
         "judgements": f"{judge['readable']:,} read of {judge['judgements']:,}; "
         f"{judge['unreadable']:,} unreadable, {judge['missing']:,} missing",
-        "cost": f"${judge['cost_usd']:.2f}, {judge['input_tokens']:,} tokens in, "
+        "cost": f"{_cost(judge['cost_usd'])}, {judge['input_tokens']:,} tokens in, "
         f"{judge['output_tokens']:,} out",
         "advantage of the first place": _grades(order["first_place_advantage"]),
         "winner changes with the order": estimate_cell(
@@ -158,3 +158,7 @@ def _one_decimal(value: float | None) -> str:
 
 def _grades(value: float | None) -> str:
     return "-" if value is None else f"{value:+.2f} grades"
+
+
+def _cost(usd: float | None) -> str:
+    return "price unknown" if usd is None else f"${usd:.2f}"

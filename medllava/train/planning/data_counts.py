@@ -4,11 +4,17 @@ The trainer counts them with the model's tokenizer. Where there is no tokenizer 
 estimated from characters, and where there is no data at all, LLaVA-Med's published sizes stand in.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
+from medllava.data.dropped import Dropped
 from medllava.model.shapes import ModelShape
 from medllava.records import InstructionRecord, Stage
+
+if TYPE_CHECKING:
+    from medllava.data.dataset import ExampleIndex
 
 _CHARACTERS_PER_TOKEN = 4
 _TOKENS_PER_TURN = 6
@@ -60,6 +66,17 @@ class DataStatistics:
         )
 
 
+def count_index(index: "ExampleIndex", *, source: str) -> DataStatistics:
+    """Return the counts of an index, as the plan wants them."""
+    return DataStatistics.of_lengths(
+        index.lengths.tolist(),
+        source=source,
+        num_supervised=int(index.supervised_counts.sum()),
+        num_images=len(index.images),
+        num_dropped=index.drop_counts,
+    )
+
+
 def assumed_data(stage: Stage, shape: ModelShape) -> DataStatistics:
     """Return counts like those of the data LLaVA-Med published, for a plan without data.
 
@@ -85,11 +102,15 @@ def assumed_data(stage: Stage, shape: ModelShape) -> DataStatistics:
 
 
 def estimate_data(
-    records: Iterable[InstructionRecord], shape: ModelShape, *, source: str
+    records: Iterable[InstructionRecord | Dropped], shape: ModelShape, *, source: str
 ) -> DataStatistics:
     """Count records without a tokenizer, at four characters per token; images are not opened."""
     lengths, supervised, images = [], 0, 0
+    dropped: Counter[str] = Counter()
     for record in records:
+        if isinstance(record, Dropped):
+            dropped[record.reason.value] += 1
+            continue
         characters = sum(len(turn.content) for turn in record.turns)
         replies = sum(len(turn.content) for turn in record.turns if turn.role == "assistant")
         length = characters // _CHARACTERS_PER_TOKEN + _TOKENS_PER_TURN * len(record.turns)
@@ -99,6 +120,7 @@ def estimate_data(
     counted = DataStatistics.of_lengths(
         lengths, source=source, num_supervised=supervised, num_images=images
     )
+    counted = replace(counted, num_dropped=dict(dropped))
     return replace(counted, is_assumed=True)
 
 

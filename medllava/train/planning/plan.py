@@ -1,31 +1,52 @@
 """What a run will do, before anything is loaded: parts, tokens, steps, memory, hours.
 
-A recipe, a stage and counts of the data enter; a `Plan` leaves, which `--dry-run` prints and the
-trainer obeys where the recipe leaves sharding open. It needs configurations only, no weights and no
-GPU, so a 7B run can be planned on a laptop. Hours rest on an assumed share of a GPU's peak, which
-is said beside them; memory is an estimate by cause. `plan_text` turns a plan into rows to read.
+A recipe, a stage and counts of the data enter; a `Plan` leaves, which `--dry-run` prints. Its
+`Settings` are made by the same `fit_settings` that the trainer calls. It needs configurations only,
+no weights and no GPU, so a 7B run can be planned on a laptop. Hours rest on shares of a GPU's peak
+that were measured, which is said beside them; memory is an estimate by cause. `plan_text` turns a
+plan into rows to read.
 """
 
-import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from medllava.model.shapes import ModelShape
-from medllava.recipe import Precision, Recipe, StageConfig
+from medllava.recipe import Recipe, StageConfig
 from medllava.records import Stage
+from medllava.train.planning.costs import (
+    GIB,
+    GPUS,
+    Gpu,
+    PassCounts,
+    Workload,
+    compute_flops,
+    compute_memory,
+    host_memory,
+)
 from medllava.train.planning.data_counts import DataStatistics, assumed_data, dropped_text
-from medllava.train.planning.flops import GIB, GPUS, Gpu, Learning, Workload, compute_flops
-from medllava.train.planning.memory_by_cause import Settings, compute_memory
+from medllava.train.planning.fit import (
+    ASSUMED_FILL,
+    Batches,
+    count_pass,
+    fit_settings,
+    fits,
+    plan_batches,
+)
+from medllava.train.settings import Settings, machine_settings
+from medllava.train.stages import Learning, Part, learning_rate_of
 
 CPU = "cpu"
-ASSUMED_MFU = 0.40
-"""Share of a GPU's dense bf16 peak that hours are computed with."""
-ASSUMED_FILL = 0.98
-"""Share of a pack that is real tokens, where packs have not been made yet."""
-_USABLE = 0.92
-"""Share of a GPU's memory that may be planned; the rest is fragmentation."""
-_SMALL = 0.1
-"""Below this share of learning parameters sharding their state saves little."""
+_MFU = {
+    # Language model frozen, learning: 7B steps on one H200, bf16, packs of 2,048 and 8,192 tokens
+    # (docs/benchmarks.md).
+    "eager, short packs": (0.37, 0.30),
+    "eager": (0.44, 0.45),
+    "liger": (0.55, 0.55),
+    "compiled": (0.54, 0.55),
+    "float8": (0.71, 0.72),
+}
+_LONG_PACK = 4096
+"""From here on the shares of long packs are taken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,21 +62,6 @@ class PartPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Batches:
-    """How records become optimizer steps; the trainer uses the same numbers."""
-
-    num_units: int
-    """Packs per epoch; records without packing."""
-    records_per_unit: float
-    micro_batch_size: int
-    gradient_accumulation_steps: int
-    units_per_step: int
-    """Over all ranks."""
-    steps_per_epoch: float
-    num_steps: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class GpuPlan:
     """The run on one kind of GPU."""
 
@@ -66,6 +72,10 @@ class GpuPlan:
     fits: bool
     hours: float | None
     """None where no peak is known."""
+    mfu: float | None = None
+    """Share of the peak that the hours are computed with, as measured on an H200."""
+    host_bytes: int = 0
+    """Host memory per device that offloading takes."""
 
     @property
     def total_bytes(self) -> int:
@@ -124,16 +134,50 @@ def build_plan(  # noqa: PLR0913 - each is a thing a user asks about
         shape: of the model, from `medllava.model.shapes.read_shape(recipe.model)`.
         data: counts of the records; None assumes LLaVA-Med's published data for the stage.
         world_size: devices over all machines.
-        gpu: a name in `flops.GPUS`, what `flops.find_gpu` recognised, or `cpu`.
+        gpu: a name in `costs.GPUS`, what `costs.find_gpu` recognised, or `cpu`.
         max_steps: stop after this many steps.
         batches: the trainer's own layout of the run; None estimates it.
     """
     config = recipe.stage[stage]
     learning = Learning.of(stage, config)
     data = data or assumed_data(stage, shape)
-    batches = batches or plan_batches(
-        recipe, config, data, world_size=world_size, max_steps=max_steps
+
+    def plan_on(device: Gpu | None, known: Batches | None = None) -> tuple[GpuPlan, Batches, float]:
+        base = machine_settings(
+            recipe,
+            config,
+            world_size=world_size,
+            has_cuda=device is not None,
+            is_half=device is not None,
+        )
+        settings = fit_settings(recipe, stage, base, shape, data=data, device=device)
+        fitting = known or plan_batches(recipe, config, settings, data, max_steps=max_steps)
+        flops = _run_flops(shape, learning, data, fitting)
+        passes = count_pass(recipe, settings, data, fitting.gradient_accumulation_steps)
+        fill = data.num_tokens / max(1, fitting.num_units * settings.pack_length)
+        plan = _plan_gpu(shape, learning, settings, device, passes, flops=flops, fill=fill)
+        return plan, fitting, flops
+
+    asked = None if gpu == CPU else (GPUS[gpu] if isinstance(gpu, str) else gpu)
+    chosen, layout, flops = plan_on(asked, batches)
+    return Plan(
+        recipe=recipe.name,
+        stage=stage,
+        parts=_plan_parts(recipe, config, shape, learning),
+        data=data,
+        batches=layout,
+        flops=flops,
+        chosen=chosen,
+        alternatives=tuple(plan_on(device)[0] for device in GPUS.values()),
+        refusal=_refusal(recipe, data),
+        notes=_notes(data, chosen),
     )
+
+
+def _run_flops(
+    shape: ModelShape, learning: Learning, data: DataStatistics, batches: Batches
+) -> float:
+    """Count the model FLOPs of the whole run, over all devices."""
     share = batches.num_steps / max(batches.steps_per_epoch, 1e-9)
     work = Workload(
         num_tokens=round(data.num_tokens * share),
@@ -141,185 +185,70 @@ def build_plan(  # noqa: PLR0913 - each is a thing a user asks about
         num_images=round(data.num_images * share),
         sum_squared_lengths=data.sum_squared_lengths * share,
     )
-    flops = compute_flops(shape, learning, work)
-    fill = data.num_tokens / max(1, batches.num_units * _positions_per_unit(recipe, data))
-
-    def plan_on(device: Gpu | None) -> GpuPlan:
-        return _plan_gpu(
-            recipe,
-            shape,
-            learning,
-            data,
-            batches,
-            device,
-            world_size=world_size,
-            flops=flops,
-            fill=fill,
-        )
-
-    asked = None if gpu == CPU else (GPUS[gpu] if isinstance(gpu, str) else gpu)
-    chosen = plan_on(asked)
-    return Plan(
-        recipe=recipe.name,
-        stage=stage,
-        parts=_plan_parts(recipe, config, shape, learning),
-        data=data,
-        batches=batches,
-        flops=flops,
-        chosen=chosen,
-        alternatives=tuple(plan_on(device) for device in GPUS.values()),
-        refusal=_refusal(recipe, data),
-        notes=_notes(data, chosen),
-    )
+    return compute_flops(shape, learning, work)
 
 
-def plan_batches(
-    recipe: Recipe,
-    config: StageConfig,
-    data: DataStatistics,
-    *,
-    world_size: int,
-    max_steps: int | None = None,
-) -> Batches:
-    """Turn the batch size in records into packs per device, accumulation and steps."""
-    if recipe.data.packing:
-        units = data.num_packs or math.ceil(
-            data.num_tokens / (ASSUMED_FILL * recipe.data.max_length)
-        )
-    else:
-        units = data.num_records
-    records_per_unit = data.num_records / max(1, units)
-    per_pass = config.micro_batch_size * world_size
-    accumulation = max(1, round(config.global_batch_size / max(1e-9, records_per_unit * per_pass)))
-    units_per_step = accumulation * per_pass
-    steps_per_epoch = units / units_per_step
-    num_steps = math.ceil(steps_per_epoch * config.epochs)
-    return Batches(
-        num_units=units,
-        records_per_unit=records_per_unit,
-        micro_batch_size=config.micro_batch_size,
-        gradient_accumulation_steps=accumulation,
-        units_per_step=units_per_step,
-        steps_per_epoch=steps_per_epoch,
-        num_steps=num_steps if max_steps is None else min(num_steps, max_steps),
-    )
-
-
-def _positions_per_unit(recipe: Recipe, data: DataStatistics) -> int:
-    """Positions computed per pack, or per record padded to its batch's longest."""
-    return recipe.data.max_length if recipe.data.packing else data.longest
-
-
-def _plan_gpu(  # noqa: PLR0913 - one value per quantity that was computed above
-    recipe: Recipe,
+def _plan_gpu(
     shape: ModelShape,
     learning: Learning,
-    data: DataStatistics,
-    batches: Batches,
+    settings: Settings,
     device: Gpu | None,
+    passes: PassCounts,
     *,
-    world_size: int,
     flops: float,
     fill: float,
 ) -> GpuPlan:
-    """Take the first way of spreading the run that fits the device, else the most frugal one."""
-    positions = batches.micro_batch_size * _positions_per_unit(recipe, data)
-    supervised = data.num_supervised / max(1, data.num_tokens) * positions
-    images = data.num_images / max(1, data.num_tokens) * positions
-    capacity = device.memory_bytes if device else 0
-    for settings in _candidates(recipe, shape, learning, device, world_size):
-        memory = compute_memory(
-            shape,
-            learning,
-            settings,
-            tokens_per_pass=positions,
-            supervised_per_pass=math.ceil(supervised) if recipe.data.packing else positions,
-            images_per_pass=math.ceil(images),
-        )
-        fits = device is None or sum(memory.values()) <= _USABLE * capacity
-        if fits:
-            break
-    hours = None
+    """Say what the run takes on a device with settings that were fitted to it."""
+    memory = compute_memory(shape, learning, settings, passes)
+    hours = mfu = None
     if device is not None:
         recomputed = 4 / 3 if settings.gradient_checkpointing else 1.0
-        speed = ASSUMED_MFU * min(1.0, max(fill, 0.01) / ASSUMED_FILL) / recomputed
-        hours = flops / (speed * device.peak_flops * world_size) / 3600
+        mfu = _measured_mfu(learning, settings) / recomputed
+        speed = mfu * min(1.0, max(fill, 0.01) / ASSUMED_FILL)
+        hours = flops / (speed * device.peak_flops * settings.world_size) / 3600
     return GpuPlan(
         gpu=device.name if device else CPU,
         settings=settings,
         memory_bytes=memory,
-        capacity_bytes=capacity,
-        fits=fits,
+        capacity_bytes=device.memory_bytes if device else 0,
+        fits=fits(memory, device),
         hours=hours,
+        mfu=mfu,
+        host_bytes=host_memory(shape, learning, settings),
     )
 
 
-def _candidates(
-    recipe: Recipe, shape: ModelShape, learning: Learning, device: Gpu | None, world_size: int
-) -> list[Settings]:
-    """List the ways to spread a run that the recipe allows, the fastest first."""
-    train = recipe.train
-    is_half = train.precision is Precision.BF16 or (
-        train.precision is Precision.AUTO and device is not None
-    )
-    is_small = learning.num_trainable(shape) < _SMALL * shape.num_parameters
-    first = 0 if world_size == 1 or (is_small and device is not None) else 2
-    if device is None:
-        ways = [(first, False, False)]
+def _measured_mfu(learning: Learning, settings: Settings) -> float:
+    """Return the share of bf16's peak that a step like this one was measured to reach."""
+    if settings.float8:
+        kind = "float8"
+    elif settings.pack_length * settings.micro_batch_size < _LONG_PACK:
+        kind = "eager, short packs"
+    elif settings.liger or settings.compile:
+        kind = "liger" if settings.liger else "compiled"
     else:
-        ways = [
-            (first, False, False),
-            (first, True, False),
-            (2, False, False),
-            (2, True, False),
-            (3, True, False),
-            (3, True, True),
-        ]
-    chosen = []
-    for zero, checkpointing, offload in ways:
-        way = Settings(
-            zero_stage=zero if train.zero_stage is None else train.zero_stage,
-            gradient_checkpointing=checkpointing
-            if train.gradient_checkpointing is None
-            else train.gradient_checkpointing,
-            offload=offload if train.offload is None else train.offload,
-            world_size=world_size,
-            bytes_per_weight=2 if is_half else 4,
-        )
-        if way not in chosen:
-            chosen.append(way)
-    return chosen
+        kind = "eager"
+    return _MFU[kind][learning.language_model]
 
 
 def _plan_parts(
     recipe: Recipe, config: StageConfig, shape: ModelShape, learning: Learning
 ) -> tuple[PartPlan, ...]:
-    rate = config.learning_rate
-    text = "yes" if learning.language_model else learning.adapter.value
-    text = "no" if text == "none" else text
     model = recipe.model
+    adapted = learning.adapter.value if learning.adapter_rank else "no"
+
+    def part(which: Part, name: str, source: str, count: int, otherwise: str = "no") -> PartPlan:
+        learns = "yes" if which in learning.parts else otherwise
+        rate = 0.0 if learns == "no" else learning_rate_of(which, config)
+        return PartPlan(
+            name=name, source=source, num_parameters=count, learns=learns, learning_rate=rate
+        )
+
+    vision, text = model.vision_encoder.source, model.language_model.source
     return (
-        PartPlan(
-            name="vision encoder",
-            source=model.vision_encoder.source,
-            num_parameters=shape.encoder_parameters,
-            learns="yes" if learning.vision_encoder else "no",
-            learning_rate=rate if learning.vision_encoder else 0.0,
-        ),
-        PartPlan(
-            name="projector",
-            source="new, or from --init",
-            num_parameters=shape.projector_parameters,
-            learns="yes",
-            learning_rate=config.projector_learning_rate or rate,
-        ),
-        PartPlan(
-            name="language model",
-            source=model.language_model.source,
-            num_parameters=shape.language_parameters,
-            learns=text,
-            learning_rate=rate if text != "no" else 0.0,
-        ),
+        part(Part.VISION_ENCODER, "vision encoder", vision, shape.encoder_parameters),
+        part(Part.PROJECTOR, "projector", "new, or from --init", shape.projector_parameters),
+        part(Part.LANGUAGE_MODEL, "language model", text, shape.language_parameters, adapted),
     )
 
 
@@ -341,10 +270,14 @@ def _notes(data: DataStatistics, chosen: GpuPlan) -> tuple[str, ...]:
     if data.is_assumed:
         notes.append("Tokens are estimated, not counted with the model's tokenizer.")
     if chosen.hours is not None:
-        notes.append(f"Hours assume {ASSUMED_MFU:.0%} of the GPU's dense bf16 peak, unmeasured.")
+        notes.append(
+            f"Hours assume {chosen.mfu:.0%} of the GPU's dense bf16 peak, which a bare step of 7B "
+            "reached on an H200."
+        )
     if not chosen.fits:
         notes.append(
             f"About {chosen.total_bytes / GIB:.0f} GiB are needed per {chosen.gpu}: "
-            "more GPUs, a shorter data.max_length or an adapter would help."
+            "more GPUs, a shorter data.max_length, an adapter or train.optimizer=eight_bit "
+            "would help."
         )
     return tuple(notes)

@@ -3,16 +3,13 @@ import logging
 
 import pytest
 
-from medllava.data.layouts import llava as llava_json
-from medllava.data.layouts.llava import (
-    RELEASED_FILES,
-    inspect_llava_json,
-    iter_llava_json,
-    parse_llava_item,
-    place_image_token,
-    to_llava_item,
-    write_llava_json,
-)
+from medllava.data.layouts import items as items_module
+from medllava.data.layouts import released
+from medllava.data.layouts.conversation import parse_llava_item
+from medllava.data.layouts.released import RELEASED_FILES, inspect_llava_json
+from medllava.data.layouts.stream import iter_llava_json
+from medllava.data.layouts.turns import place_image_token
+from medllava.data.layouts.write import to_llava_item, write_llava_json
 from medllava.errors import DataError, RecordError
 from medllava.records import AnswerType, InstructionRecord, Modality, Stage, Turn
 
@@ -87,7 +84,7 @@ def test_image_tokens_equal_images(contents, num_images, expected):
 
 @pytest.mark.parametrize("size", [7, 64, 1 << 20])
 def test_array_streams_across_block_borders(tmp_path, monkeypatch, size):
-    monkeypatch.setattr(llava_json, "_BLOCK_CHARACTERS", size)
+    monkeypatch.setattr(items_module, "_BLOCK_CHARACTERS", size)
     path = tmp_path / "a.json"
     items = [item(id=f'id {i} \\ " ], }} {i}') for i in range(20)]
     path.write_text("\ufeff " + json.dumps(items, indent=1), encoding="utf-8")
@@ -160,7 +157,7 @@ def test_released_digest_is_recognised_under_any_name(tmp_path, monkeypatch):
     path = tmp_path / "mine.json"
     path.write_text(json.dumps([item()]))
     digest = inspect_llava_json(path).sha256
-    facts = llava_json.ReleasedFile(sha256=digest, num_records=1, num_pairs=1)
-    monkeypatch.setattr(llava_json, "RELEASED_FILES", {**RELEASED_FILES, "x.json": facts})
+    facts = released.ReleasedFile(sha256=digest, num_records=1, num_pairs=1)
+    monkeypatch.setattr(released, "RELEASED_FILES", {**RELEASED_FILES, "x.json": facts})
     report = inspect_llava_json(path)
     assert (report.released_as, report.differences) == ("x.json", ())

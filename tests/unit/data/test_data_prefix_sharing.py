@@ -68,7 +68,7 @@ def micro_batches(
     sharing = share(index, loaded, most)
     schedule = build_schedule(
         sharing,
-        max_length=2048,
+        pack_length=2048,
         packing=packing,
         global_batch_size=batch,
         micro_batch_size=batch,
@@ -130,7 +130,7 @@ def test_an_image_is_read_once_for_the_records_that_share_it(loaded, index):
 def test_every_record_is_used_once_in_steps_of_the_asked_size(loaded, index, most, packing):
     schedule = build_schedule(
         share(index, loaded, most if packing else 1),
-        max_length=2048,
+        pack_length=2048,
         packing=packing,
         global_batch_size=5,
         micro_batch_size=1,
@@ -150,7 +150,7 @@ def test_bins_filled_over_a_whole_pass_hold_no_more_than_the_limit(loaded, index
     limit = int(index.lengths.max()) + 8
     schedule = build_schedule(
         sharing,
-        max_length=limit,
+        pack_length=limit,
         packing=True,
         global_batch_size=12,
         micro_batch_size=1,

@@ -8,7 +8,7 @@ import pytest
 from llm_server import LoopbackModel
 from PIL import Image
 
-from medllava.data.layouts.llava import iter_llava_json
+from medllava.data.layouts.stream import iter_llava_json
 from medllava.data.sources import iter_instruction_records
 from medllava.errors import DataError, RemoteError
 from medllava.instruct.config import GenerateConfig
@@ -17,7 +17,7 @@ from medllava.records import IMAGE_TOKEN, Stage
 from medllava.store import iter_jsonl
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-BAD = ("No idea.", '{"turns": [{"question"', "I am sorry, I cannot see it.", "", "User: Why?")
+BAD = ("No idea.", '{"turns": [{"question"', "I am sorry, I cannot see it.", "{}", "User: Why?")
 
 
 def spell(number: int) -> str:

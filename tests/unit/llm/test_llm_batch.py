@@ -162,3 +162,41 @@ def test_the_file_holds_whole_requests(server: LoopbackBatches, tmp_path: Path) 
     assert line["url"] == "/v1/chat/completions"
     assert line["body"]["response_format"]["type"] == "json_schema"
     assert line["body"]["messages"] == [{"role": "user", "content": "q"}]
+
+
+def test_a_batch_that_is_too_large_is_sent_in_smaller_ones(
+    server: LoopbackBatches, tmp_path: Path
+) -> None:
+    server.most_items = 3
+    outcomes = run(server, tmp_path, REQUESTS, most_requests=50)
+    assert all(o.reply for o in outcomes)
+    assert set(server.paid.values()) == {1}
+
+
+def test_the_errors_of_a_batch_are_shown(server: LoopbackBatches, tmp_path: Path) -> None:
+    server.most_items = 0
+    outcomes = run(server, tmp_path, REQUESTS[:3])
+    assert outcomes[0].reply
+    assert {o.reason for o in outcomes[1:]} == {"no_answer"}
+    assert "Enqueued token limit reached" in outcomes[1].detail
+    with Ledger(tmp_path / "ledger.jsonl") as ledger:
+        assert ledger.maybe_paid == 0
+
+
+def test_one_request_is_asked_singly_before_a_batch_is_made(
+    server: LoopbackBatches, tmp_path: Path
+) -> None:
+    server.rejects = lambda body: (
+        (400, {"message": "Unsupported parameter: 'max_tokens'.", "param": "max_tokens"})
+        if "max_tokens" in body
+        else None
+    )
+    assert all(o.reply for o in run(server, tmp_path, REQUESTS))
+    lines = [json.loads(line) for file in server.files.values() for line in file.splitlines()]
+    bodies = [line["body"] for line in lines if "body" in line]
+    assert len(bodies) == 9
+    assert not any("max_tokens" in body for body in bodies)
+    server.rejects = lambda _: (404, {"message": "no such model"})
+    with pytest.raises(RemoteError, match="no such model"):
+        run(server, tmp_path / "other", REQUESTS)
+    assert len(server.batches) == 3

@@ -11,6 +11,7 @@ from llm_server import LoopbackModel, ask
 from PIL import Image
 
 from medllava.errors import DataError, RemoteError, SetupError
+from medllava.llm.address import parse_address
 from medllava.llm.client import OpenAIModel
 from medllava.llm.protocol import AccessError, ChatRequest, Message, RequestRefusedError
 
@@ -29,15 +30,27 @@ def test_a_reply_carries_text_tokens_and_the_servers_own_model_name(server: Loop
     assert server.bodies[0]["seed"] == 7
 
 
-@pytest.mark.parametrize(
-    "fault", ["429", "500", "503", "reset", "hang", "cut", "malformed", "no-choices"]
-)
+@pytest.mark.parametrize("fault", ["429", "500", "503", "reset"])
 def test_a_fault_is_tried_again_and_paid_once(server: LoopbackModel, fault: str) -> None:
     server.faults["x"] = [fault, fault]
-    server.hang_seconds = 0.5
     assert model_at(server).reply(ask("x")).text == "You said: x"
     assert server.seen["x"] == 3
     assert server.paid["x"] == 1
+
+
+@pytest.mark.parametrize("fault", ["hang", "cut", "malformed", "no-choices"])
+def test_what_may_have_been_paid_for_is_asked_once_more_and_no_more(
+    server: LoopbackModel, fault: str
+) -> None:
+    server.hang_seconds = 0.5
+    server.faults["x"] = [fault]
+    assert model_at(server).reply(ask("x")).text == "You said: x"
+    assert server.seen["x"] == 2
+    assert server.paid["x"] == 1
+    server.faults["y"] = [fault] * 9
+    with pytest.raises(RemoteError, match="Nothing more is spent on it"):
+        model_at(server).reply(ask("y"))
+    assert server.seen["y"] == 2
 
 
 def test_retry_after_is_honoured_by_every_thread(server: LoopbackModel) -> None:
@@ -153,6 +166,65 @@ def test_both_forms_of_an_azure_address_are_understood(monkeypatch: pytest.Monke
     assert "api-version" in old.client.default_query
     new = OpenAIModel("d", base_url="https://lab.openai.azure.com/openai/v1/")
     assert "api-version" not in new.client.default_query
+
+
+KEYED = "https://lab.openai.azure.com/openai/deployments/d/chat/completions"
+
+
+@pytest.mark.parametrize(
+    ("given", "url", "version"),
+    [
+        ("https://lab.openai.azure.com", KEYED, "2024-10-21"),
+        ("https://lab.openai.azure.com/", KEYED, "2024-10-21"),
+        ("lab.openai.azure.com", KEYED, "2024-10-21"),
+        ("https://lab.openai.azure.com/openai", KEYED, "2024-10-21"),
+        ("https://lab.openai.azure.com/openai/deployments/d", KEYED, "2024-10-21"),
+        (f"{KEYED}?api-version=2025-01-01-preview", KEYED, "2025-01-01-preview"),
+        (
+            "https://lab.openai.azure.com/openai/v1/chat/completions?api-version=preview",
+            "https://lab.openai.azure.com/openai/v1/chat/completions",
+            "preview",
+        ),
+        (
+            "https://lab.openai.azure.com/openai/v1",
+            "https://lab.openai.azure.com/openai/v1/chat/completions",
+            None,
+        ),
+        (
+            "https://lab.services.ai.azure.com/models/chat/completions?api-version=2024-05-01",
+            "https://lab.services.ai.azure.com/models/chat/completions",
+            "2024-05-01",
+        ),
+        (
+            "https://lab.cognitiveservices.azure.com/",
+            "https://lab.cognitiveservices.azure.com/openai/deployments/d/chat/completions",
+            "2024-10-21",
+        ),
+        ("http://localhost:8000/v1/", "http://localhost:8000/v1/chat/completions", None),
+        ("localhost:8000/v1", "http://localhost:8000/v1/chat/completions", None),
+        (
+            "http://localhost:8000/v1/chat/completions",
+            "http://localhost:8000/v1/chat/completions",
+            None,
+        ),
+    ],
+)
+def test_an_address_is_understood_as_people_paste_it(
+    monkeypatch: pytest.MonkeyPatch, given: str, url: str, version: str | None
+) -> None:
+    monkeypatch.setenv("AZURE_OPENAI_API_KEY", "k")
+    address = parse_address(given, model="d")
+    assert f"{address.base}/chat/completions" == url
+    assert address.query.get("api-version") == version
+    assert ("api-key" in address.headers) == ("azure" in given)
+
+
+@pytest.mark.parametrize(
+    "given", ["http://", "ftp://x/v1", "http://host:port/v1", "http://[::1/v1"]
+)
+def test_what_is_no_address_is_named(given: str) -> None:
+    with pytest.raises(SetupError, match="not an address"):
+        parse_address(given, model="d")
 
 
 def test_images_travel_inside_the_request(server: LoopbackModel, tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ from medllava.errors import DataError, RecordError, RemoteError
 from medllava.llm.client import OpenAIModel
 from medllava.llm.ledger import Ledger
 from medllava.llm.payload import request_key
-from medllava.llm.prices import Price, estimate_tokens, find_price
+from medllava.llm.prices import Price, find_price
 from medllava.llm.protocol import AccessError, ChatReply, ChatRequest
 from medllava.llm.runner import Limits, Outcome, run_requests
+from medllava.llm.tokens import estimate_tokens
 
 
 def model_at(server: LoopbackModel, **more: object) -> OpenAIModel:

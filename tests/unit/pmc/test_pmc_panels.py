@@ -1,5 +1,8 @@
 """Compound figures are taken apart, and their captions with them."""
 
+import hashlib
+import io
+
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
@@ -126,3 +129,49 @@ def test_letters_down_the_columns_are_read():
 def test_reading_order_of_a_tall_panel_beside_a_stack():
     tall, upper, lower = (0, 0, 100, 300), (110, 0, 200, 140), (110, 150, 200, 300)
     assert order_boxes([lower, tall, upper]) == [tall, upper, lower]
+
+
+def test_fetch_pmc_splits_keeps_or_drops(tmp_path):
+    """The whole stays and is linked; a panel has its own picture, words and modality."""
+    import pyarrow.parquet as pq
+    from pmc_bucket import BucketArticle, article_objects
+
+    from medllava.pmc.config import FetchConfig
+    from medllava.pmc.fetch import fetch_figures
+
+    caption = "Imaging of one patient. (A) Axial CT of the chest. (B) Sagittal MRI of the spine."
+    objects = article_objects(BucketArticle(7, num_figures=1, caption=caption))
+    buffer = io.BytesIO()
+    compound(1, 2, 10).save(buffer, "PNG")
+    name = next(key for key in objects if key.endswith(".png"))
+    for key, data in objects.items():
+        path = tmp_path / "mirror" / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if key == name:
+            data = buffer.getvalue()
+        elif key.endswith(".json"):
+            old, new = (hashlib.md5(d).hexdigest() for d in (objects[name], buffer.getvalue()))
+            data = data.replace(old.encode(), new.encode())
+        path.write_bytes(data)
+
+    def rows(panels):
+        out = tmp_path / panels
+        config = FetchConfig(output_dir=out, inputs=(tmp_path / "mirror",), panels=panels)
+        summary = fetch_figures(config)
+        assert summary.complete
+        return out, pq.read_table(out / "figures.parquet").to_pylist()
+
+    _, kept = rows("keep")
+    assert [row["panel"] for row in kept] == [""]
+    _, dropped = rows("drop")
+    assert dropped == []
+    out, split = rows("split")
+    assert [row["panel"] for row in split] == ["", "A", "B"]
+    whole, first, second = split
+    assert {first["whole_figure_id"], second["whole_figure_id"]} == {whole["figure_id"]}
+    assert first["caption"] == "Imaging of one patient. Axial CT of the chest."
+    assert (first["modality"], second["modality"]) == ("ct", "mri")
+    for row in (first, second):
+        left, top, right, bottom = row["panel_box"]
+        with Image.open(out / row["images"][0]) as picture:
+            assert picture.size == (right - left, bottom - top)

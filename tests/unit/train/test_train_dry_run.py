@@ -12,7 +12,7 @@ from medllava.data.random_records import write_random_records
 from medllava.errors import DataError
 from medllava.progress import SilentProgress
 from medllava.records import Stage
-from medllava.train.planning.dry_run import plan_stage
+from medllava.train.dry_run import plan_stage
 from medllava.train.resolve import resolve_config
 from medllava.train.sample import show_sample
 from medllava.train.stage_data import find_data

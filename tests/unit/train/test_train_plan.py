@@ -16,13 +16,22 @@ from medllava.errors import SetupError
 from medllava.model.loaded import LoadedModel
 from medllava.model.parts import build_model
 from medllava.model.shapes import ModelShape, read_shape
-from medllava.recipe import Adapter, Recipe, load_recipe
+from medllava.recipe import Adapter, Precision, Recipe, load_recipe
 from medllava.records import InstructionRecord, Stage, Turn
+from medllava.train.plan_text import render_plan
+from medllava.train.planning.costs import (
+    GIB,
+    GPUS,
+    PassCounts,
+    Workload,
+    compute_flops,
+    compute_memory,
+    find_gpu,
+)
 from medllava.train.planning.data_counts import DataStatistics, estimate_data
-from medllava.train.planning.flops import GPUS, Learning, Workload, compute_flops, find_gpu
-from medllava.train.planning.memory_by_cause import GIB, Settings, compute_memory
 from medllava.train.planning.plan import build_plan
-from medllava.train.planning.plan_text import render_plan
+from medllava.train.settings import Settings
+from medllava.train.stages import Learning, Part
 
 LENGTH, NUM_IMAGES, SUPERVISED = 96, 2, 40
 
@@ -60,6 +69,10 @@ def batch(loaded: LoadedModel, shape: ModelShape) -> dict[str, Tensor]:
     }
 
 
+def learning_of(*parts: Part) -> Learning:
+    return Learning(parts=frozenset({Part.PROJECTOR, *parts}))
+
+
 def freeze(model: torch.nn.Module, learning: Learning) -> None:
     for name, parameter in model.named_parameters():
         is_language = "language_model" in name or "lm_head" in name
@@ -73,9 +86,9 @@ def freeze(model: torch.nn.Module, learning: Learning) -> None:
 @pytest.mark.parametrize(
     "learning",
     [
-        Learning(language_model=False),
-        Learning(language_model=True),
-        Learning(language_model=True, vision_encoder=True),
+        learning_of(),
+        learning_of(Part.LANGUAGE_MODEL),
+        learning_of(Part.LANGUAGE_MODEL, Part.VISION_ENCODER),
     ],
 )
 def test_flops_equal_what_torch_counts(
@@ -103,7 +116,7 @@ def test_flops_equal_what_torch_counts(
 def test_frozen_language_model_costs_four_per_parameter_and_token() -> None:
     shape = read_shape(load_recipe("llava-med-v1.5").model)
     work = Workload(num_tokens=1_000_000, num_supervised=0, num_images=0, sum_squared_lengths=0.0)
-    flops = compute_flops(shape, Learning(language_model=False), work)
+    flops = compute_flops(shape, learning_of(), work)
     assert flops == 4 * shape.layer_parameters * 1_000_000
 
 
@@ -129,25 +142,13 @@ def saved_bytes(model: torch.nn.Module, inputs: dict[str, Tensor]) -> int:
 def test_activation_estimate_is_near_what_autograd_keeps(language_model: bool) -> None:
     recipe = wide_recipe()
     loaded, shape = build_model(recipe.model, seed=0), read_shape(recipe.model)
-    learning = Learning(language_model=language_model)
+    learning = learning_of(*([Part.LANGUAGE_MODEL] if language_model else []))
     freeze(loaded.model, learning)
     loaded.model.set_attn_implementation("sdpa")
     measured = saved_bytes(loaded.model, batch(loaded, shape))
-    settings = Settings(
-        zero_stage=0,
-        gradient_checkpointing=False,
-        offload=False,
-        world_size=1,
-        bytes_per_weight=4,
-    )
-    memory = compute_memory(
-        shape,
-        learning,
-        settings,
-        tokens_per_pass=LENGTH,
-        supervised_per_pass=SUPERVISED,
-        images_per_pass=NUM_IMAGES,
-    )
+    settings = Settings(world_size=1, precision=Precision.FP32, pack_length=LENGTH)
+    work = PassCounts(tokens=LENGTH, supervised=SUPERVISED, images=NUM_IMAGES)
+    memory = compute_memory(shape, learning, settings, work)
     # Within a third: kernels keep different things. Forgetting a layer's gate or attention is more.
     assert memory["activations"] == pytest.approx(measured, rel=0.33)
 
@@ -249,7 +250,7 @@ def test_stage_one_learns_the_projector_only() -> None:
     lora = load_recipe("llava-med-v1.5", overrides=["stage.align.adapter=lora"])
     assert [part.learns for part in plan_of(lora, Stage.ALIGN).parts] == ["no", "yes", "no"]
     assert Learning.of(Stage.INSTRUCT, replace(lora.stage.instruct, adapter=Adapter.LORA)) == (
-        Learning(language_model=False, adapter=Adapter.LORA, adapter_rank=128)
+        Learning(parts=frozenset({Part.PROJECTOR}), adapter=Adapter.LORA, adapter_rank=128)
     )
 
 
@@ -294,7 +295,7 @@ def test_part_without_a_configuration_anywhere_says_where_to_put_one() -> None:
 def test_planning_itself_needs_no_torch() -> None:
     script = (
         "import sys\n"
-        "import medllava.train.planning.plan, medllava.train.planning.plan_text\n"
+        "import medllava.train.planning.plan, medllava.train.plan_text\n"
         "import medllava.train.planning.data_counts\n"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules\n"
     )

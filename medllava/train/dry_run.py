@@ -8,10 +8,8 @@ printed is what the trainer does: it packs and chooses its settings with the sam
 import tempfile
 from pathlib import Path
 
-import torch
-
 from medllava.data.dataset import ExampleIndex
-from medllava.data.layouts.llava import SourceReport, inspect_llava_json
+from medllava.data.layouts.released import SourceReport, inspect_llava_json
 from medllava.data.packing import Schedule
 from medllava.data.prefix_sharing import find_sharing
 from medllava.data.sources import is_llava_file
@@ -21,9 +19,12 @@ from medllava.model.weightless_processor import read_processor
 from medllava.progress import Progress
 from medllava.train import prepare
 from medllava.train.config import StageRunConfig
-from medllava.train.planning.data_counts import DataStatistics, estimate_data
-from medllava.train.planning.flops import Gpu, find_gpu
-from medllava.train.planning.plan import Batches, Plan, build_plan
+from medllava.train.hardware import this_gpu
+from medllava.train.planning.costs import GPUS, Gpu
+from medllava.train.planning.data_counts import DataStatistics, count_index, estimate_data
+from medllava.train.planning.fit import Batches, fit_settings
+from medllava.train.planning.plan import Plan, build_plan
+from medllava.train.settings import Settings, machine_settings
 from medllava.train.stage_data import StageData, find_data
 
 _PLANNED_GPU = "H100"
@@ -43,7 +44,6 @@ def plan_stage(config: StageRunConfig, *, world_size: int, progress: Progress) -
         SetupError: a part's configuration is nowhere to be found.
     """
     shape = read_shape(config.recipe.model)
-    gpu = this_gpu() or _PLANNED_GPU
     data, batches = _count(config, shape, world_size=world_size, progress=progress)
     return build_plan(
         config.recipe,
@@ -51,29 +51,14 @@ def plan_stage(config: StageRunConfig, *, world_size: int, progress: Progress) -
         shape,
         data=data,
         world_size=world_size,
-        gpu=gpu,
+        gpu=_device(),
         max_steps=config.max_steps,
         batches=batches,
     )
 
 
-def this_gpu() -> Gpu | None:
-    """Return what is known of this machine's GPU; None without one, or for one we do not know."""
-    if not torch.cuda.is_available():
-        return None
-    memory = torch.cuda.get_device_properties(0).total_memory
-    return find_gpu(torch.cuda.get_device_name(), memory_bytes=memory)
-
-
-def count_index(config: StageRunConfig, index: ExampleIndex) -> DataStatistics:
-    """Return the counts of an index as the plan wants them."""
-    return DataStatistics.of_lengths(
-        index.lengths.tolist(),
-        source=config.data,
-        num_supervised=int(index.supervised_counts.sum()),
-        num_images=len(index.images),
-        num_dropped=index.drop_counts,
-    )
+def _device() -> Gpu:
+    return this_gpu() or GPUS[_PLANNED_GPU]
 
 
 def count_batches(config: StageRunConfig, index: ExampleIndex, schedule: Schedule) -> Batches:
@@ -110,8 +95,24 @@ def _count(
         image_token_id=processor.image_token_id,
         most=config.recipe.data.records_per_image if config.recipe.data.packing else 1,
     )
-    schedule = prepare.lay_out(config, sharing, world_size=world_size)
-    return count_index(config, index), count_batches(config, index, schedule)
+    counts = count_index(index, source=config.data)
+    settings = _settings(config, shape, counts, world_size=world_size)
+    schedule = prepare.lay_out(config, settings, sharing)
+    return counts, count_batches(config, index, schedule)
+
+
+def _settings(
+    config: StageRunConfig, shape: ModelShape, counts: DataStatistics, *, world_size: int
+) -> Settings:
+    """Return what the trainer would run with on the device that is planned for."""
+    base = machine_settings(
+        config.recipe,
+        config.recipe.stage[config.stage],
+        world_size=world_size,
+        has_cuda=True,
+        is_half=True,
+    )
+    return fit_settings(config.recipe, config.stage, base, shape, data=counts, device=_device())
 
 
 def _note_source(data: StageData, progress: Progress) -> None:

@@ -1,7 +1,7 @@
 """A plan as rows that a person reads; `Plan.to_json` is the same for scripts."""
 
+from medllava.train.planning.costs import GIB
 from medllava.train.planning.data_counts import dropped_text
-from medllava.train.planning.flops import GIB
 from medllava.train.planning.plan import GpuPlan, PartPlan, Plan
 
 
@@ -44,9 +44,10 @@ def _memory_text(plan: GpuPlan) -> str:
 
 def _gpu_text(plan: GpuPlan) -> str:
     settings = plan.settings
-    how = f"ZeRO-{settings.zero_stage}"
+    how = f"packs of {settings.pack_length:,}, ZeRO-{settings.zero_stage}"
     how += ", gradient checkpointing" if settings.gradient_checkpointing else ""
-    how += ", optimizer on the CPU" if settings.offload else ""
+    if settings.offload:
+        how += f", optimizer on the CPU ({plan.host_bytes / GIB:.0f} GiB of host memory each)"
     size = f"{plan.total_bytes / GIB:.0f} of {plan.capacity_bytes / GIB:.0f} GiB"
     if not plan.fits:
         return f"does not fit: {size} with {how}"

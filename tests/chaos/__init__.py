@@ -1,0 +1,1 @@
+"""Faults on purpose: damaged inputs, kills, full disks. See `python -m tests.chaos --help`."""

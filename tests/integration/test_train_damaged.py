@@ -1,0 +1,132 @@
+"""Damaged pictures: dropped by name before the run is laid out, masked if they change later."""
+
+import json
+import logging
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from test_train_run import StopAt, StopError
+
+from medllava.data.random_records import write_random_records
+from medllava.train import prepare
+from medllava.train.config import StageRunConfig
+from medllava.train.resolve import resolve_config
+from medllava.train.run import train_stage
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_random_records(tmp_path / "data", count=32)
+
+
+def config_of(data: Path, output_dir: Path, **changes: object) -> StageRunConfig:
+    config = resolve_config(
+        "debug",
+        stage="2",
+        data=str(data),
+        init="parts",
+        output_dir=output_dir,
+        max_steps=6,
+        overrides=["checkpoint.every_steps=2", "data.max_dropped=0.5"],
+    )
+    return replace(config, **changes)  # type: ignore[arg-type]
+
+
+def pictures(data: Path) -> list[Path]:
+    return sorted(path for path in data.rglob("*") if path.suffix in {".png", ".jpg"})
+
+
+def cut(path: Path) -> None:
+    """Leave the header whole and half of the body."""
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+
+
+def test_what_cannot_be_read_is_dropped_by_name_before_the_run_is_laid_out(
+    data: Path, tmp_path: Path
+) -> None:
+    first, second, third, *_ = pictures(data)
+    cut(first)
+    second.write_bytes(b"\0" * 128 + b"DICM" + b"\0" * 40)
+    third.unlink()
+    summary = train_stage(config_of(data, tmp_path / "out"))
+    assert summary.complete
+    lines = [json.loads(line) for line in (tmp_path / "out" / "dropped.jsonl").open()]
+    told = " ".join(line["detail"] for line in lines)
+    assert all(path.name in told for path in (first, second, third))
+    reasons = {line["reason"] for line in lines}
+    assert reasons == {
+        "image file not readable",
+        "image file missing",
+    }
+    assert summary.counts["records_dropped"] == len(lines)
+
+
+def test_a_picture_that_changes_under_way_is_masked_and_the_run_goes_on_and_is_resumed(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(prepare, "_CACHE_BYTES", 0)  # nothing is kept: every step reads its files
+    before, *rest = pictures(data)
+    cut(before)
+    spoiled = False
+
+    def spoil() -> None:
+        nonlocal spoiled
+        if not spoiled:
+            for path in rest[: len(rest) // 2]:
+                cut(path)
+            rest[-1].unlink()
+        spoiled = True
+
+    def stop() -> None:
+        spoil()
+        raise StopError
+
+    config = config_of(data, tmp_path / "out")
+    with pytest.raises(StopError):
+        train_stage(config, progress=StopAt(3, stop))
+    began = (tmp_path / "out" / "dropped.jsonl").read_text()
+    with caplog.at_level(logging.WARNING):
+        summary = train_stage(config)
+    assert summary.complete
+    assert summary.counts["masked_records"] > 0
+    assert len(metrics(tmp_path / "out")) == 6
+    assert rest[0].name in caplog.text or rest[-1].name in caplog.text
+    assert "nothing is learned from record" in caplog.text
+    ids = [json.loads(line)["record_id"] for line in began.splitlines()]
+    now = [json.loads(line)["record_id"] for line in (tmp_path / "out" / "dropped.jsonl").open()]
+    assert now == ids
+
+
+def test_kept_pixels_are_those_that_a_run_without_them_decodes(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_stage(config_of(data, tmp_path / "kept"))
+    monkeypatch.setattr(prepare, "_CACHE_BYTES", 0)
+    train_stage(config_of(data, tmp_path / "decoded"))
+    kept, decoded = (metrics(tmp_path / name) for name in ("kept", "decoded"))
+    assert [step["loss"] for step in kept] == [step["loss"] for step in decoded]
+
+
+def test_a_file_that_is_mended_later_stays_dropped_in_a_run_that_goes_on(
+    data: Path, tmp_path: Path
+) -> None:
+    def stop() -> None:
+        raise StopError
+
+    first = pictures(data)[0]
+    shutil.copy(first, tmp_path / "whole")
+    cut(first)
+    config = config_of(data, tmp_path / "out")
+    with pytest.raises(StopError):
+        train_stage(config, progress=StopAt(3, stop))
+    shutil.copy(tmp_path / "whole", first)
+    summary = train_stage(config)
+    assert summary.complete
+    assert summary.counts["records_dropped"] >= 1
