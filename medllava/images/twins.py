@@ -19,17 +19,19 @@ MIN_SIDE = 256
 """A JPEG that is decoded to fewer pixels does not look like its lossless copy."""
 MAX_BITS = 88
 """Of 256 that may differ in a candidate; unrelated pictures differ in about 128."""
-MIN_AGREEMENT = 0.80
+MIN_AGREEMENT = 0.86
 """Correlation of the fine structure, laid on top of each other in the best way."""
+_PLAIN_BITS = 14
+"""Differing bits of a copy that was merely recompressed or rescaled; its greys are the same too."""
 _CANDIDATES = 8
 """Looked at closely, at most, for every picture that is asked about."""
-_SIDE, _HASH = 64, 16
+_SIDE, _HASH = 96, 16
 _BORDER_TOLERANCE = 14
 """Grey levels by which a border may vary, as JPEG makes it."""
 _BLANK_DEVIATION = 3.0
-_BLUR = 4.0
-_CROPS = (0, 1, 2, 3)
-"""Pixels of 64 that may be missing at each side: up to five percent."""
+_BLUR = 3.0
+_CROPS = (0, 1, 2, 3, 5)
+"""Pixels of 96 that may be missing at each side: up to five percent."""
 _FLAT = 1e-6
 _HOPELESS = 0.3
 """Agreement after a first round that no second round makes good."""
@@ -42,7 +44,7 @@ class Signature:
     """What is compared of a picture."""
 
     grey: Floats
-    """(64, 64) grey values without the border."""
+    """(96, 96) grey values without the border."""
 
 
 def compute_signature(pixels: Image.Image) -> Signature | None:
@@ -55,7 +57,7 @@ def compute_signature(pixels: Image.Image) -> Signature | None:
     values = np.asarray(grey)
     top, bottom, left, right = _content(values)
     box = (left, top, right, bottom)
-    small = grey.resize((_SIDE, _SIDE), Image.Resampling.BOX, box=box)
+    small = grey.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC, box=box)
     cells = np.asarray(small, dtype=np.float32)
     return Signature(cells) if cells.std() > _BLANK_DEVIATION else None
 
@@ -83,13 +85,20 @@ class TwinIndex:
             image, turn = divmod(int(place), 8)
             if self._names[image] in found:
                 continue
-            if agreement(self._grey[image][turn], signature.grey) >= MIN_AGREEMENT:
+            known = self._grey[image][turn]
+            # Smooth pictures have little fine structure to agree in.
+            is_plain = differing[place] <= _PLAIN_BITS and _grey_difference(known, signature) <= 4
+            if is_plain or agreement(known, signature.grey) >= MIN_AGREEMENT:
                 found[self._names[image]] = None
         return list(found)
 
 
+def _grey_difference(known: Floats, signature: Signature) -> float:
+    return float(np.abs(known - signature.grey).mean())
+
+
 def agreement(first: Floats, second: Floats) -> float:
-    """Return the correlation of the fine structure of two (64, 64) pictures, either one cropped."""
+    """Return the correlation of the fine structure of two (96, 96) pictures, either one cropped."""
     a, b = _fine(first), _fine(second)
     return max(_best_overlay(a, b), _best_overlay(b, a))
 
@@ -105,9 +114,9 @@ def _best_overlay(whole: Floats, part: Floats) -> float:
     best = _correlation(whole, target, norm)
     for _ in range(2):  # rows and columns in turn; a second round corrects the first
         for axis in (0, 1):
-            strips = whole @ column.T if axis == 0 else row @ whole
+            strips: Floats = np.asarray(whole @ column.T if axis == 0 else row @ whole)
             for cropper in croppers:
-                laid = cropper @ strips if axis == 0 else strips @ cropper.T
+                laid: Floats = np.asarray(cropper @ strips if axis == 0 else strips @ cropper.T)
                 found = _correlation(laid, target, norm)
                 if found > best:
                     best = found
@@ -141,7 +150,7 @@ def _blurrer() -> Floats:
 
 @lru_cache(maxsize=1)
 def _croppers() -> list[Floats]:
-    """Return matrices that stretch a part of 64 lines to 64 again, for every small crop."""
+    """Return matrices that stretch a part of the lines to all of them, for every small crop."""
     matrices = []
     for first in _CROPS:
         for last in _CROPS:

@@ -54,7 +54,7 @@ def cropped(picture: Image.Image, share: float, seed: int) -> Image.Image:
 
 def windowed(picture: Image.Image) -> Image.Image:
     """Show a narrower range of values, as another window does."""
-    return picture.point([min(255, max(0, round((value - 40) * 1.6))) for value in range(256)])
+    return picture.point([min(255, max(0, round((value - 40) * 1.6))) for value in range(256)] * 3)
 
 
 CHANGES = {
