@@ -332,7 +332,10 @@ def score_lines(summary: StepSummary) -> list[str]:
     for row, estimates in rows.items():
         cells = "".join(f"{format_estimate(estimates.get(name)):>22}" for name in names)
         lines.append(f"{row:<20}{cells}")
-    lines.append("in %, with 95 % intervals by bootstrap over images")
+    lines.append(
+        "in %, with 95 % intervals over images (shares: Wilson with their design effect; "
+        "differences: bootstrap); *: fewer than 20 images"
+    )
     for kind, estimate in summary.details.get("llava_med", {}).get("paper", {}).items():
         lines.append(f"LLaVA-Med protocol, {kind:<6} {estimate['value']:>22.4f}")
     return [*asked, "", *lines, *contamination_lines(summary)]
