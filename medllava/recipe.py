@@ -123,6 +123,25 @@ class DataConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DataSource:
+    """One source of a stage's records, beside others."""
+
+    source: str
+    """A folder, a file or a benchmark's name."""
+    weight: float | None = None
+    """Share of the records drawn, beside the other sources' weights; all of them have one, or none.
+    A pass then ends when the first source is through."""
+    epochs: float | None = None
+    """Times the source is gone through in one pass, where no source has a weight; unset is once."""
+    limit: int | None = None
+    """Most records to take, from the beginning of the source."""
+
+    def describe(self) -> str:
+        """Return it as `--data` takes it, as far as that can say it."""
+        return self.source if self.weight is None else f"{self.source}:{self.weight:g}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StageConfig:
     """One stage of the curriculum; who learns is fixed by the stage, how fast by these."""
 
@@ -154,8 +173,12 @@ class StageConfig:
     """The updates are scaled by `lora_alpha / lora_rank`."""
     lora_dropout: float = 0.05
     """Share of an update's inputs that is dropped while training."""
-    data: str = ""
-    """Default of `--data`: a folder, a file or a benchmark's name."""
+    data: str | tuple[DataSource, ...] = ""
+    """Default of `--data`: a folder, a file or a benchmark's name; or a list of tables with
+    `source` and `weight`, `epochs` or `limit`, to mix several."""
+    replay: float = 0.0
+    """Share of the records drawn from the data of the run that this one starts from, so that what
+    was learned there is not forgotten; 0 draws none. 0.1 to 0.2 is usual."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -373,7 +396,10 @@ def _convert(hint: Any, value: Any, *, key: str, file: str) -> Any:  # noqa: ANN
     if typing.get_origin(hint) is types.UnionType:
         if value is None:
             return None
-        hint = next(arg for arg in typing.get_args(hint) if arg is not types.NoneType)
+        kinds = [arg for arg in typing.get_args(hint) if arg is not types.NoneType]
+        # A name may stand for a list of one, as in `data`.
+        is_list = isinstance(value, list | tuple)
+        hint = next((k for k in kinds if (typing.get_origin(k) is tuple) == is_list), kinds[0])
     if dataclasses.is_dataclass(hint):
         return _build(hint, value, prefix=f"{key}.", file=file)
     origin = typing.get_origin(hint)

@@ -12,6 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+OUTAGES = ("301", "302", "401", "403", "407", "451", "html", "empty", "wrong-bytes", "portal-json")
+"""What an hour of trouble between us and the bucket looks like: answers that are not its own."""
 FAULTS = ("429", "503", "truncated", "wrong-bytes", "hang", "reset", "html")
 
 
@@ -25,6 +27,12 @@ class LoopbackArchive:
         self.searches: list[str] = []
         self.search_dates: dict[str, list[int]] = {}
         self.converter: dict[str, str] = {}
+        self.outage = 0
+        """Requests for objects that get an answer of `OUTAGES` instead, in turn."""
+        self.outage_after: dict[int, int] = {}
+        """By number of objects asked for: how long an outage begins there."""
+        self.asked = 0
+        self.misanswered: Counter[str] = Counter()
         self.latency = 0.0
         self.kill_after: int | None = None
         """Objects until the client `victim` is killed in the middle of one."""
@@ -128,13 +136,23 @@ class _Handler(BaseHTTPRequestHandler):
         with self.archive.lock:
             waiting = self.archive.faults.get(key)
             fault = waiting.pop(0) if waiting else None
+            self.archive.asked += 1
+            self.archive.outage += self.archive.outage_after.pop(self.archive.asked, 0)
+            if self.archive.outage > 0:
+                self.archive.outage -= 1
+                fault = OUTAGES[sum(self.archive.misanswered.values()) % len(OUTAGES)]
+                self.archive.misanswered[fault] += 1
             if self.archive.kill_after is not None:
                 self.archive.kill_after -= 1
                 fault = "kill" if self.archive.kill_after == 0 else fault
             if fault is None:
                 self.archive.served[key] += 1
-        if fault in {"429", "503"}:
+        if fault is not None and fault.isdigit():
             self.reply(int(fault), b"slow down")
+        elif fault == "empty":
+            self.reply(200, b"")
+        elif fault == "portal-json":
+            self.reply(200, b'{"error": "login required"}')
         elif fault == "truncated":
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
@@ -164,6 +182,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def reply(self, status: int, body: bytes) -> None:
         self.send_response(status)
+        if 300 <= status < 400:
+            self.send_header("Location", "http://127.0.0.1:9/login")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)

@@ -23,8 +23,25 @@ class Sampling:
     """0 takes the likeliest token always; higher is more varied."""
     top_p: float = 1.0
     """Only the likeliest tokens that together reach this probability are drawn from."""
+    top_k: int | None = None
+    """Only so many likeliest tokens are drawn from; unset follows the checkpoint."""
+    repetition_penalty: float | None = None
+    """Divides the score of what was said; 1 is none; unset follows the checkpoint."""
+    stop: tuple[str, ...] | None = None
+    """An answer ends before any of these; unset follows the checkpoint."""
     seed: int = 0
     """Of the draws; the same seed and questions give the same answers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How one question is asked, where that is not as the conversation began."""
+
+    keep: int | None = None
+    """Turns kept before the question: fewer than there are asks again from an earlier place."""
+    sampling: Sampling | None = None
+    system: str | None = None
+    """System prompt; unset leaves the one that the chat template has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,3 +85,5 @@ class Answer(Record):
     first_token_seconds: float = 0.0
     """From the question to the first token."""
     seconds: float = 0.0
+    choices: dict[str, float] = field(default_factory=dict)
+    """Of a closed question: each choice with the probability that the answer begins with it."""

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from PIL import Image
 
-from medllava.chat.config import Answer
+from medllava.chat.config import Answer, Options
 from medllava.data.conversation import user_turn
 from medllava.records import Turn
 
@@ -29,19 +29,23 @@ class Conversation(Protocol):
         """Facts about the newest answer; None before the first."""
         ...
 
-    def show(self, image: Image.Image) -> None:
-        """Show an RGB image with the next question."""
-        ...
+    def ask(
+        self, text: str, images: Sequence[Image.Image] = (), options: Options | None = None
+    ) -> Generator[str]:
+        """Answer a question about `images` and all earlier ones, yielding text as it comes.
 
-    def ask(self, text: str) -> Generator[str]:
-        """Answer a question, yielding text as it comes.
-
-        Closing the iterator early ends the answer; what was said so far stays in the turns.
+        This is the one way a conversation goes on: the question, its RGB pictures and the answer
+        become part of it together, or not at all. Closing the iterator early ends the answer; what
+        was said so far stays in the turns.
 
         Raises:
             DataError: the conversation no longer fits in the model's context.
             RemoteError: the server gave no answer.
         """
+        ...
+
+    def restore(self, turns: Sequence[Turn], images: Sequence[Sequence[Image.Image]]) -> None:
+        """Begin with what was said elsewhere; `images` has the pictures of every turn."""
         ...
 
     def clear(self) -> None:

@@ -3,8 +3,13 @@
 Both the terminal and a script come through here; the page, which writes no file, does not.
 """
 
+import os
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from PIL import Image
 
@@ -15,8 +20,16 @@ from medllava.records import IMAGE_TOKEN, Turn
 from medllava.store import write_json, write_text
 
 
-def open_image(source: str, view: ViewConfig) -> Image.Image:
-    """Read what the user named, a path or an http(s) address, as RGB.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """One turn with where its pictures came from."""
+
+    turn: Turn
+    images: tuple[tuple[str, ViewConfig], ...] = ()
+
+
+def open_image(source: str | bytes, view: ViewConfig) -> Image.Image:
+    """Read what the user named, a path or an http(s) address, or the bytes of a file, as RGB.
 
     Raises:
         MedllavaError: see `medllava.images.load.load_image`.
@@ -30,9 +43,23 @@ def open_image(source: str, view: ViewConfig) -> Image.Image:
     )
 
 
-def save_conversation(
-    path: Path, *, turns: Sequence[Turn], images: Sequence[str], model: str
-) -> None:
+def parse_source(text: str) -> str:
+    """Return the path or address that somebody typed, pasted, or dragged into the terminal.
+
+    Terminals put quotes around a dragged path, or backslashes before its spaces, or make an address
+    of it; the shell that would undo that is not there.
+    """
+    text = text.strip()
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        text = text[1:-1]
+    elif "\\" in text and os.name != "nt" and not Path(text).exists():
+        text = re.sub(r"\\(.)", r"\1", text)
+    if text.lower().startswith("file://"):
+        text = unquote(urlsplit(text).path)
+    return str(Path(text).expanduser()) if text.startswith("~") else text
+
+
+def save_conversation(path: Path, *, said: Sequence[Said], model: str) -> None:
     """Write a conversation as JSON, or as Markdown where the name ends in `.md`.
 
     Raises:
@@ -42,16 +69,43 @@ def save_conversation(
         raise DataError(f"the file exists: {path}. Choose another name.")
     try:
         if path.suffix.lower() == ".md":
-            write_text(path, _render_markdown(turns, images=images, model=model))
+            write_text(path, _render_markdown(said, model=model))
         else:
-            said = [{"role": turn.role, "content": turn.content} for turn in turns]
-            write_json(path, {"model": model, "images": list(images), "turns": said})
+            images = [source for one in said for source, _ in one.images]
+            turns = [_turn_to_json(one) for one in said]
+            write_json(path, {"model": model, "images": images, "turns": turns})
     except OSError as error:
         raise DataError(f"cannot write ({error.strerror}): {path}. Choose another.") from None
 
 
-def _render_markdown(turns: Sequence[Turn], *, images: Sequence[str], model: str) -> str:
-    lines = [f"Model: {model}", *(f"Image: {name}" for name in images)]
-    said = ((turn.role, turn.content.replace(IMAGE_TOKEN, "").strip()) for turn in turns)
-    lines += [f"**{role.capitalize()}:** {text}" for role, text in said]
+def _turn_to_json(one: Said) -> dict[str, Any]:
+    plain = {"role": one.turn.role, "content": one.turn.content.replace(IMAGE_TOKEN, "").strip()}
+    if not one.images:
+        return plain
+    return {**plain, "images": [_image_to_json(source, view) for source, view in one.images]}
+
+
+def _image_to_json(source: str, view: ViewConfig) -> dict[str, Any]:
+    """Write where a picture came from, and which slice and window of it the model was shown."""
+    shown = {
+        "frame": view.frame,
+        "plane": None if view.plane == "axial" else view.plane,
+        "slice": view.slice_index,
+        "window": list(view.window) if view.window else None,
+    }
+    is_address = source.lower().startswith(("http://", "https://"))
+    place = source if is_address else str(Path(source).absolute())
+    given = {name: value for name, value in shown.items() if value is not None}
+    return {"source": place, **({"view": given} if given else {})}
+
+
+def _render_markdown(said: Sequence[Said], *, model: str) -> str:
+    lines = [f"Model: {model}"]
+    for one in said:
+        for source, view in one.images:
+            shown = _image_to_json(source, view).get("view", {})
+            facts = ", ".join(f"{name} {value}" for name, value in shown.items())
+            lines.append(f"Image: {source}{f' ({facts})' if facts else ''}")
+        text = one.turn.content.replace(IMAGE_TOKEN, "").strip()
+        lines.append(f"**{one.turn.role.capitalize()}:** {text}")
     return "\n\n".join(lines) + "\n"

@@ -10,7 +10,7 @@ from typing import cast
 
 from PIL import Image
 
-from medllava.chat.config import Answer, Sampling
+from medllava.chat.config import Answer, Options, Sampling
 from medllava.data.conversation import user_turn
 from medllava.images.encode import image_address
 from medllava.llm.protocol import ChatModel, ChatRequest, Message
@@ -26,7 +26,6 @@ class RemoteConversation:
         self._sampling = sampling
         self._messages: list[Message] = []
         self._turns: list[Turn] = []
-        self._pending: list[str] = []
         self._last: Answer | None = None
 
     @property
@@ -39,29 +38,35 @@ class RemoteConversation:
         """Facts about the newest answer; None before the first. Servers tell no token counts."""
         return self._last
 
-    def show(self, image: Image.Image) -> None:
-        """Show an RGB image with the next question."""
-        self._pending.append(image_address(image))
-
     def clear(self) -> None:
         """Forget turns and images."""
-        self._messages, self._turns, self._pending, self._last = [], [], [], None
+        self._messages, self._turns, self._last = [], [], None
 
     def forget(self) -> None:
         """Do nothing: there is no cache here."""
 
-    def ask(self, text: str) -> Generator[str]:
+    def restore(self, turns: Sequence[Turn], images: Sequence[Sequence[Image.Image]]) -> None:
+        """Begin with what was said elsewhere; see `Conversation.restore`."""
+        self._turns, self._last = list(turns), None
+        self._messages = [_message(turn, shown) for turn, shown in zip(turns, images, strict=True)]
+
+    def ask(
+        self, text: str, images: Sequence[Image.Image] = (), options: Options | None = None
+    ) -> Generator[str]:
         """Answer a question, yielding text as it comes; see `Conversation.ask`."""
         started = time.perf_counter()
-        turn = user_turn(text, num_images=len(self._pending))
-        question = turn.content.replace(IMAGE_TOKEN, "").strip()
-        asked = Message(role="user", content=question, images=tuple(self._pending))
+        options = options or Options()
+        sampling = options.sampling or self._sampling
+        turn = user_turn(text, num_images=len(images))
+        asked = _message(turn, images)
+        earlier, turns = self._messages[: options.keep], self._turns[: options.keep]
+        system = [Message(role="system", content=options.system)] if options.system else []
         request = ChatRequest(
-            request_id=f"chat-{len(self._messages)}",
-            messages=(*self._messages, asked),
-            max_new_tokens=self._sampling.max_new_tokens,
-            temperature=self._sampling.temperature,
-            seed=self._sampling.seed,
+            request_id=f"chat-{len(earlier)}",
+            messages=(*system, *earlier, asked),
+            max_new_tokens=sampling.max_new_tokens,
+            temperature=sampling.temperature,
+            seed=sampling.seed,
         )
         said, first, reason = "", 0.0, "interrupted"
         ending = _Ending()
@@ -74,15 +79,22 @@ class RemoteConversation:
         finally:
             said = said.strip()
             if said or reason != "interrupted":
-                self._messages += [asked, Message(role="assistant", content=said)]
-                self._turns += [turn, Turn(role="assistant", content=said)]
-                self._pending = []
+                self._messages = [*earlier, asked, Message(role="assistant", content=said)]
+                self._turns = [*turns, turn, Turn(role="assistant", content=said)]
             self._last = Answer(
                 text=said,
                 finish_reason=reason,
                 first_token_seconds=first,
                 seconds=time.perf_counter() - started,
             )
+
+
+def _message(turn: Turn, images: Sequence[Image.Image]) -> Message:
+    return Message(
+        role=turn.role,
+        content=turn.content.replace(IMAGE_TOKEN, "").strip(),
+        images=tuple(image_address(image) for image in images),
+    )
 
 
 class _Ending:

@@ -19,7 +19,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import DynamicCache
 
-from medllava.chat.config import Answer, Sampling
+from medllava.chat.choices import choice_probabilities, find_choices
+from medllava.chat.config import Answer, Options, Sampling
+from medllava.chat.sampling import Draws, Reply, follow_checkpoint
 from medllava.data.conversation import needs_special_tokens, render_prompt, user_turn
 from medllava.data.pixels import PixelReader
 from medllava.errors import DataError
@@ -28,8 +30,6 @@ from medllava.model.processor import num_image_tokens
 from medllava.records import IMAGE_TOKEN, Turn
 
 _CROPPABLE = {"full_attention", "sliding_attention", "chunked_attention"}
-_PENDING = "\ufffd"
-"""Decoding ends in it while a character's bytes are not complete."""
 
 
 class ChatSession:
@@ -49,8 +49,7 @@ class ChatSession:
         self._can_crop = _can_crop(self._model)
         self._end_ids = _end_ids(self._model, self._tokenizer)
         self._turns: list[Turn] = []
-        self._pixels: list[Tensor] = []
-        self._num_pending = 0
+        self._pixels: list[tuple[Tensor, ...]] = []  # of every turn
         self._last: Answer | None = None
         self.forget()
 
@@ -64,64 +63,78 @@ class ChatSession:
         """Facts about the newest answer; None before the first."""
         return self._last
 
-    def show(self, image: Image.Image) -> None:
-        """Show an RGB image with the next question; only its (1, C, H, W) pixel values are kept."""
-        self._pixels.append(self._reader.prepare([image]))
-        self._num_pending += 1
-
     def clear(self) -> None:
         """Forget turns and images."""
-        self._turns, self._pixels, self._num_pending, self._last = [], [], 0, None
+        self._turns, self._pixels, self._last = [], [], None
         self.forget()
+
+    def restore(self, turns: Sequence[Turn], images: Sequence[Sequence[Image.Image]]) -> None:
+        """Begin with what was said elsewhere; see `Conversation.restore`."""
+        pixels = [self._process(shown) for shown in images]
+        self._turns, self._pixels, self._last = list(turns), pixels, None
 
     def forget(self) -> None:
         """Free the cache; the conversation stays, and its next turn computes everything again."""
         self._cache = _new_cache(self._model, can_crop=self._can_crop)
         self._cached: list[int] = []
+        self._cached_images: list[Tensor] = []
 
-    def ask(self, text: str) -> Generator[str]:
+    def ask(
+        self, text: str, images: Sequence[Image.Image] = (), options: Options | None = None
+    ) -> Generator[str]:
         """Answer a question, yielding text as it comes; see `Conversation.ask`."""
         started = time.perf_counter()
-        asked = [*self._turns, user_turn(text, num_images=self._num_pending)]
-        input_ids = self._encode(asked)
-        room = min(self._sampling.max_new_tokens, self._limit - len(input_ids))
+        options = options or Options()
+        sampling = follow_checkpoint(options.sampling or self._sampling, self._model)
+        asked = [*self._turns[: options.keep], user_turn(text, num_images=len(images))]
+        pixels = [*self._pixels[: options.keep], self._process(images)]
+        system = [Turn(role="system", content=options.system)] if options.system else []
+        input_ids = self._encode([*system, *asked])
+        room = min(sampling.max_new_tokens, self._limit - len(input_ids))
         if room < 1:
             raise DataError(
                 f"the conversation has {len(input_ids):,} tokens, and the model reads "
-                f"{self._limit:,}. Start again with /clear, or show fewer images."
+                f"{self._limit:,}. Begin a new one, or show fewer images."
             )
-        num_cached = self._keep_common(input_ids)
-        reply: list[int] = []
-        said, reason, first = "", "interrupted", 0.0
+        shown = [image for of_turn in pixels for image in of_turn]
+        num_cached = self._keep_common(input_ids, shown)
+        drawn = Draws(sampling, seed=sampling.seed + len(asked) - 1, device=self._device)
+        reply = Reply(self._decode, end_ids=self._end_ids, stop=sampling.stop or ())
+        reason, first = "interrupted", 0.0
+        found: dict[str, float] = {}
         try:
-            for token in self._tokens(input_ids, num_new=room):
-                first = first or time.perf_counter() - started
-                if token in self._end_ids:
-                    reason = "stop"
-                    break
-                reply.append(token)
-                decoded = self._decode(reply)
-                if not decoded.endswith(_PENDING) and len(decoded) > len(said):
-                    piece, said = decoded[len(said) :], decoded
+            for token, logits in self._tokens(input_ids, shown, drawn, num_new=room):
+                if not first:
+                    first = time.perf_counter() - started
+                    found = choice_probabilities(logits, find_choices(text), self._tokenizer)
+                if piece := reply.take(token):
                     yield piece
-            else:
-                reason = "length"
-                if (rest := self._decode(reply)[len(said) :]) and rest != _PENDING:
-                    said += rest
-                    yield rest
+                if reply.is_over:
+                    break
+            reason = "stop" if reply.is_over else "length"
+            if reason == "length" and (piece := reply.rest()):
+                yield piece
         finally:
-            if said or reason != "interrupted":
-                answer = Turn(role="assistant", content=said.replace(IMAGE_TOKEN, "").strip())
-                self._turns, self._num_pending = [*asked, answer], 0
+            if reply.text or reason != "interrupted":
+                self._keep([*asked, _answer_turn(reply.text)], [*pixels, ()])
             self._last = Answer(
-                text=said.strip(),
+                text=reply.text.strip(),
                 finish_reason=reason,
                 input_tokens=len(input_ids),
                 cached_tokens=num_cached,
-                output_tokens=len(reply),
+                output_tokens=len(reply.ids),
                 first_token_seconds=first,
                 seconds=time.perf_counter() - started,
+                choices=found,
             )
+
+    def _keep(self, turns: list[Turn], pixels: list[tuple[Tensor, ...]]) -> None:
+        """Go on from these turns, each with its own pixels."""
+        self._turns, self._pixels = turns, pixels
+
+    def _process(self, images: Sequence[Image.Image]) -> tuple[Tensor, ...]:
+        """Return each image's (1, C, H, W) pixel values; nothing else of it is kept."""
+        return tuple(self._reader.prepare([image]) for image in images)
 
     def _encode(self, turns: Sequence[Turn]) -> list[int]:
         """Return the ids of the whole conversation, every image spread over its tokens."""
@@ -132,19 +145,24 @@ class ChatSession:
         ids: list[int] = self._tokenizer(spread, add_special_tokens=add_start)["input_ids"]
         return ids
 
-    def _keep_common(self, input_ids: list[int]) -> int:
-        """Cut the cache back to what it shares with `input_ids`; return how much that is.
+    def _keep_common(self, input_ids: list[int], shown: Sequence[Tensor]) -> int:
+        """Cut the cache back to what it shares with the new conversation; return how much.
 
-        At least one token is left to compute, and an image is kept whole or not at all.
+        At least one token is left to compute; an image is kept whole or not at all, and only where
+        the cache holds this very picture: all of them look alike as tokens.
         """
-        common = 0
+        image_id, length = self._processor.image_token_id, num_image_tokens(self._processor)
+        common = num_images = 0
         for cached, token in zip(self._cached, input_ids[:-1], strict=False):
             if cached != token:
                 break
+            if token == image_id:
+                number, inside = divmod(num_images, length)
+                if inside == 0 and self._cached_images[number] is not shown[number]:
+                    break
+                num_images += 1
             common += 1
-        image_id = self._processor.image_token_id
-        while common > 0 and input_ids[common] == image_id and input_ids[common - 1] == image_id:
-            common -= 1
+        common -= num_images % length
         if common < len(self._cached):
             common = self._cut_back(common)
         return common
@@ -163,36 +181,35 @@ class ChatSession:
                 layer.keys = layer.keys[..., :length, :]
                 layer.values = layer.values[..., :length, :]
         self._cached = self._cached[:length]
+        num_tokens = self._cached.count(self._processor.image_token_id)
+        del self._cached_images[num_tokens // num_image_tokens(self._processor) :]
         return length
 
     @torch.inference_mode()
-    def _tokens(self, input_ids: list[int], *, num_new: int) -> Iterator[int]:
-        """Yield up to `num_new` token ids that follow `input_ids`, filling the cache on the way."""
+    def _tokens(
+        self, input_ids: list[int], shown: Sequence[Tensor], drawn: Draws, *, num_new: int
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Yield up to `num_new` ids that follow `input_ids`, each with the logits (V,) it is of.
+
+        The cache is filled on the way.
+        """
         step = input_ids[len(self._cached) :]
-        pixels = self._new_pixels(step)
-        generator = torch.Generator(self._device).manual_seed(
-            self._sampling.seed + len(self._turns)  # another draw each turn, the same each run
-        )
+        images = list(shown[len(self._cached_images) :])
+        said = list(input_ids)
         for _ in range(num_new):
-            logits = self._forward(step, pixels)
-            token = _choose(logits, self._sampling, generator)
-            yield token
-            step, pixels = [token], None
+            logits = self._forward(step, images)
+            token = drawn.choose(logits, said)
+            yield token, logits
+            said.append(token)
+            step, images = [token], []
 
-    def _new_pixels(self, step: list[int]) -> Tensor | None:
-        """Return the pixels of the images whose tokens are still to be computed, (N, C, H, W)."""
-        num_tokens = step.count(self._processor.image_token_id)
-        num_new = num_tokens // num_image_tokens(self._processor)
-        if num_new == 0:
-            return None
-        return torch.cat(self._pixels[-num_new:]).to(self._device, self._model.dtype)
-
-    def _forward(self, step: list[int], pixels: Tensor | None) -> Tensor:
-        """Run `step` through the model and return the next token's logits, (V,).
+    def _forward(self, step: list[int], images: list[Tensor]) -> Tensor:
+        """Run `step`, which shows `images`, through the model; return the next logits, (V,).
 
         The cache and our note of what is in it grow together, or not at all.
         """
         ids = torch.tensor([step], device=self._device)
+        pixels = torch.cat(images).to(self._device, self._model.dtype) if images else None
         try:
             output = self._model(
                 input_ids=ids,
@@ -205,6 +222,7 @@ class ChatSession:
             self._cut_back(len(self._cached))
             raise
         self._cached.extend(step)
+        self._cached_images.extend(images)
         logits: Tensor = output.logits[0, -1].float()
         return logits
 
@@ -215,15 +233,8 @@ class ChatSession:
         return text.lstrip()
 
 
-def _choose(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
-    """Take the likeliest token of logits (V,), or draw one."""
-    if sampling.temperature <= 0:
-        return int(logits.argmax())
-    probabilities, order = torch.softmax(logits / sampling.temperature, -1).sort(descending=True)
-    if sampling.top_p < 1:
-        before = probabilities.cumsum(-1) - probabilities  # the likeliest token always stays
-        probabilities = probabilities.masked_fill(before >= sampling.top_p, 0.0)
-    return int(order[torch.multinomial(probabilities, 1, generator=generator)])
+def _answer_turn(text: str) -> Turn:
+    return Turn(role="assistant", content=text.replace(IMAGE_TOKEN, "").strip())
 
 
 def _new_cache(model: Any, *, can_crop: bool) -> DynamicCache:  # noqa: ANN401 - any language model

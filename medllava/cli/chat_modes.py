@@ -3,33 +3,54 @@
 import gc
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from medllava.chat.config import ChatConfig, ViewConfig
 from medllava.cli.console import Console, print_result
+from medllava.printable import printable, repair
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from medllava.chat.conversation import Conversation
     from medllava.chat.start import ConversationMaker
 
 
-def talk(config: ChatConfig, images: Sequence[str], view: ViewConfig, console: Console) -> None:
-    """Talk in the terminal until the user leaves."""
-    import readline  # noqa: F401 - line editing for input(); its history stays in memory
+_PASTE_SECONDS = 0.03
+"""The lines of a pasted block come faster than this; nobody types so fast."""
 
+
+def talk(
+    config: ChatConfig,
+    images: Sequence[str],
+    view: ViewConfig,
+    console: Console,
+    *,
+    continued: Path | None,
+) -> None:
+    """Talk in the terminal until the user leaves."""
     from medllava.chat.terminal import Terminal
     from medllava.chat.thumbnail import render_thumbnail
 
+    with suppress(ImportError):  # Windows has none
+        import readline  # noqa: F401 - line editing for input(); its history stays in memory
     new_conversation = _open_model(config, console)
-    Terminal(
+    terminal = Terminal(
         new_conversation(),
         model=config.checkpoint,
         view=view,
-        read=input,
+        read=_BlockReader().read,
         out=sys.stdout,
         draw=render_thumbnail if sys.stdout.isatty() else lambda _: "",
-    ).run(images)
+        sampling=config.sampling,
+    )
+    if continued is not None:
+        terminal.load(str(continued))
+    terminal.run(images)
 
 
 def answer(
@@ -39,40 +60,126 @@ def answer(
     console: Console,
     *,
     questions: Iterable[str],
+    continued: Path | None,
 ) -> None:
-    """Answer every question of one conversation; a line of text or one JSON object each."""
+    """Answer every question of one conversation; a line of text or one JSON object each.
+
+    Raises:
+        DataError: there is no question.
+    """
     from medllava.chat.exchange import open_image
+    from medllava.chat.transcript import parse_transcript
+    from medllava.errors import DataError
 
     pictures = [open_image(source, view) for source in images]  # before the model: it is quick
+    talk = parse_transcript(_read(continued), folder=continued.parent) if continued else None
     conversation = _open_model(config, console)()
-    for picture in pictures:
-        conversation.show(picture)
-    for number, question in enumerate(filter(None, map(str.strip, questions)), start=1):
-        for piece in conversation.ask(question):
+    if talk is not None:
+        conversation.restore(talk.turns, talk.images)
+    number = 0
+    asked = (repair(text).strip() for text in questions)
+    for number, question in enumerate(filter(None, asked), start=1):
+        _answer_one(conversation, question, pictures, console, number=number)
+        pictures = []  # they belong to the first question
+    if number == 0:
+        raise DataError("no question: stdin was empty. Give --prompt, or a question a line.")
+
+
+def _answer_one(
+    conversation: "Conversation",
+    question: str,
+    pictures: Sequence["Image"],
+    console: Console,
+    *,
+    number: int,
+) -> None:
+    pieces = conversation.ask(question, pictures)
+    try:
+        for piece in pieces:
             if not console.json_output:
-                typer.echo(piece, nl=False)
+                typer.echo(printable(piece), nl=False)
                 sys.stdout.flush()
-        if not console.json_output:
-            typer.echo()
-        elif facts := conversation.last_answer:
-            print_result("chat", summary={"turn": number, "prompt": question, **facts.to_json()})
+    finally:
+        pieces.close()
+    facts = conversation.last_answer
+    if not console.json_output:
+        typer.echo()
+    elif facts is not None:
+        print_result("chat", summary={"turn": number, "prompt": question, **facts.to_json()})
 
 
-def serve(config: ChatConfig, *, host: str, port: int, console: Console) -> None:
+def serve(
+    config: ChatConfig,
+    images: Sequence[str],
+    view: ViewConfig,
+    console: Console,
+    *,
+    host: str,
+    port: int,
+    question: str | None,
+) -> None:
     """Serve the page until Ctrl-C."""
     from urllib.parse import urlsplit
 
-    from medllava.chat.web import serve_page
+    from medllava.chat.web import Opening, read_given, serve_page
 
+    opening = Opening(question=question or "", images=read_given(images, view), view=view)
     new_conversation = _open_model(config, console)
+    is_first = True
+
+    def announce(text: str) -> None:
+        nonlocal is_first
+        if is_first and console.json_output:
+            print_result("chat", summary={"address": text.split()[1]})
+        is_first = False
+        console.tell(text)
+
     serve_page(
         new_conversation,
         model=config.checkpoint,
         host=host,
         port=port,
-        announce=console.hint,
+        announce=announce,
         sent_to=urlsplit(config.base_url).netloc or None if config.base_url else None,
+        opening=opening,
     )
+
+
+class _BlockReader:
+    """Reads a pasted block as one text: its lines lie ready when the first has been read."""
+
+    def __init__(self) -> None:
+        self._ahead: list[str] = []
+
+    def read(self, prompt: str) -> str:
+        """Read like `input`; a line that begins with `/` is a command and stands alone."""
+        lines = [self._ahead.pop(0) if self._ahead else input(prompt)]
+        while not lines[0].startswith("/") and _is_ready():
+            line = input()
+            if line.startswith("/"):
+                self._ahead.append(line)
+                break
+            lines.append(line)
+        return "\n".join(lines)
+
+
+def _is_ready() -> bool:
+    """Whether a line can be read without waiting; never on Windows, which cannot say."""
+    import select
+
+    try:
+        return bool(select.select([sys.stdin], [], [], _PASTE_SECONDS)[0])
+    except (OSError, ValueError):
+        return False
+
+
+def _read(path: Path) -> bytes:
+    from medllava.errors import DataError
+
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read ({error.strerror}): {path}. Check the path.") from None
 
 
 def _open_model(config: ChatConfig, console: Console) -> "ConversationMaker":

@@ -11,11 +11,25 @@ from medllava.cli.options import DryRun, Json, Limit, OutputDir, Quiet, Seed, Ve
 
 StageName = StrEnum("StageName", ["ALIGN", "INSTRUCT"])
 SplitName = StrEnum("SplitName", ["TRAIN", "VALIDATION", "TEST", "ALL"])
+FormatName = StrEnum("FormatName", ["LLAVA", "MESSAGES", "SWIFT"])
 PositionName = StrEnum("PositionName", ["BEFORE", "AFTER", "RANDOM"])
 
 
+def _check_columns(values: list[str] | None) -> list[str] | None:
+    for value in values or ():
+        if not all(value.partition("=")):
+            raise typer.BadParameter(f"{value!r} is not FIELD=COLUMN, such as caption=Findings.")
+    return values
+
+
 def run(
-    figures: Annotated[Path, typer.Argument(help="Figures folder made by fetch-pmc.")],
+    figures: Annotated[
+        Path,
+        typer.Argument(
+            help="Figures folder of fetch-pmc, a table of pictures and captions (CSV, TSV, JSON, "
+            "JSONL, Parquet, hf://OWNER/NAME), or a folder of pictures."
+        ),
+    ],
     output_dir: OutputDir,
     stage: Annotated[StageName, typer.Option("--stage", help="Which stage to make data for.")],
     teacher: Annotated[
@@ -82,6 +96,22 @@ def run(
         PositionName | None,
         typer.Option("--image-position", help="Default: random for align, before for instruct."),
     ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--column",
+            metavar="FIELD=COLUMN",
+            help="Table: the column of image, caption, id, patient, split, license or modality.",
+            callback=_check_columns,
+        ),
+    ] = None,
+    image_dir: Annotated[
+        Path | None, typer.Option("--image-dir", help="Table: folder of the pictures.")
+    ] = None,
+    formats: Annotated[
+        list[FormatName] | None,
+        typer.Option("--format", help="Write the records for another trainer too; repeatable."),
+    ] = None,
     llava_json: Annotated[
         bool, typer.Option("--llava-json", help="Write LLaVA's JSON too.")
     ] = False,
@@ -113,6 +143,9 @@ def run(
         image_position=None if image_position is None else ImagePosition(image_position.value),
         seed=seed,
         llava_json=llava_json,
+        columns=tuple((name, value) for name, _, value in (c.partition("=") for c in column or ())),
+        image_dir=image_dir,
+        formats=tuple(name.value for name in formats or ()),
         base_url=base_url,
         batch=batch,
         batch_size=batch_size,

@@ -39,8 +39,12 @@ def run(
     gpus: Annotated[int, typer.Option("--gpus", min=1, help="GPUs (CPU ranks) per node.")] = 1,
     nodes: Annotated[int, typer.Option("--nodes", min=1, help="Machines.")] = 1,
     data: Annotated[
-        str | None,
-        typer.Option("--data", help="Instructions folder or file; stage 3: also a benchmark."),
+        list[str] | None,
+        typer.Option(
+            "--data",
+            metavar="PATH[:WEIGHT]",
+            help="Instructions folder or file; stage 3: also a benchmark. Several are mixed.",
+        ),
     ] = None,
     image_dir: Annotated[
         Path | None, typer.Option("--image-dir", help="Folder the image paths are relative to.")

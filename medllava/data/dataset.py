@@ -28,7 +28,7 @@ from medllava.progress import Progress
 from medllava.records import InstructionRecord
 from medllava.store import atomic_path, contained_path
 
-_ARRAYS = ("ids", "supervised", "starts", "image_starts")
+_ARRAYS = ("ids", "supervised", "starts", "image_starts", "origins")
 _COUNTED = ("license", "modality", "teacher", "stage")
 _CHUNK = 1000
 _READERS = 16
@@ -75,6 +75,8 @@ class ExampleIndex:
     """Images whose resized pixels were kept while indexing, in the order of their places."""
     facts: dict[str, dict[str, int]] = field(default_factory=dict)
     """Used records counted by licence, modality, teacher, and by what was put right in them."""
+    origins: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Of several sources, the number of the one that each example is from; else empty."""
     repeated_ids: int = 0
     """Used records whose id another one before them has."""
 
@@ -109,6 +111,8 @@ class ExampleIndex:
             digest.update(np.ascontiguousarray(array).tobytes())
         for path in self.images:
             digest.update(path.name.encode())
+        if len(self.origins):
+            digest.update(np.ascontiguousarray(self.origins).tobytes())
         return digest.hexdigest()
 
 
@@ -198,6 +202,31 @@ def build_index(
     if index.repeated_ids:
         progress.note(f"{index.repeated_ids:,} records have an id that another one has too")
     return index
+
+
+def join_indexes(indexes: Sequence[ExampleIndex]) -> ExampleIndex:
+    """Put the indexes of several sources behind one another; `origins` tells them apart."""
+    facts: dict[str, Counter[str]] = {}
+    for index in indexes:
+        for name, counts in index.facts.items():
+            facts.setdefault(name, Counter()).update(counts)
+    record_ids = tuple(name for index in indexes for name in index.record_ids)
+    return ExampleIndex(
+        ids=np.concatenate([index.ids for index in indexes]),
+        supervised=np.concatenate([index.supervised for index in indexes]),
+        starts=_cumulative([int(n) for index in indexes for n in np.diff(index.starts)]),
+        image_starts=_cumulative(
+            [int(n) for index in indexes for n in np.diff(index.image_starts)]
+        ),
+        images=tuple(path for index in indexes for path in index.images),
+        record_ids=record_ids,
+        image_tokens=indexes[0].image_tokens,
+        shortened=sum(index.shortened for index in indexes),
+        dropped=tuple(drop for index in indexes for drop in index.dropped),
+        facts={name: dict(counts) for name, counts in facts.items()},
+        origins=np.repeat(np.arange(len(indexes)), [len(index) for index in indexes]),
+        repeated_ids=len(record_ids) - len(set(record_ids)),
+    )
 
 
 class _Builder:

@@ -13,7 +13,7 @@ from medllava.errors import RecordError
 class DropReason(StrEnum):
     """Why a record is not used."""
 
-    NO_CONVERSATION = "no conversation in it"
+    NO_CONVERSATION = "no list of conversations in it"
     NOT_TEXT = "a turn that is not text"
     UNKNOWN_SPEAKER = "a speaker that is neither user, assistant nor system"
     ROLE_ORDER = "speakers that do not take turns"

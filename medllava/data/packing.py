@@ -13,6 +13,7 @@ import heapq
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from torch.utils.data import Dataset
 
 from medllava.data.bin_packing import Pack, fill_bins
 from medllava.data.dataset import ExampleIndex
+from medllava.data.mixture import Mixture
 from medllava.data.pixels import PixelReader
 from medllava.data.prefix_sharing import Sharing
 from medllava.errors import DataError
@@ -53,6 +55,8 @@ class Schedule:
     num_bins: int
     """Bins of the whole run, and its steps, before `max_steps` cuts it."""
     num_steps_uncut: int
+    num_examples: int
+    """Examples of the whole run, repeats counted, before `max_steps` cuts it."""
 
     @property
     def num_steps(self) -> int:
@@ -89,6 +93,7 @@ def build_schedule(  # noqa: PLR0913 - each decides the layout
     epochs: float,
     seed: int,
     max_steps: int | None = None,
+    mixture: Mixture | None = None,
 ) -> Schedule:
     """Lay out a whole run.
 
@@ -102,9 +107,10 @@ def build_schedule(  # noqa: PLR0913 - each decides the layout
         epochs: passes over the data; a fraction takes the first part of a shuffled pass.
         seed: of the order.
         max_steps: stop after this many steps.
+        mixture: of several sources; None takes every example once a pass.
     """
     unit = micro_batch_size * world_size
-    passes = _passes(sharing, epochs=epochs, seed=seed)
+    passes = _passes(sharing, epochs=epochs, seed=seed, mixture=mixture)
     num_tokens = sum(sharing.size_of(unit) for units in passes for unit in units)
     num_examples = sum(len(unit) for units in passes for unit in units)
     tokens_per_step = global_batch_size * num_tokens / num_examples
@@ -128,17 +134,23 @@ def build_schedule(  # noqa: PLR0913 - each decides the layout
         sharing=sharing,
         num_bins=len(sizes),
         num_steps_uncut=len(steps),
+        num_examples=num_examples,
     )
 
 
-def _passes(sharing: Sharing, *, epochs: float, seed: int) -> list[list[Pack]]:
+def _passes(
+    sharing: Sharing, *, epochs: float, seed: int, mixture: Mixture | None = None
+) -> list[list[Pack]]:
     """Return the shuffled examples of every pass, those of one image drawn together.
 
     A last pass may be a part of one.
     """
     passes = []
     for epoch in range(math.ceil(epochs)):
-        order = np.random.default_rng([seed, epoch]).permutation(len(sharing.lengths))
+        if mixture is None:
+            order = np.random.default_rng([seed, epoch]).permutation(len(sharing.lengths))
+        else:
+            order = mixture.order(seed=seed, epoch=epoch)
         order = order[: max(1, round(min(1.0, epochs - epoch) * len(order)))]
         passes.append(sharing.draw_together(order))
     return passes
@@ -236,7 +248,7 @@ def _deal(
 class MicroBatches(Dataset[dict[str, Any]]):
     """The micro-batches of one rank as tensors; item i is the i-th forward pass of the run."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each decides a tensor
         self,
         index: ExampleIndex,
         batches: Sequence[tuple[Pack, ...]],
@@ -246,6 +258,7 @@ class MicroBatches(Dataset[dict[str, Any]]):
         image_token_id: int,
         pad_token_id: int,
         packing: bool,
+        fixed_shape: bool = False,
     ) -> None:
         """Remember what to collate.
 
@@ -257,6 +270,7 @@ class MicroBatches(Dataset[dict[str, Any]]):
             image_token_id: repeated `index.image_tokens` times for one image.
             pad_token_id: fills rows without packing.
             packing: False pads rows to the longest instead of joining them.
+            fixed_shape: fill every row up to the longest of the run by one dummy segment.
         """
         self._index = index
         self._batches = batches
@@ -265,6 +279,9 @@ class MicroBatches(Dataset[dict[str, Any]]):
         self._image_token_id = image_token_id
         self._pad_token_id = pad_token_id
         self._packing = packing
+        self._fixed: _FixedShape | None = None
+        if fixed_shape and packing:
+            self._fixed = _FixedShape.of(batches, sharing, image_tokens=index.image_tokens)
 
     def __len__(self) -> int:
         """Return the number of forward passes."""
@@ -277,7 +294,10 @@ class MicroBatches(Dataset[dict[str, Any]]):
             input_ids (B, T), where B is 1 with packing; position_ids (B, T), restarting at every
             example, behind the image where it shares one; attention_mask (B, T) without packing
             only; pixel_values (N, 3, H, W); logits_to_keep (K,), the positions that predict
-            something; labels and shift_labels (B, K), what they predict; `LENGTHS` and `MASKED`.
+            something; labels and shift_labels (B, K), what they predict; `LENGTHS` and `MASKED`;
+            and where examples are packed that share nothing, as transformers' flash attention
+            takes them, cu_seq_lens_q and cu_seq_lens_k (S + 1,), where the S segments begin and
+            end, and the longest, max_length_q and max_length_k.
         """
         packs = self._batches[item]
         rows: list[_Row] = []
@@ -300,7 +320,10 @@ class MicroBatches(Dataset[dict[str, Any]]):
             filler = np.full(self._index.image_tokens, self._image_token_id, dtype=np.int64)
             rows.append(_Row(filler, np.full_like(filler, IGNORED), 0))
             pixel_values = self._pixels.blank()
-        joined = _join(rows) if self._packing else _pad(rows, self._pad_token_id)
+        if self._fixed is not None:
+            missing = self._fixed.length - sum(len(row.ids) for row in rows)
+            rows.append(_dummy(missing, self._pad_token_id))
+        joined = _join(rows, self._fixed) if self._packing else _pad(rows, self._pad_token_id)
         return {**joined, "pixel_values": pixel_values, LENGTHS: lengths, MASKED: masked}
 
     def _read_around(
@@ -364,7 +387,48 @@ class _Row(NamedTuple):
     start: int
 
 
-def _join(rows: Sequence[_Row]) -> dict[str, Tensor]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _FixedShape:
+    """What every row of a run is filled up to, for kernels that are compiled for one shape."""
+
+    length: int
+    num_segments: int
+
+    @classmethod
+    def of(
+        cls, batches: Sequence[tuple[Pack, ...]], sharing: Sharing, *, image_tokens: int
+    ) -> "_FixedShape":
+        """Find the longest row, with room for an image that nothing attends to, and 16 divides."""
+        longest = max(sum(sharing.size_of(pack) for pack in packs) for packs in batches)
+        members = max(sum(len(pack) for pack in packs) for packs in batches)
+        return cls(length=(longest + image_tokens) // 16 * 16 + 16, num_segments=members + 2)
+
+
+def _dummy(length: int, pad_token_id: int) -> _Row:
+    """Return a segment that nothing attends to and nothing predicts from."""
+    ids = np.full(length, pad_token_id, dtype=np.int64)
+    return _Row(ids, np.full_like(ids, IGNORED), 0)
+
+
+def _segments(rows: Sequence[_Row], fixed: _FixedShape | None) -> dict[str, Any]:
+    """Say where the segments of a row begin; nothing where some branch off behind an image."""
+    if any(row.start for row in rows):  # segments alone would not keep the branches apart
+        return {}
+    bounds = [0, *np.cumsum([len(row.ids) for row in rows]).tolist()]
+    longest = max(end - start for start, end in pairwise(bounds))
+    if fixed is not None:
+        bounds += [fixed.length] * (fixed.num_segments + 1 - len(bounds))
+        longest = fixed.length
+    cumulative = torch.tensor(bounds, dtype=torch.int32)
+    return {
+        "cu_seq_lens_q": cumulative,
+        "cu_seq_lens_k": cumulative,
+        "max_length_q": longest,
+        "max_length_k": longest,
+    }
+
+
+def _join(rows: Sequence[_Row], fixed: _FixedShape | None) -> dict[str, Any]:
     """Concatenate examples into one row with restarting positions."""
     targets = np.concatenate([row.targets for row in rows])
     positions = np.concatenate([row.start + np.arange(len(row.ids)) for row in rows])
@@ -373,6 +437,7 @@ def _join(rows: Sequence[_Row]) -> dict[str, Tensor]:
     return {
         "input_ids": torch.from_numpy(np.concatenate([row.ids for row in rows]))[None],
         "position_ids": torch.from_numpy(positions)[None],
+        **_segments(rows, fixed),
         "logits_to_keep": torch.from_numpy(kept),
         "labels": labels,
         "shift_labels": labels,

@@ -60,7 +60,12 @@ def align_figure(figure: FigureRecord, *, seed: int, image_position: str) -> Ins
     is_brief = caption.count(" ") + 1 < BRIEF_BELOW_WORDS
     wordings = BRIEF_WORDINGS if is_brief else DETAILED_WORDINGS
     number = draw(seed, figure.figure_id)
-    user = place_image(wordings[number % len(wordings)], image_position, draw=number >> 32)
+    user = place_image(
+        wordings[number % len(wordings)],
+        image_position,
+        draw=number >> 32,
+        num_images=len(figure.images),
+    )
     return InstructionRecord(
         record_id=figure.figure_id,
         images=figure.images,
@@ -74,10 +79,11 @@ def align_figure(figure: FigureRecord, *, seed: int, image_position: str) -> Ins
     )
 
 
-def place_image(text: str, position: str, *, draw: int) -> str:
-    """Put the image token on a line of its own `before` or `after` the text, or as drawn."""
+def place_image(text: str, position: str, *, draw: int, num_images: int = 1) -> str:
+    """Put a line for each image `before` or `after` the text, or as drawn."""
     is_after = bool(draw & 1) if position == "random" else position == "after"
-    return f"{text}\n{IMAGE_TOKEN}" if is_after else f"{IMAGE_TOKEN}\n{text}"
+    tokens = "\n".join([IMAGE_TOKEN] * num_images)
+    return f"{text}\n{tokens}" if is_after else f"{tokens}\n{text}"
 
 
 def draw(seed: int, key: str) -> int:

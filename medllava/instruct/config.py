@@ -37,6 +37,12 @@ class GenerateConfig:
     """Of the template teacher: share of yes/no questions."""
     multi_turn: bool = False
     """Of the template teacher: all questions about a figure in one conversation."""
+    columns: tuple[tuple[str, str], ...] = ()
+    """Of a table: field to column, where its own names do not say it."""
+    image_dir: Path | None = None
+    """Of a table: folder of the pictures; None takes the table's."""
+    formats: tuple[str, ...] = ()
+    """Other layouts to write the records in: `llava`, `messages`, `swift`."""
     llava_json: bool = False
     """Write the records as LLaVA's JSON too."""
     base_url: str | None = None

@@ -14,7 +14,7 @@ from medllava.errors import DataError
 from medllava.instruct.alignment import draw, place_image
 from medllava.instruct.config import GenerateConfig, ImagePosition
 from medllava.instruct.duplicates import DuplicateFinder
-from medllava.instruct.figures import iter_round_robin, manifest_path
+from medllava.instruct.figures import figures_image_dir, iter_round_robin, manifest_path
 from medllava.instruct.filters import ALL_DROPPED, NEAR_DUPLICATE, NO_TURNS, filter_pairs
 from medllava.instruct.output import InstructionsWriter
 from medllava.instruct.parse import Dropped, Pair, parse_conversation
@@ -122,7 +122,7 @@ class FigureQueue:
         self._config = config
         self._reject_reason = reject_reason
         self._settings = read_request_settings(config.request)
-        self._root = manifest_path(config.figures).parent
+        self._root = figures_image_dir(config.figures)
         self._waiting: deque[tuple[FigureRecord, str | None]] = deque()
 
     def requests(self) -> Iterator[ChatRequest]:
@@ -211,7 +211,7 @@ def _build_record(
         question = pair.question
         if not turns:
             place = draw(config.seed, figure.figure_id)
-            question = place_image(question, position, draw=place)
+            question = place_image(question, position, draw=place, num_images=len(figure.images))
         turns.append(Turn(role="user", content=question))
         turns.append(Turn(role="assistant", content=pair.answer))
     return InstructionRecord(

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from medllava.data.sources import image_root
 from medllava.errors import DataError
 from medllava.layout import FIGURES_FILE
 from medllava.records import FigureRecord, Modality, Split
@@ -29,8 +30,16 @@ def manifest_path(figures: Path) -> Path:
     """
     path = figures / FIGURES_FILE if figures.is_dir() else figures
     if not path.is_file():
-        raise DataError(f"no figures: {path}. Make them with medllava fetch-pmc.")
+        raise DataError(
+            f"no figures: {path}. Make them with medllava fetch-pmc, or name a table of pictures "
+            "and captions (CSV, TSV, JSON, JSONL, Parquet) or a folder of pictures."
+        )
     return path
+
+
+def figures_image_dir(figures: Path) -> Path:
+    """Return the folder that the images of a figures folder are relative to."""
+    return image_root(manifest_path(figures), None)
 
 
 def count_figures(manifest: Path, *, split: Split | None) -> Counter[Modality]:

@@ -15,22 +15,32 @@ teacher, questions for `eval`):
 """
 
 import dataclasses
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from medllava.data.layouts.write import write_llava_json
+from medllava.data.layouts.write import Layout, write_layout
 from medllava.data.sources import iter_instruction_records
 from medllava.instruct.alignment import align_figure, draw, place_image
 from medllava.instruct.config import TEMPLATE_TEACHER, GenerateConfig, ImagePosition
 from medllava.instruct.conversations import write_conversations
 from medllava.instruct.estimate import estimate_run
-from medllava.instruct.figures import count_figures, iter_figures, iter_round_robin, manifest_path
+from medllava.instruct.figures import (
+    count_figures,
+    figures_image_dir,
+    iter_figures,
+    iter_round_robin,
+    manifest_path,
+)
 from medllava.instruct.output import (
-    LLAVA_JSON,
     InstructionsWriter,
     write_summary,
 )
 from medllava.instruct.report import write_report
+from medllava.instruct.tables.columns import OWN
+from medllava.instruct.tables.rows import is_table
+from medllava.instruct.tables.to_figures import REJECTED_ROWS, TABLE_FOLDER, import_table
 from medllava.instruct.template import (
     TEMPLATE_VERSION,
     Exchange,
@@ -53,7 +63,7 @@ from medllava.records import (
     StepSummary,
     Turn,
 )
-from medllava.store import exclusive
+from medllava.store import exclusive, iter_jsonl
 
 
 def generate_instructions(
@@ -68,9 +78,36 @@ def generate_instructions(
     if config.stage is Stage.FINETUNE:
         raise ValueError("stage finetune takes a benchmark's data; nothing is generated for it")
     if config.dry_run and not config.output_dir.exists():
-        return _estimate(config, progress)
+        return _estimate_any(config, progress)
     with exclusive(config.output_dir):
-        return (_estimate if config.dry_run else _generate)(config, progress)
+        return (_estimate_any if config.dry_run else _generate_any)(config, progress)
+
+
+def _estimate_any(config: GenerateConfig, progress: Progress) -> StepSummary:
+    """Estimate a figures folder, or a table that is imported for the moment."""
+    if not is_table(config.figures):
+        return _estimate(config, progress)
+    with tempfile.TemporaryDirectory(prefix="medllava-") as folder:
+        return _estimate(_imported(config, Path(folder) / TABLE_FOLDER, progress), progress)
+
+
+def _generate_any(config: GenerateConfig, progress: Progress) -> StepSummary:
+    """Generate from a figures folder, or from a table that is imported first."""
+    if is_table(config.figures):
+        config = _imported(config, config.output_dir / TABLE_FOLDER, progress)
+    return _generate(config, progress)
+
+
+def _imported(config: GenerateConfig, folder: Path, progress: Progress) -> GenerateConfig:
+    figures = import_table(
+        config.figures,
+        folder,
+        columns=dict(config.columns),
+        image_dir=config.image_dir,
+        seed=config.seed,
+        progress=progress,
+    )
+    return dataclasses.replace(config, figures=figures)
 
 
 def _estimate(config: GenerateConfig, progress: Progress) -> StepSummary:
@@ -87,6 +124,8 @@ def _generate(config: GenerateConfig, progress: Progress) -> StepSummary:
     with InstructionsWriter(
         config.output_dir, with_questions=is_template, seed=config.seed
     ) as writer:
+        for row in _rejected_rows(config.figures):
+            writer.reject(row.pop("figure_id"), row.pop("reason"), **row)
         if is_template:
             _write_template(config, writer, progress)
         elif config.stage is Stage.INSTRUCT:
@@ -94,6 +133,13 @@ def _generate(config: GenerateConfig, progress: Progress) -> StepSummary:
         else:
             _write_aligned(config, writer, progress)
     return _finish(config, writer, usage)
+
+
+def _rejected_rows(figures: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows that importing a table had to leave out."""
+    path = figures / REJECTED_ROWS
+    if path.is_file() and figures.name == TABLE_FOLDER:
+        yield from (row for _, row in iter_jsonl(path))
 
 
 def _asks_model(config: GenerateConfig) -> bool:
@@ -152,7 +198,12 @@ def _write_exchanges(
     for i, exchange in enumerate(exchanges, start=1):
         text = exchange.question
         if i == 1:
-            text = place_image(text, position, draw=draw(config.seed, record_id))
+            text = place_image(
+                text,
+                position,
+                draw=draw(config.seed, record_id),
+                num_images=len(figure.images),
+            )
         turns.append(Turn(role="user", content=text))
         turns.append(
             Turn(role="assistant", content=exchange.answer, answer_type=exchange.answer_type)
@@ -191,7 +242,7 @@ def reject_reason(figure: FigureRecord) -> str | None:
     """Name the rule that leaves a figure out before anybody is asked about it, or None."""
     if not figure.images:
         return "no_image"
-    if len(figure.images) > 1:
+    if len(figure.images) > 1 and figure.context != OWN:
         # One conversation shows one image; which of several the words mean is not known.
         return "several_images"
     if not figure.caption.strip():
@@ -210,7 +261,7 @@ def _finish(
     config: GenerateConfig, writer: InstructionsWriter, usage: dict[str, Any]
 ) -> StepSummary:
     folder = config.output_dir
-    image_dir = manifest_path(config.figures).parent
+    image_dir = figures_image_dir(config.figures)
     settings = {k: str(v) for k, v in dataclasses.asdict(config).items() if v is not None}
     facts: dict[str, Any] = {
         "stage": config.stage.value,
@@ -237,9 +288,9 @@ def _finish(
     artifacts = {"instructions": folder / INSTRUCTIONS_FILE}
     if config.stage is Stage.INSTRUCT and not _asks_model(config):
         artifacts["questions"] = folder / QUESTIONS_FILE
-    if config.llava_json:
-        artifacts["llava_json"] = folder / LLAVA_JSON
-        write_llava_json(artifacts["llava_json"], iter_instruction_records(folder))
+    for layout in dict.fromkeys([*config.formats, *(["llava"] if config.llava_json else [])]):
+        name = "llava_json" if layout == Layout.LLAVA else layout
+        artifacts[name] = write_layout(Layout(layout), folder, iter_instruction_records(folder))
     artifacts |= {
         "rejected": folder / REJECTED_FILE,
         "summary": folder / SUMMARY_FILE,

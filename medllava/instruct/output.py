@@ -17,7 +17,6 @@ from medllava.layout import INSTRUCTIONS_FILE, QUESTIONS_FILE, REJECTED_FILE, SU
 from medllava.records import InstructionRecord, Question
 from medllava.store import atomic_path, write_json
 
-LLAVA_JSON = "llava.json"
 # `json.dumps` with options makes an encoder for every line.
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 

@@ -32,7 +32,7 @@ _LICENSE_FILTERS = {
     "CC BY-NC-SA": "cc_by-nc-sa_license",
     "CC BY-NC-ND": "cc_by-nc-nd_license",
 }
-_PMCID = re.compile(r"PMC([1-9]\d{0,11})(?:\.\d+)?", re.IGNORECASE)
+_PMCID = re.compile(r"(?:PMC)+0*([1-9]\d{0,11})(?:\.\d+)?", re.IGNORECASE)
 _PMID = re.compile(r"[1-9]\d{0,9}")
 _DOI = re.compile(r"10\.\d{4,9}/\S+")
 

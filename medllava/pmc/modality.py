@@ -10,6 +10,7 @@ from typing import Protocol
 
 from PIL import Image
 
+from medllava.pmc.panel_captions import split_caption
 from medllava.records import Modality
 
 
@@ -31,8 +32,13 @@ _TERMS: dict[Modality, tuple[str, ...]] = {
         r"\bcta\b|tomography scan",
     ),
     Modality.MRI: (
-        r"\b[fd]?mris?\b|\bmra\b|\bmri? (?:imag\w+|angio\w+|scan\w*)|magnetic resonance",
-        r"\bt[12][-\u2010\u2011]?\s?(?:weighted|w\b|wi\b|flair)|\bflair\b|diffusion[- ]weighted",
+        r"\b[fd]?mris?\b|(?-i:\bMR)\s+(?:of (?:the |his |her )?)?(?:brain|head|neck|skull|orbits?"
+        r"|spine|knees?|shoulders?|hips?|pelvis|abdomen|liver|heart|breasts?|prostate|ankles?|wrists?"
+        r"|elbows?|foot|feet|hands?|thighs?|legs?|chest|arthrogra\w+|enterogra\w+|spectr\w+|venogra\w+)\b",
+        r"(?:axial|sagittal|coronal|contrast-enhanced|cardiac|brain|cranial) (?-i:MR)\b",
+        r"\bmra\b|\bmri? (?:imag\w+|angio\w+|scan\w*)|magnetic resonance",
+        r"\bt[12][-\u2010\u2011]?\s?(?:weighted|w\b|wi\b|flair)|(?-i:\bFLAIR\b)",
+        r"diffusion[- ]weighted",
         r"\bdwi\b|\bstir\b|gadolinium",
     ),
     Modality.HISTOPATHOLOGY: (
@@ -55,7 +61,8 @@ _OTHER_PICTURES = (
     r"kaplan|survival curves?|\broc\b|receiver operating|error bars?|dose[- ]response",
     r"western blots?|immunoblot\w*|\bgels?\b|fluorescen\w+|confocal|electron micro\w+",
     r"ultraso\w+|sonogra\w+|echocardio\w+|doppler|endoscop\w+|colonoscop\w+|dermoscop\w+",
-    r"fundus|optical coherence|\boct\b|\bpet\b|scintigra\w+|angiogra(?:m|phy)\b|mammogra\w+",
+    r"fundus|optical coherence|\boct\b|\bpet\b|scintigra\w+|mammogra\w+",
+    r"(?<!\bct )(?<!\bmr )(?<!tomography )(?<!resonance )angiogra(?:ms?|phy)\b",
     r"electrocardio\w+|\becg\b",
 )
 
@@ -66,9 +73,12 @@ def _compile(terms: Sequence[str]) -> re.Pattern[str]:
 
 _PATTERNS = {modality: _compile(terms) for modality, terms in _TERMS.items()}
 _OTHER = _compile(_OTHER_PICTURES)
-_PANEL_MARKS = re.compile(
-    r"\(\s?([A-Ha-h])\s?\)|(?:^|[.;:]\s+)([A-H])[.,:)]\s|\b[Pp]anels? ([A-H])\b"
+_CYCLE_THRESHOLD = re.compile(
+    r"(?:cycle[- ]threshold|threshold[- ]cycle)s?(?:\s*(?:values?\s*)?\(\s*c[tq]s?\s*\))?"
+    r"|\(?\bc[tq]\s+values?\b(?=.{0,60}(?:pcr|cycle|viral))",
+    re.IGNORECASE,
 )
+"""The other CT of medicine, which is no picture."""
 _FIRST_WORDS = 120
 """Characters in which the subject of a caption is named; terms there weigh double."""
 
@@ -78,7 +88,8 @@ def classify_modality(caption: str, mentions: Sequence[str] = ()) -> Modality:
 
     The caption decides; the mentions are asked only where it names no kind of picture at all.
     """
-    for text in (caption, " ".join(mentions)):
+    for words in (caption, " ".join(mentions)):
+        text = _CYCLE_THRESHOLD.sub(" ", words)
         scores = {modality: _score(pattern, text) for modality, pattern in _PATTERNS.items()}
         other = _score(_OTHER, text)
         best = max(scores, key=lambda modality: scores[modality])
@@ -103,11 +114,8 @@ def compute_panel_score(caption: str, *, num_images: int, has_gutters: bool) -> 
     Several image files or two and more panel letters in the caption say so; bands across the
     picture alone are weak, because plots have them too.
     """
-    letters = {
-        (mark or bare or named).lower() for mark, bare, named in _PANEL_MARKS.findall(caption)
-    }
     score = 0.3 if has_gutters else 0.0
-    if len(letters) > 1:
+    if len(split_caption(caption).parts) > 1:
         score += 0.6
     if num_images > 1:
         score += 0.6

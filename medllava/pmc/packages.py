@@ -189,6 +189,7 @@ def _check_member(member: tarfile.TarInfo, number: int) -> None:
 
 
 def _iter_stream(item: Item, stream: IO[bytes], images: FolderImages) -> Iterator[ArticleFiles]:
+    position = -1
     for position, root in enumerate(iter_articles(stream)):
         yield ArticleFiles(
             item=item.name if position == 0 else f"{item.name}#{position + 1}",
@@ -197,6 +198,8 @@ def _iter_stream(item: Item, stream: IO[bytes], images: FolderImages) -> Iterato
             load_image=images.load,
             size_of=images.size,
         )
+    if position < 0:
+        raise ObjectError("no-article", "no article element in the file")
 
 
 def _same(root: Element) -> Element:

@@ -146,6 +146,8 @@ REMEDIES = {
     "several-panels": "Take --panels keep or split.",
     "no-graphic": "The figures name no image; --set filter.captions_only=true lists their words.",
     "no-article": "The files hold no JATS article; give XML of PubMed Central or a mirror.",
+    "xml-malformed": "The files are no well-formed XML; give XML of PubMed Central or a mirror.",
+    "metadata-malformed": "The metadata describe something else; get the mirror again.",
     "not-in-bucket": "Check the ids; the archive holds open-access articles only.",
     "bad-id": "Give PMCIDs, PMIDs or DOIs.",
     "excluded": "The split file excludes them; check --split-file.",

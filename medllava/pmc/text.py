@@ -10,7 +10,6 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from string import ascii_letters
 from typing import TypeAlias
 
 from medllava.pmc.xml import Element, child, local_name
@@ -63,10 +62,12 @@ _SENTENCE_END = re.compile(
 )
 """A mark, closing quotes, and what may begin a sentence after it; CJK marks need no space."""
 _ABBREVIATION_WORDS = """
-    fig figs ref refs eq eqs eqn tab tabs al vs cf ca approx resp dr prof no nos vol sp spp var st
+    fig figs abb bild rys obr ref refs eq eqs eqn tab tabs al vs cf ca approx resp dr prof no nos
+    vol sp spp var st
     inc ltd co jr sup supp suppl sec chap p pp subsp ssp viz mr mrs ms incl max min temp ser cat
 """
-_ABBREVIATIONS = frozenset(_ABBREVIATION_WORDS.split())
+_ABBREVIATIONS = frozenset(_ABBREVIATION_WORDS.split()) | {"\u0440\u0438\u0441"}
+_LAST_WORD = re.compile(r"[^\W\d_]+\Z")
 _LONGEST_ABBREVIATION = max(map(len, _ABBREVIATIONS))
 
 Marks: TypeAlias = Mapping[Element, tuple[str, str]]
@@ -225,7 +226,12 @@ def _render_math(node: Element, pieces: list[str], marks: Marks | None) -> None:
         for part, (table, sign) in zip(parts[1:], _MATH_SCRIPTS[name], strict=True):
             pieces.append(render_script(_math_text(part), table, sign))
     elif name == "mfrac" and len(parts) == 2:
-        pieces.append("/".join(_math_text(part) for part in parts))
+        pieces.append("/".join(_bracketed(_math_text(part)) for part in parts))
+    elif name in {"msqrt", "mroot"} and parts:
+        inside = parts[:1] if name == "mroot" else parts
+        degree = _math_text(parts[1]) if name == "mroot" and len(parts) > 1 else ""
+        pieces.append(render_script(degree, _SUPERSCRIPTS, "^") if degree else "")
+        pieces.append("\u221a" + _bracketed("".join(map(_math_text, inside))))
     elif name == "annotation":
         return
     else:
@@ -240,10 +246,30 @@ def _math_text(node: Element) -> str:
     return "".join(inner)
 
 
+def _bracketed(text: str) -> str:
+    """Return a term that keeps its meaning beside another operator: (a+b) of a fraction (a+b)/c."""
+    is_one = len(text) < 2 or text.isalnum() or _NUMBER_WITH_DOT.fullmatch(text) is not None
+    return text if is_one or _is_enclosed(text) else f"({text})"
+
+
+def _is_enclosed(text: str) -> bool:
+    """Tell whether one pair of brackets is around all of a term."""
+    depth = 0
+    for position, character in enumerate(text):
+        depth += (character == "(") - (character == ")")
+        if depth <= 0:
+            return position == len(text) - 1 and text[0] == "("
+    return False
+
+
+_NUMBER_WITH_DOT = re.compile(r"\d+[.,]\d+")
 _MATH_SCRIPTS = {
     "msup": [(_SUPERSCRIPTS, "^")],
     "msub": [(_SUBSCRIPTS, "_")],
     "msubsup": [(_SUBSCRIPTS, "_"), (_SUPERSCRIPTS, "^")],
+    "munder": [(_SUBSCRIPTS, "_")],
+    "mover": [(_SUPERSCRIPTS, "^")],
+    "munderover": [(_SUBSCRIPTS, "_"), (_SUPERSCRIPTS, "^")],
 }
 _SPECIAL: dict[str, Renderer] = {
     "xref": _render_xref,
@@ -292,8 +318,9 @@ def _ends_sentence(text: str, stop: int) -> bool:
     if text[stop] != ".":
         return True
     tail = text[max(0, stop - _LONGEST_ABBREVIATION - 2) : stop].replace(MARK_CLOSE, "")
-    head = tail.rstrip(ascii_letters)
-    word = tail[len(head) :]
+    found = _LAST_WORD.search(tail)
+    word = found[0] if found else ""
+    head = tail[: len(tail) - len(word)]
     if not word or head[-1:].isalnum() or head[-1:] == "_":
         return True
     return len(word) > 1 and word.lower() not in _ABBREVIATIONS

@@ -26,6 +26,24 @@ class PartRecord(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MixtureRecord(Record):
+    """What one of several sources gave to a stage."""
+
+    source: str = ""
+    """As it was named."""
+    weight: float | None = None
+    epochs: float | None = None
+    limit: int | None = None
+    used: int | None = None
+    """Its records that can be used."""
+    drawn: int | None = None
+    """Records drawn from it over the whole run, repeats counted."""
+    share: float | None = None
+    """Of all records drawn."""
+    sources: tuple[Source, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DataRecord(Record):
     """What a stage learned from, in counts."""
 
@@ -47,6 +65,12 @@ class DataRecord(Record):
     by_modality: dict[str, int] = field(default_factory=dict)
     by_teacher: dict[str, int] = field(default_factory=dict)
     by_stage: dict[str, int] = field(default_factory=dict)
+    repaired: dict[str, int] = field(default_factory=dict)
+    """Used records in which something was put right, by what."""
+    repeated_ids: int | None = None
+    """Used records whose id another one has too."""
+    mixture: tuple[MixtureRecord, ...] = ()
+    """Of several sources, each with its share; empty where there is one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

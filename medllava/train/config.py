@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from medllava.recipe import Recipe
+from medllava.recipe import DataSource, Recipe
 from medllava.records import Stage
 
 FROM_PARTS = "parts"
@@ -19,6 +19,8 @@ class StageRunConfig:
     data: str
     """Folder, file, or for the finetune stage a benchmark's name."""
     output_dir: Path
+    mixture: tuple[DataSource, ...] = ()
+    """Several sources; empty takes all of `data`, which else is their description."""
     image_dir: Path | None = None
     """Folder of the images; None finds it beside the data."""
     init: str = FROM_PARTS

@@ -6,9 +6,9 @@ printed is what the trainer does: it packs and chooses its settings with the sam
 """
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
-from medllava.data.dataset import ExampleIndex
 from medllava.data.layouts.released import SourceReport, inspect_llava_json
 from medllava.data.packing import Schedule
 from medllava.data.prefix_sharing import find_sharing
@@ -21,7 +21,12 @@ from medllava.train import prepare
 from medllava.train.config import StageRunConfig
 from medllava.train.hardware import this_gpu
 from medllava.train.planning.costs import GPUS, Gpu
-from medllava.train.planning.data_counts import DataStatistics, count_index, estimate_data
+from medllava.train.planning.data_counts import (
+    DataStatistics,
+    count_index,
+    describe_mixture,
+    estimate_data,
+)
 from medllava.train.planning.fit import Batches, fit_settings
 from medllava.train.planning.plan import Plan, build_plan
 from medllava.train.settings import Settings, machine_settings
@@ -61,13 +66,13 @@ def _device() -> Gpu:
     return this_gpu() or GPUS[_PLANNED_GPU]
 
 
-def count_batches(config: StageRunConfig, index: ExampleIndex, schedule: Schedule) -> Batches:
+def count_batches(config: StageRunConfig, schedule: Schedule) -> Batches:
     """Return the trainer's own layout of the run as the plan wants it."""
     stage = config.recipe.stage[config.stage]
     per_epoch = schedule.num_bins / stage.epochs
     return Batches(
         num_units=round(per_epoch),
-        records_per_unit=len(index) / per_epoch,
+        records_per_unit=schedule.num_examples / schedule.num_bins,
         micro_batch_size=stage.micro_batch_size,
         gradient_accumulation_steps=schedule.accumulation,
         units_per_step=schedule.packs_per_step,
@@ -84,7 +89,8 @@ def _count(
         return None, None
     with tempfile.TemporaryDirectory(prefix="medllava-") as made_up:
         data = find_data(config, made_up=Path(made_up))
-        _note_source(data, progress)
+        for source in data.sources():
+            _note_source(source, progress)
         try:
             processor = read_processor(config.recipe.model, init=config.init)
         except SetupError:
@@ -95,10 +101,13 @@ def _count(
         image_token_id=processor.image_token_id,
         most=config.recipe.data.records_per_image if config.recipe.data.packing else 1,
     )
-    counts = count_index(index, source=config.data)
+    mixture = prepare.mixture_of(config, index)
+    counts = count_index(index, source=config.data, mixture=mixture)
+    if mixture:
+        counts = replace(counts, mixture=describe_mixture(config.mixture, mixture))
     settings = _settings(config, shape, counts, world_size=world_size)
-    schedule = prepare.lay_out(config, settings, sharing)
-    return counts, count_batches(config, index, schedule)
+    schedule = prepare.lay_out(config, settings, sharing, mixture)
+    return counts, count_batches(config, schedule)
 
 
 def _settings(

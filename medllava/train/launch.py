@@ -29,7 +29,7 @@ from typing import Any
 from medllava import errors
 from medllava.errors import MedllavaError, SetupError
 from medllava.progress import Progress, SilentProgress
-from medllava.recipe import recipe_from_values
+from medllava.recipe import DataSource, recipe_from_values
 from medllava.records import Stage, StepSummary
 from medllava.store import JsonlWriter, read_json, write_json
 from medllava.train.config import StageRunConfig
@@ -268,7 +268,9 @@ def _read_config(folder: Path) -> StageRunConfig:
     values = read_json(folder / _CONFIG)
     paths = {name: Path(values[name]) for name in _PATHS if values[name] is not None}
     recipe = recipe_from_values(values["recipe"], file=str(folder / _CONFIG))
-    return StageRunConfig(**{**values, **paths, "recipe": recipe, "stage": Stage(values["stage"])})
+    mixture = tuple(DataSource(**source) for source in values["mixture"])
+    parsed = {"recipe": recipe, "stage": Stage(values["stage"]), "mixture": mixture}
+    return StageRunConfig(**{**values, **paths, **parsed})
 
 
 def _read_summary(path: Path) -> StepSummary:

@@ -18,6 +18,8 @@ def render_plan(plan: Plan) -> list[tuple[str, str]]:
         ("model FLOPs", f"{plan.flops:.3g}"),
         ("memory per device", _memory_text(chosen)),
     ]
+    if data.mixture:
+        rows.insert(len(plan.parts) + 1, ("mixture", data.mixture))
     rows += [
         (f"{other.gpu} x {other.settings.world_size}", _gpu_text(other))
         for other in plan.alternatives

@@ -17,10 +17,12 @@ from medllava.data.dataset import (
     ExampleIndex,
     ImageScreen,
     build_index,
+    join_indexes,
     load_index,
     save_index,
 )
 from medllava.data.dropped import IMAGE_DROPS
+from medllava.data.mixture import Mixture, mix
 from medllava.data.packing import MicroBatches, Schedule, build_schedule
 from medllava.data.pixels import PixelReader
 from medllava.data.prefix_sharing import Sharing, find_sharing, share_nothing
@@ -138,16 +140,25 @@ def index_data(
     if cache_file is not None:
         cache_file.unlink(missing_ok=True)
         pixels.keep(cache_file, (), room=_cache_room(cache_file) // pixels.image_bytes)
-    index = build_index(
-        data.records(),
-        processor,
-        image_root=data.image_root,
-        image_tokens=num_image_tokens(processor),
-        max_length=config.recipe.data.max_length,
-        progress=progress,
-        screen=ImageScreen(open_image=pixels.admit, lost_before=lost_before),
-    )
+    indexes = [
+        build_index(
+            source.records(),
+            processor,
+            image_root=source.image_root,
+            image_tokens=num_image_tokens(processor),
+            max_length=config.recipe.data.max_length,
+            progress=progress,
+            screen=ImageScreen(open_image=pixels.admit, lost_before=lost_before),
+        )
+        for source in data.sources()
+    ]
+    index = join_indexes(indexes) if config.mixture else indexes[0]
     return replace(index, kept_pixels=pixels.kept)
+
+
+def mixture_of(config: StageRunConfig, index: ExampleIndex) -> Mixture | None:
+    """Return how the sources of a run are mixed; None where there is one only."""
+    return mix(index.origins, config.mixture) if len(index.origins) else None
 
 
 def share_index(
@@ -235,7 +246,9 @@ def choose_sharing(
     if data.records_per_image <= 1:
         return share_nothing(index.lengths)
     window = getattr(text, "sliding_window", None)
-    if not data.packing or not supports_branches(text._attn_implementation, window):  # noqa: SLF001 - its only name
+    name = text._attn_implementation  # noqa: SLF001 - its only name
+    longest = int(index.lengths.max())
+    if not data.packing or not supports_branches(name, window, longest=longest):
         progress.note("data.records_per_image is not used: it needs packing and our attention")
         return share_nothing(index.lengths)
     return find_sharing(
@@ -243,7 +256,9 @@ def choose_sharing(
     )
 
 
-def lay_out(config: StageRunConfig, settings: Settings, sharing: Sharing) -> Schedule:
+def lay_out(
+    config: StageRunConfig, settings: Settings, sharing: Sharing, mixture: Mixture | None = None
+) -> Schedule:
     """Lay out all steps of the stage."""
     stage = config.recipe.stage[config.stage]
     return build_schedule(
@@ -256,6 +271,7 @@ def lay_out(config: StageRunConfig, settings: Settings, sharing: Sharing) -> Sch
         epochs=stage.epochs,
         seed=config.recipe.train.seed,
         max_steps=config.max_steps,
+        mixture=mixture,
     )
 
 
@@ -322,6 +338,7 @@ def _batches(
         image_token_id=processor.image_token_id,
         pad_token_id=processor.tokenizer.pad_token_id,
         packing=config.recipe.data.packing,
+        fixed_shape=config.recipe.train.compile,
     )
 
 
@@ -352,13 +369,15 @@ def clear_pixels(output_dir: Path) -> None:
 
 def _sample_images(config: StageRunConfig, data: StageData) -> list[Image.Image]:
     """Return some of the data's own images, for a projector that starts from their statistics."""
-    records = islice(data.records(), _CALIBRATION_POOL)
-    usable = (record for record in records if isinstance(record, InstructionRecord))
-    names = sorted({name for record in usable for name in record.images})
-    random.Random(config.recipe.train.seed).shuffle(names)
+    paths: set[Path] = set()
+    for source in data.sources():
+        for record in islice(source.records(), _CALIBRATION_POOL):
+            if isinstance(record, InstructionRecord):
+                paths.update(source.image_root / name for name in record.images)
+    ordered = sorted(paths)
+    random.Random(config.recipe.train.seed).shuffle(ordered)
     images: list[Image.Image] = []
-    for name in names:
-        path = data.image_root / name
+    for path in ordered:
         if len(images) < _CALIBRATION_IMAGES and path.is_file():
             with suppress(DataError):  # it is dropped by name while indexing
                 images.append(load_image(path))

@@ -1,14 +1,15 @@
 """From what a user typed to one `StageRunConfig`; needs no torch."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from medllava.errors import RecipeError, SetupError
 from medllava.layout import RUN_FILE
-from medllava.recipe import load_recipe
+from medllava.recipe import DataSource, load_recipe
 from medllava.records import Stage
 from medllava.train.config import FROM_PARTS, StageRunConfig
+from medllava.train.sources import check_sources, parse_source, with_replay
 
 
 def parse_stage(value: str) -> Stage:
@@ -35,7 +36,7 @@ def resolve_config(
     *,
     stage: str,
     overrides: Iterable[str] = (),
-    data: str | None = None,
+    data: str | Sequence[str] | None = None,
     init: str | None = None,
     output_dir: Path | None = None,
     is_plan: bool = False,
@@ -47,7 +48,8 @@ def resolve_config(
         recipe_name: shipped name or path.
         stage: 1, 2, 3 or a name.
         overrides: of the recipe.
-        data: where the records are; None takes the recipe's.
+        data: where the records are, several each with its weight as `PATH:WEIGHT`; None takes the
+            recipe's.
         init: what to start from; None takes the stage before.
         output_dir: None names it after recipe and stage.
         is_plan: neither data nor a start has to be there, for `--dry-run` and `--show-sample`.
@@ -59,20 +61,31 @@ def resolve_config(
     """
     recipe = load_recipe(recipe_name, overrides=overrides)
     parsed = parse_stage(stage)
-    source = data or recipe.stage[parsed].data
-    if not source and not is_plan:
+    sources = _sources(data or recipe.stage[parsed].data)
+    if not sources and not is_plan:
         raise RecipeError(
             f"no data for stage {parsed.value}: recipe {recipe.name!r}. "
             f"Name it with --data, or set stage.{parsed.value}.data."
         )
+    start = init or _default_init(recipe.name, parsed, is_plan=is_plan)
+    mixture = with_replay(sources, recipe.stage[parsed].replay, start)
+    is_plain = mixture == tuple(DataSource(source=source.source) for source in mixture[:1])
     return StageRunConfig(
         recipe=recipe,
         stage=parsed,
-        data=source,
-        init=init or _default_init(recipe.name, parsed, is_plan=is_plan),
+        data=" + ".join(source.describe() for source in mixture),
+        mixture=() if is_plain else mixture,
+        init=start,
         output_dir=output_dir or default_output_dir(recipe.name, parsed),
         **options,
     )
+
+
+def _sources(given: str | Sequence[str | DataSource]) -> tuple[DataSource, ...]:
+    """Return what `--data` or a recipe names as sources, checked together."""
+    listed = [given] if isinstance(given, str) else given
+    sources = [parse_source(one) if isinstance(one, str) else one for one in listed if one]
+    return check_sources(sources)
 
 
 def _default_init(recipe_name: str, stage: Stage, *, is_plan: bool) -> str:

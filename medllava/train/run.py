@@ -17,8 +17,10 @@ import os
 import shutil
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from medllava.data.dataset import ExampleIndex, iter_dropped
@@ -32,12 +34,13 @@ from medllava.layout import (
     RECIPE_FILE,
     RUN_FILE,
 )
+from medllava.model.kernels import apply_float8, apply_liger, compile_layers
 from medllava.model.load import save_model
 from medllava.model.loaded import LoadedModel
 from medllava.model.shapes import ModelShape, read_shape
 from medllava.progress import Progress, SilentProgress
-from medllava.provenance import weights_sha256
-from medllava.records import PackingRecord, RunRecord, Stage, StepSummary
+from medllava.provenance import trace_sources, weights_sha256
+from medllava.records import MixtureRecord, PackingRecord, RunRecord, Stage, StepSummary
 from medllava.store import exclusive, read_record, write_json, write_text
 from medllava.train import prepare
 from medllava.train.arguments import training_arguments
@@ -148,8 +151,9 @@ def _train(config: StageRunConfig, ranks: Ranks, progress: Progress) -> StepSumm
     settings = _fit(config, base, shape, index)
     if settings.gradient_checkpointing:
         checkpoint_activations(loaded.model)
+    _apply_kernels(loaded, settings, progress)
     sharing = prepare.choose_sharing(config, index, loaded, progress=progress)
-    schedule = prepare.lay_out(config, settings, sharing)
+    schedule = prepare.lay_out(config, settings, sharing, prepare.mixture_of(config, index))
     if ranks.is_main:
         check_run_key(output_dir, {"examples": index.fingerprint()})
         _write_inputs(config, index)
@@ -213,6 +217,15 @@ class _Run:
     index: ExampleIndex
     schedule: Schedule
     settings: Settings
+
+
+def _apply_kernels(loaded: LoadedModel, settings: Settings, progress: Progress) -> None:
+    if settings.liger and not apply_liger(loaded.model):
+        progress.note("Liger does not know this language model; its kernels are not used")
+    if settings.float8:
+        progress.note(f"float8: {apply_float8(loaded.model)} matrices")
+    if settings.compile:
+        compile_layers(loaded.model)
 
 
 def _find_shape(config: StageRunConfig) -> ModelShape | None:
@@ -281,7 +294,7 @@ def _describe(run: _Run) -> RunRecord:
         command=config.command,
         init=describe_init(config.init),
         parts=describe_parts(config.recipe.model),
-        data=describe_data(config.data, run.index),
+        data=describe_data(config.data, run.index, mixture=_describe_mixture(run)),
         seed=config.recipe.train.seed,
         steps=schedule.num_steps,
         ranks=run.ranks.world_size,
@@ -292,6 +305,36 @@ def _describe(run: _Run) -> RunRecord:
             fill=schedule.fill,
         ),
         machine=describe_machine(),
+    )
+
+
+def _describe_mixture(run: _Run) -> tuple[MixtureRecord, ...]:
+    """Return what each source of a mixture gave to the run."""
+    mixture = prepare.mixture_of(run.config, run.index)
+    if mixture is None:
+        return ()
+    drawn = np.bincount(
+        mixture.origins[
+            [
+                e
+                for step in range(run.schedule.num_steps)
+                for e in run.schedule.examples_of_step(step)
+            ]
+        ],
+        minlength=len(mixture.draws),
+    )
+    return tuple(
+        MixtureRecord(
+            source=source.source,
+            weight=source.weight,
+            epochs=source.epochs,
+            limit=source.limit,
+            used=int(np.count_nonzero(mixture.origins == number)),
+            drawn=int(drawn[number]),
+            share=float(drawn[number] / drawn.sum()),
+            sources=trace_sources(Path(source.source)),
+        )
+        for number, source in enumerate(run.config.mixture)
     )
 
 
@@ -356,4 +399,5 @@ def _run_key(config: StageRunConfig, ranks: Ranks) -> dict[str, Any]:
         "max_steps": config.max_steps,
         "validation_data": str(config.validation_data) if config.validation_data else None,
         "ranks": ranks.world_size,
+        **({"mixture": [asdict(source) for source in config.mixture]} if config.mixture else {}),
     }

@@ -10,7 +10,14 @@ from medllava.data.dataset import ExampleIndex
 from medllava.layout import RUN_FILE
 from medllava.provenance import code_commit, package_versions, trace_sources
 from medllava.recipe import LanguageModelConfig, ModelConfig, VisionEncoderConfig
-from medllava.records import DataRecord, InitRecord, MachineRecord, PartRecord, RunRecord
+from medllava.records import (
+    DataRecord,
+    InitRecord,
+    MachineRecord,
+    MixtureRecord,
+    PartRecord,
+    RunRecord,
+)
 from medllava.store import read_record
 
 
@@ -22,11 +29,15 @@ def describe_parts(model: ModelConfig) -> dict[str, PartRecord]:
     }
 
 
-def describe_data(source: str, index: ExampleIndex) -> DataRecord:
+def describe_data(
+    source: str, index: ExampleIndex, *, mixture: tuple[MixtureRecord, ...] = ()
+) -> DataRecord:
     """Return what was used and what was not."""
     return DataRecord(
         source=source,
-        sources=trace_sources(Path(source)),
+        sources=tuple(dict.fromkeys(s for part in mixture for s in part.sources))
+        or trace_sources(Path(source)),
+        mixture=mixture,
         used=len(index),
         dropped=sum(index.drop_counts.values()),
         dropped_by_reason=index.drop_counts,
@@ -39,6 +50,8 @@ def describe_data(source: str, index: ExampleIndex) -> DataRecord:
         by_modality=index.facts.get("modality", {}),
         by_teacher=index.facts.get("teacher", {}),
         by_stage=index.facts.get("stage", {}),
+        repaired=index.facts.get("repair", {}),
+        repeated_ids=index.repeated_ids,
     )
 
 

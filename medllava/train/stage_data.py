@@ -1,7 +1,8 @@
 """What a stage trains on: instructions, questions with answers, a benchmark, or made-up records."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from medllava.data.benchmarks.questions import QuestionSet, finetune_records, load_questions
@@ -22,12 +23,25 @@ class StageData:
     image_root: Path
     questions: QuestionSet | None = None
     """Of a benchmark, or of the user's own questions; else the records are instructions."""
+    limit: int | None = None
+    """Most records to take."""
+    parts: tuple["StageData", ...] = ()
+    """The sources of a mixture; then the other fields are those of the first one."""
+
+    def sources(self) -> tuple["StageData", ...]:
+        """Return the sources of a mixture, or itself."""
+        return self.parts or (self,)
 
     def records(self) -> Iterator[InstructionRecord | Dropped]:
         """Yield the records in the order of their file."""
+        if self.parts:
+            return chain.from_iterable(part.records() for part in self.parts)
+        records: Iterator[InstructionRecord | Dropped]
         if self.questions is None:
-            return read_instructions(self.path)
-        return finetune_records(self.questions)
+            records = read_instructions(self.path)
+        else:
+            records = finetune_records(self.questions)
+        return records if self.limit is None else _first(records, self.limit)
 
 
 def find_data(config: StageRunConfig, *, made_up: Path) -> StageData:
@@ -35,22 +49,43 @@ def find_data(config: StageRunConfig, *, made_up: Path) -> StageData:
 
     Args:
         config: `data` is instructions, questions with answers, a benchmark whose train split is
-            taken (stage 3), or `random`.
+            taken (stage 3), or `random`; `mixture` has several of these.
         made_up: folder for the records of `random`.
 
     Raises:
         DataError: nothing is there, or its form is not known.
     """
-    if config.data == RANDOM_DATA:
+    if not config.mixture:
+        return _find(config, config.data, made_up)
+    parts = tuple(
+        replace(_find(config, source.source, made_up), limit=source.limit)
+        for source in config.mixture
+    )
+    return replace(parts[0], parts=parts)
+
+
+def _find(config: StageRunConfig, source: str, made_up: Path) -> StageData:
+    if source == RANDOM_DATA:
         path = write_random_records(made_up, seed=config.recipe.train.seed)
         return StageData(path=path, image_root=path)
-    path = Path(config.data)
+    path = Path(source)
     if config.stage is Stage.FINETUNE and (not path.exists() or _holds_questions(path)):
         split = None if path.is_file() else Split.TRAIN.value  # a file is taken whole
-        questions = load_questions(config.data, split=split, image_dir=config.image_dir)
+        questions = load_questions(source, split=split, image_dir=config.image_dir)
         root = questions.image_dir or questions.file.parent
         return StageData(path=questions.file, image_root=root, questions=questions)
     return StageData(path=path, image_root=image_root(path, config.image_dir))
+
+
+def _first(
+    records: Iterator[InstructionRecord | Dropped], limit: int
+) -> Iterator[InstructionRecord | Dropped]:
+    """Yield records up to a number; what was dropped does not count."""
+    for record in records:
+        if limit == 0:
+            return
+        limit -= isinstance(record, InstructionRecord)
+        yield record
 
 
 def _holds_questions(path: Path) -> bool:

@@ -26,6 +26,7 @@ from medllava.layout import LEARNED_FILE
 from medllava.model.adapter import has_adapter
 from medllava.model.load import save_model
 from medllava.model.loaded import LoadedModel
+from medllava.model.packed_attention import with_segment_masks
 from medllava.progress import Progress
 from medllava.recipe import CheckpointConfig, StageConfig
 from medllava.store import write_json
@@ -95,6 +96,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
             args: made by `training_arguments`.
             plan: everything else that is fixed before the first step.
         """
+        args._n_gpu = 1  # noqa: SLF001 - a process has one GPU; more visible ones mean DataParallel
         super().__init__(
             loaded.model,
             args,
@@ -145,8 +147,12 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         return super().compute_loss(model, *args, **kwargs)
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Move a micro-batch to the device, pixels in the precision of the weights."""
-        prepared: dict[str, Any] = super()._prepare_inputs(inputs)
+        """Move a micro-batch to the device, pixels in the precision of the weights.
+
+        No keys and values are cached: transformers would copy them in every layer.
+        """
+        prepared: dict[str, Any] = super()._prepare_inputs(with_segment_masks(inputs))
+        prepared["use_cache"] = False
         if self.plan.settings.is_half:
             prepared["pixel_values"] = prepared["pixel_values"].to(torch.bfloat16)
         return prepared
@@ -217,7 +223,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
             count += int((batch["labels"] != IGNORED).sum())
             inputs = self._prepare_inputs(batch)
             with self.compute_loss_context_manager():
-                outputs = self.model_wrapped(**inputs, use_cache=False, num_items_in_batch=1)
+                outputs = self.model_wrapped(**inputs, num_items_in_batch=1)
             loss_sum += float(outputs.loss)
         self.model_wrapped.train()
         loss_sum, total = self.plan.ranks.total([loss_sum, count])

@@ -1,20 +1,25 @@
 """The page as a person uses it, in headless Chromium: upload, ask, watch, go on, stop, leave."""
 
 import gc
+import json
 import os
+import threading
 import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from chat_browser import CHROMIUM, Browser, running_browser
-from chat_colours import plain
+from chat_colours import COLOURS, plain
 from chat_page import running_page
+from PIL import Image
 
 from medllava.chat.config import NOTICE, Sampling
 from medllava.chat.session import ChatSession
 from medllava.model.loaded import LoadedModel
+from medllava.records import Turn
 
 pytest_plugins = ["chat_colours"]
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (apt install chromium)")
@@ -175,3 +180,227 @@ def test_uploads_go_with_their_conversation(
     while gc.collect() is not None and conversations[-1]() is not None:
         assert time.monotonic() < give_up, "the conversation is still there"
         time.sleep(0.05)
+
+
+class Slow:
+    """A conversation that says which pictures it was shown, word by word, when it is let."""
+
+    def __init__(self) -> None:
+        self.turns, self.last_answer = (), None
+        self.go_on = threading.Event()
+        self.go_on.set()
+        self.fail = ""
+
+    def ask(self, text, images=(), options=None):
+        keep = None if options is None else options.keep
+        turns = [*self.turns[:keep], Turn(role="user", content=text)]
+        colours = [name_of(image) for image in images]
+        yield f"{text}: "
+        assert self.go_on.wait(60)
+        if self.fail:
+            raise RuntimeError(self.fail)
+        yield " and ".join(colours) or "no picture"
+        self.turns = (*turns, Turn(role="assistant", content=" ".join(colours)))
+
+    def restore(self, turns, images) -> None:
+        self.turns = tuple(turns)
+
+    def clear(self) -> None: ...
+
+    def forget(self) -> None: ...
+
+
+def name_of(image: Image.Image) -> str:
+    pixel = image.getpixel((image.width // 2, image.height // 2))
+    return min(
+        COLOURS, key=lambda c: sum(abs(a - b) for a, b in zip(COLOURS[c], pixel, strict=True))
+    )
+
+
+@pytest.fixture
+def slow(browser: Browser) -> Iterator[tuple[Browser, list[Slow]]]:
+    made: list[Slow] = []
+
+    def new() -> Slow:
+        made.append(Slow())
+        return made[-1]
+
+    browser.resize(1280, 800)
+    with running_page(new) as page:
+        browser.open(page.address)
+        browser.complaints.clear()
+        yield browser, made
+
+
+def send(page: Browser, text: str) -> None:
+    page.run("document.querySelector('#question').focus()")
+    page.type(text)
+    page.press("Enter")
+
+
+def choose(page: Browser, folder: Path, colour: str) -> None:
+    plain(colour).save(folder / f"{colour}.png")
+    page.choose_file("#file", folder / f"{colour}.png")
+
+
+def test_a_picture_added_while_an_answer_streams_goes_with_the_next_question(
+    slow: tuple[Browser, list[Slow]], tmp_path: Path
+):
+    page, made = slow
+    upload(page, tmp_path, "red")
+    made[0].go_on.clear()
+    send(page, "one")
+    page.wait(f"{LAST} === 'one: '")
+    choose(page, tmp_path, "blue")
+    page.wait("document.querySelector('#shelf img')?.naturalWidth === 40")
+    made[0].go_on.set()
+    page.wait(f"{LAST} === 'one: red' && {IDLE}")
+    assert page.run("document.querySelectorAll('#shelf img').length") == 1
+    ask(page, "two", "two: blue")
+    ask(page, "three", "three: no picture")
+    assert page.run(
+        "[...document.querySelectorAll('.user')].map((e) => e.querySelectorAll('img').length)"
+    ) == [1, 1, 0]
+
+
+def test_enter_before_an_upload_ends_waits_for_it(slow: tuple[Browser, list[Slow]], tmp_path: Path):
+    page, _ = slow
+    page.run(
+        "(() => { const real = window.fetch; window.fetch = (path, options) => "
+        "path.endsWith('/images') ? new Promise((r) => setTimeout(r, 700)).then(() => "
+        "real(path, options)) : real(path, options); })()"
+    )
+    choose(page, tmp_path, "green")
+    send(page, "what")
+    page.wait("document.querySelector('#log').innerText.includes('Waiting for the upload')")
+    page.wait(f"{LAST} === 'what: green' && {IDLE}")
+
+
+def test_an_upload_that_fails_keeps_the_question(slow: tuple[Browser, list[Slow]], tmp_path: Path):
+    page, _ = slow
+    (tmp_path / "bad.png").write_bytes(b"%PDF-1.7")
+    page.choose_file("#file", tmp_path / "bad.png")
+    send(page, "what is this")
+    page.wait("document.querySelector('[role=alert]')?.innerText.includes('It is a PDF')")
+    page.wait(f"document.querySelector('#question').value === 'what is this' && {IDLE}")
+    assert page.run("document.querySelectorAll('.assistant').length") == 0
+
+
+def test_a_model_that_fails_is_told_in_words_and_the_question_and_picture_stay(
+    slow: tuple[Browser, list[Slow]], tmp_path: Path
+):
+    page, made = slow
+    upload(page, tmp_path, "red")
+    made[0].fail = "the cable came loose"
+    send(page, "one")
+    page.wait("document.querySelector('[role=alert]')?.innerText.includes('cable came loose')")
+    page.wait("document.querySelector('#question').value === 'one'")
+    assert page.run("document.querySelectorAll('#shelf img').length") == 1
+    made[0].fail = ""
+    page.press("Enter")
+    page.wait(f"{LAST} === 'one: red' && {IDLE}")
+
+
+def test_a_restarted_server_locks_the_log_and_nothing_is_answered_under_it(
+    slow: tuple[Browser, list[Slow]], tmp_path: Path
+):
+    page, made = slow
+    upload(page, tmp_path, "red")
+    ask(page, "one", "one: red")
+    page.run("call(`/conversations/${key}`, { method: 'DELETE' }).then(() => 1)")
+    send(page, "two")
+    page.wait("document.querySelector('[role=alert]')?.innerText.includes('pictures are gone')")
+    page.wait("document.querySelector('#question').value === 'two'")
+    assert page.run("document.querySelector('#send').disabled")
+    page.press("Enter")
+    keep_picture(page, "over")
+    assert page.run("document.querySelectorAll('.assistant').length") == 1
+    assert len(made) == 1, "no conversation was begun under the old pictures"
+    page.run("document.querySelector('#new').click()")
+    page.run("document.querySelector('#question').value = ''")
+    upload(page, tmp_path, "blue")
+    ask(page, "again", "again: blue")
+
+
+def test_a_server_that_has_gone_is_said_in_words(browser: Browser, tmp_path: Path):
+    with running_page(Slow) as page:
+        browser.open(page.address)
+        upload(browser, tmp_path, "red")
+    send(browser, "one")
+    browser.wait("document.querySelector('[role=alert]')?.innerText.includes('cannot be reached')")
+    browser.wait("document.querySelector('#question').value === 'one'")
+    browser.complaints.clear()
+
+
+def test_answers_are_edited_retried_deleted_and_saved(
+    slow: tuple[Browser, list[Slow]], tmp_path: Path
+):
+    page, made = slow
+    upload(page, tmp_path, "red")
+    ask(page, "one", "one: red")
+    ask(page, "two", "two: no picture")
+    press = (
+        "[...document.querySelectorAll('{}')].at({}).querySelectorAll('.more button')[{}].click()"
+    )
+    page.run(press.format(".user", 0, 1))  # edit the first question
+    page.run("document.querySelector('#question').value = ''")
+    ask(page, "uno", "uno: red")
+    assert page.run("document.querySelectorAll('.turn').length") == 2
+    assert len(made[0].turns) == 2
+    page.run(press.format(".assistant", 0, 1))  # ask it again
+    page.wait(f"{LAST} === 'uno: red' && {IDLE} && turns.length === 2")
+    said = page.run("transcript()")
+    assert [turn["content"] for turn in said["turns"]] == ["uno", "uno: red"]
+    (tmp_path / "talk.json").write_text(json.dumps(said))
+    page.choose_file("#saved", tmp_path / "talk.json")
+    page.wait("document.querySelectorAll('.user img').length === 1 && turns.length === 2")
+    assert [turn.role for turn in made[-1].turns] == ["user", "assistant"]
+    page.run(press.format(".user", 0, 0))
+    ask(page, "more", "more: no picture")
+    assert len(made[-1].turns) == 4
+    page.run("document.querySelectorAll('.user')[1].querySelectorAll('.more button')[2].click()")
+    assert page.run("turns.length") == 2
+    ask(page, "instead", "instead: no picture")
+    assert len(made[-1].turns) == 4
+
+
+def test_words_of_a_model_are_drawn_and_never_obeyed(slow: tuple[Browser, list[Slow]]):
+    page, _ = slow
+    page.run(
+        "drawMarkdown(document.querySelector('#log'), '# Head\\n\\n**bold** <img src=x "
+        "onerror=alert(1)>\\n\\n- a\\n- `b`\\n\\n```js\\n<script>\\n```')"
+    )
+    log = "document.querySelector('#log')"
+    assert page.run(f"{log}.querySelectorAll('img, script').length") == 0
+    assert "<img src=x onerror=alert(1)>" in page.run(f"{log}.innerText")
+    assert page.run(f"[...{log}.children].map((e) => e.localName)") == ["h3", "p", "ul", "pre"]
+    assert page.run(f"{log}.querySelector('strong').textContent") == "bold"
+
+
+def test_the_slice_and_window_on_the_screen_are_what_the_model_is_shown(
+    slow: tuple[Browser, list[Slow]], tmp_path: Path
+):
+    """A volume whose slices are red, green and blue; the wheel and the keys go through them."""
+    nibabel = pytest.importorskip("nibabel")
+    page, _ = slow
+    rgb = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
+    volume = np.zeros((6, 6, 3), dtype=rgb)
+    for index, colour in enumerate(COLOURS.values()):
+        for channel, value in zip("RGB", colour, strict=True):
+            volume[:, :, index][channel] = value
+    nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / "scan.nii")
+    page.choose_file("#file", tmp_path / "scan.nii")
+    page.wait("document.querySelector('#shelf .stage img')?.naturalWidth > 0")
+    page.run("document.querySelector('#shelf .stage').click()")
+    page.run("document.querySelector('#shelf .stage').focus()")
+    page.run(
+        "document.querySelector('#shelf .stage').dispatchEvent(new KeyboardEvent('keydown', "
+        "{ key: 'ArrowUp', bubbles: true }))"
+    )
+    page.wait(
+        "document.querySelector('#shelf .note').textContent === 'slice 2' && !shelf[0].isDrawing"
+    )
+    keep_picture(page, "viewer")
+    ask(page, "top", "top: blue")
+    assert "slice 2" in page.run("document.querySelector('.user').innerText")
+    assert page.run("transcript()")["turns"][0]["images"][0]["view"] == {"slice": 2}

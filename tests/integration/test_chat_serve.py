@@ -85,16 +85,14 @@ def test_the_answer_is_streamed_and_closing_it_stops_the_server(
 ):
     model = OpenAIModel(str(colour_checkpoint), base_url=served, max_retries=0)
     conversation = RemoteConversation(model, Sampling(max_new_tokens=900))
-    conversation.show(plain("red"))
-    pieces = conversation.ask("Sing.")
+    pieces = conversation.ask("Sing.", [plain("red")])
     heard = [next(pieces) for _ in range(4)]
     pieces.close()
     assert conversation.turns[-1].content == "".join(heard).strip()
     assert conversation.last_answer.finish_reason == "interrupted"
     conversation.clear()
-    conversation.show(plain("red"))
     started = time.monotonic()
-    assert "".join(conversation.ask("Which colour?")) == "It is red."
+    assert "".join(conversation.ask("Which colour?", [plain("red")])) == "It is red."
     assert time.monotonic() - started < 60
 
 
@@ -102,8 +100,7 @@ def test_the_answer_is_streamed_and_closing_it_stops_the_server(
 def test_a_limit_is_told_apart_from_an_end(served: str, colour_checkpoint: Path):
     model = OpenAIModel(str(colour_checkpoint), base_url=served, max_retries=0)
     conversation = RemoteConversation(model, Sampling(max_new_tokens=3))
-    conversation.show(plain("red"))
-    list(conversation.ask("Which colour?"))
+    list(conversation.ask("Which colour?", [plain("red")]))
     assert conversation.last_answer.finish_reason == "length"
 
 

@@ -222,7 +222,7 @@ def _part_image(part: Mapping[str, Any]) -> list[str]:
     """Return the file a part of a turn names, if it names one."""
     keys = ("image", "image_url", "path", "url")
     named = next((part[key] for key in keys if part.get(key)), None)
-    return [] if named is None else _names(named)
+    return [] if named is None else image_names(named)
 
 
 def _images(item: Mapping[str, Any], inline: list[str]) -> tuple[str, ...]:
@@ -232,8 +232,8 @@ def _images(item: Mapping[str, Any], inline: list[str]) -> tuple[str, ...]:
         UnusableRecordError: two places name different ones, or a name is none.
     """
     if "images" not in item and not inline:
-        return tuple(_names(item.get("image")))
-    listed = [names for key in _IMAGE_KEYS if (names := _names(item.get(key)))]
+        return tuple(image_names(item.get("image")))
+    listed = [names for key in _IMAGE_KEYS if (names := image_names(item.get(key)))]
     if inline:
         listed.append(inline)
     if len(listed) > 1 and any(names != listed[0] for names in listed):
@@ -241,8 +241,12 @@ def _images(item: Mapping[str, Any], inline: list[str]) -> tuple[str, ...]:
     return tuple(listed[0]) if listed else ()
 
 
-def _names(value: Any) -> list[str]:  # noqa: ANN401 - JSON is any
-    """Return file names from what stands in an image field."""
+def image_names(value: Any) -> list[str]:  # noqa: ANN401 - JSON is any
+    """Return file names from what stands in an image field.
+
+    Raises:
+        UnusableRecordError: it names no file here.
+    """
     if value is None or value == "":
         return []
     if isinstance(value, list):

@@ -15,6 +15,8 @@ from medllava.records import InstructionRecord, Stage
 
 if TYPE_CHECKING:
     from medllava.data.dataset import ExampleIndex
+    from medllava.data.mixture import Mixture
+    from medllava.recipe import DataSource
 
 _CHARACTERS_PER_TOKEN = 4
 _TOKENS_PER_TURN = 6
@@ -40,6 +42,8 @@ class DataStatistics:
     num_packs: int = 0
     """As made by the packer; 0 estimates it."""
     is_assumed: bool = False
+    mixture: str = ""
+    """Of several sources: how many records of each a pass draws."""
 
     @classmethod
     def of_lengths(
@@ -66,14 +70,28 @@ class DataStatistics:
         )
 
 
-def count_index(index: "ExampleIndex", *, source: str) -> DataStatistics:
-    """Return the counts of an index, as the plan wants them."""
+def count_index(
+    index: "ExampleIndex", *, source: str, mixture: "Mixture | None" = None
+) -> DataStatistics:
+    """Return the counts of an index, of a mixture those of one pass, as the plan wants them."""
+    drawn = slice(None) if mixture is None else mixture.order(seed=0, epoch=0)
     return DataStatistics.of_lengths(
-        index.lengths.tolist(),
+        index.lengths[drawn].tolist(),
         source=source,
-        num_supervised=int(index.supervised_counts.sum()),
-        num_images=len(index.images),
+        num_supervised=int(index.supervised_counts[drawn].sum()),
+        num_images=int((index.image_starts[1:] - index.image_starts[:-1])[drawn].sum()),
         num_dropped=index.drop_counts,
+    )
+
+
+def describe_mixture(sources: "Sequence[DataSource]", mixture: "Mixture") -> str:
+    """Say what a pass draws from each source."""
+    sizes = [int((mixture.origins == number).sum()) for number in range(len(sources))]
+    return "; ".join(
+        f"{source.source} {share:.1%} ({count:,} of {size:,} records a pass)"
+        for source, share, count, size in zip(
+            sources, mixture.shares, mixture.draws, sizes, strict=True
+        )
     )
 
 

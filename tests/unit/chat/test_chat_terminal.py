@@ -24,10 +24,10 @@ class Echo:
         self.before_piece: Callable[[int], None] = lambda _: None
         self.closed_after: list[int] = []
 
-    def show(self, image: Image.Image) -> None:
-        self.shown.append(image)
-
-    def ask(self, text: str):
+    def ask(self, text: str, images=(), options=None):
+        self.shown += images
+        if options is not None and options.keep is not None:
+            del self.turns[options.keep :]
         number = 0
         try:
             for number, word in enumerate(text.split()):
@@ -35,7 +35,10 @@ class Echo:
                 yield f"{word} "
         finally:
             self.closed_after.append(number)
-            self.turns += [user_turn(text, num_images=0), Turn(role="assistant", content=text)]
+            self.turns += [
+                user_turn(text, num_images=len(images)),
+                Turn(role="assistant", content=text),
+            ]
 
     def clear(self) -> None:
         self.turns.clear()
@@ -88,7 +91,7 @@ def test_exit_leaves_before_the_end_of_input():
 
 def test_another_image_may_have_spaces_in_its_name(picture: Path):
     echo = Echo()
-    run(echo, f"/image {picture}")
+    run(echo, f"/image {picture}", "what?")
     assert echo.shown[0].size == (8, 6)
 
 
@@ -156,7 +159,7 @@ def test_save_writes_json_and_markdown_and_never_overwrites(tmp_path: Path, pict
         "model": "m",
         "images": [str(picture)],
         "turns": [
-            {"role": "user", "content": "hello you"},
+            {"role": "user", "content": "hello you", "images": [{"source": str(picture)}]},
             {"role": "assistant", "content": "hello you"},
         ],
     }

@@ -18,8 +18,9 @@ from chat_page import running_page
 from medllava.chat import web
 from medllava.chat.config import NOTICE, Sampling
 from medllava.chat.session import ChatSession
-from medllava.chat.sessions import MAX_IMAGES, Rooms
+from medllava.chat.sessions import MAX_IMAGES, Sessions
 from medllava.errors import DataError, SetupError
+from medllava.images.facts import ImageFacts
 from medllava.model.loaded import LoadedModel
 
 pytest_plugins = ["chat_colours"]
@@ -46,13 +47,27 @@ def opened(client: httpx.Client, colour: str = "") -> str:
     """Begin a conversation, with an image where a colour is named; return its path."""
     path = f"/conversations/{client.post('/conversations').json()['key']}"
     if colour:
-        shown = client.post(f"{path}/images", content=png(colour))
-        assert (shown.json()["width"], shown.json()["height"]) == (40, 30)
+        upload(client, path, colour)
     return path
 
 
+def upload(client: httpx.Client, path: str, colour: str) -> str:
+    """Upload an image, to go with the next question; return its id."""
+    shown = client.post(f"{path}/images", content=png(colour)).json()
+    assert (shown["width"], shown["height"]) == (40, 30)
+    WAITING.setdefault(path, []).append(shown["id"])
+    return shown["id"]
+
+
+WAITING: dict[str, list[str]] = {}
+
+
+def question(path: str, text: str) -> dict:
+    return {"text": text, "images": [{"id": i} for i in WAITING.pop(path, [])]}
+
+
 def ask(client: httpx.Client, path: str, text: str) -> list[dict]:
-    reply = client.post(f"{path}/turns", json={"text": text})
+    reply = client.post(f"{path}/turns", json=question(path, text))
     assert reply.status_code == 200, reply.text
     return [json.loads(line) for line in reply.text.splitlines()]
 
@@ -82,7 +97,7 @@ def test_conversations_do_not_see_each_other(client: httpx.Client):
 def test_stop_ends_the_answer_and_the_conversation_goes_on(client: httpx.Client):
     path = opened(client, "red")
     events = []
-    with client.stream("POST", f"{path}/turns", json={"text": "Sing."}) as reply:
+    with client.stream("POST", f"{path}/turns", json=question(path, "Sing.")) as reply:
         for line in reply.iter_lines():
             events.append(json.loads(line))
             if len(events) == 5:
@@ -95,7 +110,7 @@ def test_stop_ends_the_answer_and_the_conversation_goes_on(client: httpx.Client)
 
 def test_an_answer_ends_when_the_browser_goes_away(client: httpx.Client):
     path = opened(client, "red")
-    with client.stream("POST", f"{path}/turns", json={"text": "Sing."}) as reply:
+    with client.stream("POST", f"{path}/turns", json=question(path, "Sing.")) as reply:
         next(reply.iter_lines())
     started = time.monotonic()
     while "still being answered" in str(ask(client, path, "Which colour?")):
@@ -108,7 +123,7 @@ def test_one_conversation_waits_for_another(client: httpx.Client):
     started, heard = threading.Event(), []
 
     def sing() -> None:
-        with client.stream("POST", f"{singing}/turns", json={"text": "Sing."}) as reply:
+        with client.stream("POST", f"{singing}/turns", json=question(singing, "Sing.")) as reply:
             for line in reply.iter_lines():
                 heard.append(json.loads(line))
                 started.set()
@@ -118,9 +133,9 @@ def test_one_conversation_waits_for_another(client: httpx.Client):
     assert started.wait(30)
     busy = ask(client, singing, "And?")
     assert busy == [{"error": "the last question is still being answered."}]
-    with client.stream("POST", f"{asking}/turns", json={"text": "Which colour?"}) as reply:
+    with client.stream("POST", f"{asking}/turns", json=question(asking, "Which colour?")) as reply:
         lines = reply.iter_lines()
-        assert json.loads(next(lines)) == {"waiting": True}
+        assert json.loads(next(lines)) == {"waiting": 1}
         client.post(f"{singing}/stop")
         assert words([json.loads(line) for line in lines]) == "It is blue."
     thread.join(30)
@@ -183,7 +198,9 @@ def test_nothing_is_written_to_disk(client: httpx.Client):
     assert len(buffer.getvalue()) > 20_000_000, big
     made.clear()
     path = opened(client)
-    assert client.post(f"{path}/images", content=buffer.getvalue()).status_code == 200
+    shown = client.post(f"{path}/images", content=buffer.getvalue())
+    assert shown.status_code == 200
+    WAITING[path] = [shown.json()["id"]]
     assert words(ask(client, path, "Which colour?")) == "It is red."
     client.delete(path)
     listening = False
@@ -241,27 +258,52 @@ def test_a_password_is_asked_for_and_checked(colour_model: LoadedModel, monkeypa
         assert "key" in client.post("/conversations", auth=right).json()
 
 
-def test_idle_conversations_are_dropped_and_a_full_house_says_so(colour_model: LoadedModel):
-    rooms = Rooms(
-        lambda: ChatSession(colour_model, sampling=Sampling()), max_rooms=2, idle_seconds=0.2
+def test_idle_conversations_are_dropped_and_a_full_house_drops_the_longest_idle(
+    colour_model: LoadedModel,
+):
+    sessions = Sessions(
+        lambda: ChatSession(colour_model, sampling=Sampling()), max_sessions=2, idle_seconds=0.4
     )
-    first = rooms.open()
-    rooms.open()
+    first, second = sessions.open(), sessions.open()
+    sessions.find(second).is_busy = True
+    third = sessions.open()
+    assert sessions.find(first) is None
+    sessions.find(third).is_busy = True
     with pytest.raises(DataError, match="all conversations are taken"):
-        rooms.open()
-    time.sleep(0.25)
-    assert rooms.find(first) is None
-    assert rooms.open()
+        sessions.open()
+    sessions.find(third).is_busy = False
+    time.sleep(0.45)
+    assert sessions.find(third) is None
+    assert sessions.find(second), "it is in the middle of an answer"
+
+
+def test_uploads_are_bounded_together_and_the_longest_idle_go_first(colour_model: LoadedModel):
+    sessions = Sessions(lambda: ChatSession(colour_model, sampling=Sampling()), max_bytes=100)
+    facts = ImageFacts(kind="raster")
+    keys = [sessions.open() for _ in range(3)]
+    for key in keys:
+        sessions.add(sessions.find(key), name="x", data=b"x" * 40, facts=facts)
+    assert [sessions.find(key) is None for key in keys] == [True, False, False]
+    sessions.find(keys[1]).is_busy = True
+    with pytest.raises(DataError, match="taken"):
+        sessions.add(sessions.find(keys[2]), name="x", data=b"x" * 40, facts=facts)
+
+
+def listen(sessions: Sessions, key: str, text: str) -> list[dict]:
+    async def gather() -> list[dict]:
+        return [event async for event in sessions.answer(sessions.find(key), text)]
+
+    return asyncio.run(gather())
 
 
 def test_only_the_newest_conversations_keep_their_cache(colour_model: LoadedModel):
-    rooms = Rooms(lambda: ChatSession(colour_model, sampling=Sampling(max_new_tokens=4)))
-    keys = [rooms.open() for _ in range(5)]
+    sessions = Sessions(lambda: ChatSession(colour_model, sampling=Sampling(max_new_tokens=4)))
+    keys = [sessions.open() for _ in range(5)]
     for key in keys:
-        list(rooms.answer(rooms.find(key), "Which colour?"))
-    assert rooms.find(keys[0]).conversation._cached == []
-    assert rooms.find(keys[4]).conversation._cached
-    *_, last = rooms.answer(rooms.find(keys[0]), "Are you sure?")
+        listen(sessions, key, "Which colour?")
+    assert sessions.find(keys[0]).conversation._cached == []
+    assert sessions.find(keys[4]).conversation._cached
+    *_, last = listen(sessions, keys[0], "Are you sure?")
     assert last["done"]["cached_tokens"] == 0
     assert last["done"]["input_tokens"] > 30
 

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -10,8 +11,8 @@ import pytest
 from PIL import Image
 from pmc_bucket import BucketArticle, write_mirror
 
-from medllava.errors import DataError
-from medllava.pmc.config import FetchConfig
+from medllava.errors import DataError, RecipeError, SetupError
+from medllava.pmc.config import FetchConfig, read_settings
 from medllava.pmc.fetch import fetch_figures
 from medllava.records import FigureRecord, Modality
 
@@ -136,3 +137,63 @@ def test_shards_give_the_same_folder_as_one_run(config: FetchConfig, tmp_path: P
     fetch_figures(dataclasses.replace(sharded, shard_index=1))
     for name in ("figures.parquet", "rejected.parquet", "ATTRIBUTION.md"):
         assert (tmp_path / "sharded" / name).read_bytes() == (config.output_dir / name).read_bytes()
+
+
+FIXTURES = Path(__file__).parents[2] / "fixtures" / "pmc"
+
+
+def test_page_named_xml_is_a_rejected_row_and_nothing_kept_is_said(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    shutil.copy(FIXTURES / "html_page.xml", source)
+    summary = fetch_figures(FetchConfig(output_dir=tmp_path / "out", inputs=(source,)))
+    assert reasons_of(tmp_path / "out") == {"0/html_page.xml": "no-article"}
+    assert summary.counts["kept"] == 0
+    assert "no-article" in summary.details["nothing_kept"]
+    assert summary.hint is None
+
+
+def test_nothing_kept_names_what_helps(config: FetchConfig, tmp_path: Path) -> None:
+    summary = fetch_figures(dataclasses.replace(config, min_pixels=5000))
+    assert "filter.min_pixels" in summary.details["nothing_kept"]
+
+
+def test_missing_split_file_is_said_before_any_reading(config: FetchConfig, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="split file"):
+        fetch_figures(dataclasses.replace(config, split_file=tmp_path / "none.csv"))
+    assert not config.output_dir.exists()
+
+
+def test_folder_that_cannot_be_written_is_a_set_up_error(
+    config: FetchConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(SetupError, match="cannot be written"):
+        fetch_figures(dataclasses.replace(config, output_dir=tmp_path / "file" / "out"))
+
+
+def test_temporary_files_of_killed_runs_are_swept(config: FetchConfig) -> None:
+    work = config.output_dir / ".fetch"
+    work.mkdir(parents=True)
+    left = [work / ".listing.sqlite.abc.tmp", config.output_dir / ".scratch.xyz"]
+    left.append(config.output_dir / ".figures.parquet.q.tmp")
+    for path in left:
+        path.write_text("torn")
+    fetch_figures(config)
+    assert not any(path.exists() for path in left)
+
+
+def test_language_of_the_caption_is_a_filter(config: FetchConfig) -> None:
+    summary = fetch_figures(dataclasses.replace(config, languages=("es",)))
+    assert summary.counts["kept"] == 0
+    assert set(reasons_of(config.output_dir).values()) == {"language"}
+
+
+def test_rarer_settings_come_from_a_file_and_overrides(tmp_path: Path) -> None:
+    file = tmp_path / "my.toml"
+    file.write_text("[filter]\nmin_pixels = 224\n[split]\ntest_fraction = 0.1\n")
+    values = read_settings(file, ["filter.min_pixels=50", "output.webdataset=true"])
+    assert values == {"min_pixels": 50, "test_fraction": 0.1, "webdataset": True}
+    for override, named in (("filter.min_pixel=1", "min_pixels"), ("filtr.x=1", "filter")):
+        with pytest.raises(RecipeError, match=named):
+            read_settings(None, [override])

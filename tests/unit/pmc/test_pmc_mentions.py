@@ -83,3 +83,102 @@ def test_private_characters_of_a_text_break_nothing() -> None:
 def test_mentions_stand_in_reading_order() -> None:
     body = f"<p>Named Figure 1.</p><p>Tagged {ref(1)}.</p><p>Again Figure 1.</p>"
     assert mentions_of(body)["F1"] == ["Named Figure 1.", "Tagged Fig. 1.", "Again Figure 1."]
+
+
+def cited_by(text: str, labels: dict[str, str], lang: str = "en") -> dict[str, tuple[str, ...]]:
+    """The citing sentences by id of a paragraph, beside figures with these labels."""
+    figures = "".join(
+        f'<fig id="{name}"><label>{label}</label><graphic/></fig>' for name, label in labels.items()
+    )
+    root = parse_article(
+        f'<article xml:lang="{lang}"><body><p>{text}</p>{figures}</body></article>'.encode()
+    )
+    return {figure.xml_id: figure.mentions for figure in read_article(root).figures}
+
+
+FIVE = {str(n): f"Figure {n}" for n in range(1, 6)}
+
+
+@pytest.mark.parametrize(
+    ("text", "cited"),
+    [
+        ("As seen in Figs 1 to 4 here.", "1234"),
+        ("See Figs. 1 \u2013 4 here.", "1234"),
+        ("See Figures 2 through 4 now.", "234"),
+        ("See Figs 2A\u20134C there.", "234"),
+        ("See Figs 2A\u2013C and 4.", "24"),
+        ("See Figures 1, 3 and 5.", "135"),
+        ("See Figures 1-3 and 5.", "1235"),
+        ("See Fig. 2a, b, and 3c.", "23"),
+        ("See Figure 1S and Fig. 2S.", ""),
+        ("See Fig. S1 and Supplementary Figs. 1 to 3.", ""),
+        ("See Fig. 1 of ref. 12, Figure 2 in [5] and Fig. 3 in Smith et al.", ""),
+        ("As in Figure 3 of Smith and colleagues.", ""),
+        ("It was 1.5 mm in Figure 1.5 of the book.", ""),
+    ],
+)
+def test_untagged_ranges_credit_what_is_between(text: str, cited: str) -> None:
+    assert "".join(name for name, found in cited_by(text, FIVE).items() if found) == cited
+
+
+@pytest.mark.parametrize(
+    ("text", "labels", "cited"),
+    [
+        (
+            "Como se ve en la Figura 1. Las Figuras 2 y 3.",
+            ["Figura 1", "Figura 2", "Figura 3"],
+            "012",
+        ),
+        ("Las Figuras 1 a 3 muestran.", ["Figura 1", "Figura 2", "Figura 3"], "012"),
+        ("Siehe Abb. 2 und Abbildung 1.", ["Abb. 1", "Abb. 2"], "01"),
+        ("Siehe Abb. 1 bis 3.", ["Abb. 1", "Abb. 2", "Abb. 3"], "012"),
+        ("\u5982\u56fe1\u6240\u793a\u3002", ["\u56fe1", "\u56fe2"], "0"),
+        ("\u5982\u56fe1\u81f33\u6240\u793a\u3002", ["\u56fe 1", "\u56fe 2", "\u56fe 3"], "012"),
+        (
+            "\u0441\u043c. \u0440\u0438\u0441. 2.",
+            ["\u0420\u0438\u0441. 1", "\u0420\u0438\u0441. 2"],
+            "1",
+        ),
+        ("See Fig. II and Figure I.", ["Fig. I", "FIGURE II"], "01"),
+        ("See Figs. I\u2013III.", ["Fig. I", "Fig. II", "Fig. III"], "012"),
+        ("See Fig. 2-1 and Fig. 1-3.", ["Fig. 1-3", "Fig. 2-1"], "01"),
+        ("See Fig. 1.2.", ["Fig. 1.1", "Fig. 1.2"], "1"),
+        ("See Fig. 1B.", ["Fig. 1A", "Fig. 1B"], "1"),
+        ("See Figures 1 and 2.", ["Figure 1 |", "FIGURE 2.\u2014"], "01"),
+        ("See Schemes 1 and 2, Figure 1.", ["Scheme 1", "Scheme 2", "Figure 1"], "012"),
+    ],
+)
+def test_names_of_other_languages_and_numberings_count(
+    text: str, labels: list[str], cited: str
+) -> None:
+    found = cited_by(text, {str(n): label for n, label in enumerate(labels)})
+    assert "".join(name for name, sentences in found.items() if sentences) == cited
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (
+            "\u7ed3\u679c\u660e\u663e\u3002\u5982\u56fe1\u6240\u793a\u3002\u624b\u672f\u5207\u9664\u3002",
+            "\u5982\u56fe1\u6240\u793a\u3002",
+        ),
+        (
+            "Avant. La Fig. 1 est visible. \u00c9l\u00e9vation des enzymes. \u00c0 noter.",
+            "La Fig. 1 est visible.",
+        ),
+        ("Uno. \u00bfVer Fig. 1? S\u00ed.", "\u00bfVer Fig. 1?"),
+    ],
+)
+def test_sentences_end_in_every_script(text: str, sentence: str) -> None:
+    labels = {"a": "\u56fe1" if "\u56fe" in text else "Fig. 1"}
+    assert cited_by(text, labels) == {"a": (sentence,)}
+
+
+def test_sub_articles_cite_their_own_figures() -> None:
+    root = parse_article(
+        b'<article><body><p>See Figure 1.</p><fig id="a"><label>Figure 1</label><graphic/></fig>'
+        b'</body><response id="r"><body><p>Now <xref rid="b">Image 1</xref> and Figure 1.</p>'
+        b'<fig id="b"><label>Image 1</label><graphic/></fig></body></response></article>'
+    )
+    mentions = {figure.xml_id: figure.mentions for figure in read_article(root).figures}
+    assert mentions == {"a": ("See Figure 1.",), "b": ("Now Image 1 and Figure 1.",)}

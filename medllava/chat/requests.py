@@ -1,0 +1,100 @@
+"""What the page sends, checked: a question with pictures and settings, a view of a picture."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from medllava.chat.config import Options, Sampling, ViewConfig
+from medllava.errors import DataError
+
+_PLANES = ("axial", "coronal", "sagittal")
+_MAX_NEW_TOKENS = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageQuestion:
+    """A question as the page asks it."""
+
+    text: str
+    images: tuple[tuple[str, ViewConfig], ...] = ()
+    """Id of an upload, and what of it is on the screen."""
+    options: Options
+
+
+def parse_question(value: Mapping[str, Any]) -> PageQuestion:
+    """Read a question.
+
+    Raises:
+        DataError: it is empty or too long, or a setting is out of its range.
+    """
+    text = value.get("text")
+    if not isinstance(text, str) or not text.strip():
+        raise DataError("ask a question of at most 64 KiB.")
+    images = value.get("images") or []
+    if not isinstance(images, list) or not all(isinstance(one, dict) for one in images):
+        raise DataError("images are a list of ids with their views.")
+    keep = value.get("keep")
+    system = value.get("system")
+    return PageQuestion(
+        text=text.strip(),
+        images=tuple((str(one.get("id")), parse_view(one.get("view") or {})) for one in images),
+        options=Options(
+            keep=None if keep is None else int(_number(keep, "keep", low=0, high=10_000)),
+            sampling=_sampling(value.get("sampling")),
+            system=system.strip() or None if isinstance(system, str) else None,
+        ),
+    )
+
+
+def parse_view(value: Mapping[str, Any]) -> ViewConfig:
+    """Read which slice, frame and window of a picture is meant.
+
+    Raises:
+        DataError: a value is of the wrong kind.
+    """
+    plane = value.get("plane") or "axial"
+    if plane not in _PLANES:
+        raise DataError(f"no plane {plane!r}; it is one of {', '.join(_PLANES)}.")
+    window = value.get("window")
+    if window is not None and not (isinstance(window, list) and len(window) == 2):
+        raise DataError("a window is a centre and a width.")
+    return ViewConfig(
+        frame=_index(value.get("frame"), "frame"),
+        plane=plane,
+        slice_index=_index(value.get("slice"), "slice"),
+        window=None
+        if window is None
+        else (
+            _number(window[0], "the window's centre", low=-1e9, high=1e9),
+            _number(window[1], "the window's width", low=1e-9, high=1e9),
+        ),
+    )
+
+
+def _sampling(value: object) -> Sampling | None:
+    if not isinstance(value, dict):
+        return None
+    known = {
+        "max_new_tokens": (1, _MAX_NEW_TOKENS, int),
+        "temperature": (0, 10, float),
+        "top_p": (0.01, 1, float),
+        "top_k": (0, 1_000_000, int),
+        "repetition_penalty": (0.1, 10, float),
+        "seed": (0, 2**31, int),
+    }
+    given = {
+        name: kind(_number(value[name], name, low=low, high=high))
+        for name, (low, high, kind) in known.items()
+        if value.get(name) is not None
+    }
+    return Sampling(**given)
+
+
+def _index(value: object, name: str) -> int | None:
+    return None if value is None else int(_number(value, name, low=0, high=1_000_000))
+
+
+def _number(value: object, name: str, *, low: float, high: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise DataError(f"{name} is a number from {low:g} to {high:g}.")
+    return value
