@@ -36,11 +36,12 @@ from train_steps import (
 from transformers import AutoConfig, LlavaConfig, LlavaForConditionalGeneration
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
+from medllava.train.planning.flops import Learning, compute_flops, find_gpu
+from medllava.train.planning.memory_by_cause import GIB
+
 from medllava.model.attention import choose_attention
 from medllava.model.shapes import ModelShape, part_values, read_shape
 from medllava.recipe import Attention, ModelConfig, load_recipe
-from medllava.train.planning.flops import Learning, compute_flops, find_gpu
-from medllava.train.planning.memory_by_cause import GIB
 
 MAX_LENGTH = 2048
 STEPS = 5
