@@ -59,6 +59,22 @@ def run(
     retry_refused: Annotated[
         bool, typer.Option("--retry-refused", help="Ask again what the service filtered.")
     ] = False,
+    language: Annotated[
+        str | None,
+        typer.Option(
+            "--language",
+            help="Write in en, zh, ja, es, de or fr; default English or as captions.",
+        ),
+    ] = None,
+    min_score: Annotated[
+        float,
+        typer.Option(
+            "--min-score",
+            min=0,
+            max=1,
+            help="Least share of an answer that the text bears out.",
+        ),
+    ] = 0.0,
     inline_mentions: Annotated[
         bool,
         typer.Option("--inline-mentions/--no-inline-mentions", help="Show citing sentences."),
@@ -151,6 +167,8 @@ def run(
         batch_size=batch_size,
         request=parse_request_options(request or []),
         retry_refused=retry_refused,
+        language=language,
+        min_score=min_score,
         inline_mentions=inline_mentions,
         see_image=see_image,
         max_cost_usd=max_cost,

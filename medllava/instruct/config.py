@@ -60,6 +60,10 @@ class GenerateConfig:
     request: dict[str, Any] = field(default_factory=dict)
     """Further parameters of every request, as the server names them (`reasoning_effort`, `top_p`);
     `max_tokens`, `temperature`, `timeout` and `retries` are read here."""
+    language: str | None = None
+    """Of the conversations, by its two letters; None: English or the caption's own."""
+    min_score: float = 0.0
+    """Least share of an answer's words that caption, mentions or question carry."""
     retry_refused: bool = False
     """Ask again about figures that the service filtered."""
     max_cost_usd: float | None = None

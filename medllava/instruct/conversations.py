@@ -15,11 +15,21 @@ from medllava.instruct.alignment import draw, place_image
 from medllava.instruct.config import GenerateConfig, ImagePosition
 from medllava.instruct.duplicates import DuplicateFinder
 from medllava.instruct.figures import figures_image_dir, iter_round_robin, manifest_path
-from medllava.instruct.filters import ALL_DROPPED, NEAR_DUPLICATE, NO_TURNS, filter_pairs
+from medllava.instruct.filters import (
+    ALL_DROPPED,
+    NEAR_DUPLICATE,
+    NO_TURNS,
+    RULES_BY_LANGUAGE,
+    filter_pairs,
+)
+from medllava.instruct.gates import gate_pairs, grounded_score, read_context
 from medllava.instruct.output import InstructionsWriter
 from medllava.instruct.parse import Dropped, Pair, parse_conversation
+from medllava.instruct.phrases import ENGLISH
 from medllava.instruct.prompts import PROMPT_VERSION, build_request
 from medllava.instruct.teacher import Teacher, read_request_settings
+from medllava.language import UNKNOWN as UNTOLD
+from medllava.language import detect_language
 from medllava.llm.ledger import Ledger
 from medllava.llm.prices import Price
 from medllava.llm.protocol import ChatReply, ChatRequest
@@ -144,6 +154,7 @@ class FigureQueue:
                     image=image,
                     temperature=config.temperature,
                     seed=draw(config.seed, figure.figure_id) & 0x7FFFFFFF,
+                    language=config.language,
                 )
                 yield self._settings.apply(request)
 
@@ -163,7 +174,21 @@ class FigureQueue:
         self._waiting.clear()
 
 
-def read_reply(text: str) -> tuple[tuple[Pair, ...], tuple[Dropped, ...], str | None]:
+def wanted_languages(language: str | None, caption: str) -> frozenset[str]:
+    """Return the languages that a figure's conversation may be in.
+
+    The one asked for, else English or the caption's own; where the caption is too short to tell,
+    all with rules.
+    """
+    if language is not None:
+        return frozenset({language})
+    own = detect_language(caption)
+    return frozenset(RULES_BY_LANGUAGE) if own == UNTOLD else frozenset({ENGLISH, own})
+
+
+def read_reply(
+    text: str, *, languages: frozenset[str] = frozenset(RULES_BY_LANGUAGE)
+) -> tuple[tuple[Pair, ...], tuple[Dropped, ...], str | None]:
     """Return the pairs of a reply that may be learned from, those that may not, and a reason.
 
     The reason is None unless nothing is left.
@@ -171,7 +196,7 @@ def read_reply(text: str) -> tuple[tuple[Pair, ...], tuple[Dropped, ...], str | 
     parsed = parse_conversation(text)
     if not parsed.pairs and not parsed.dropped:
         return (), (), NO_TURNS
-    filtered = filter_pairs(parsed.pairs)
+    filtered = filter_pairs(parsed.pairs, languages=languages)
     dropped = parsed.dropped + filtered.dropped
     return filtered.pairs, dropped, None if filtered.pairs else ALL_DROPPED
 
@@ -186,7 +211,14 @@ def _take_reply(
     reply = outcome.reply
     if reply is None:
         raise ValueError("an outcome with a reply is needed")
-    pairs, dropped, reason = read_reply(reply.text)
+    context = read_context(figure)
+    pairs, dropped, reason = read_reply(
+        reply.text, languages=wanted_languages(config.language, figure.caption)
+    )
+    pairs, failed = gate_pairs(pairs, context, min_score=config.min_score)
+    dropped += failed
+    if reason is None and not pairs:
+        reason = ALL_DROPPED
     if reason is None and finder.is_duplicate(pairs):
         reason = NEAR_DUPLICATE
     for pair in dropped:
@@ -194,7 +226,10 @@ def _take_reply(
     if reason is not None:
         writer.reject(figure.figure_id, reason, raw=reply.text, finish_reason=reply.finish_reason)
         return
-    writer.write(_build_record(config, figure, pairs, reply, outcome))
+    scores = [grounded_score(pair, context) for pair in pairs]
+    record = _build_record(config, figure, pairs, reply, outcome)
+    record.provenance["grounded"] = round(sum(scores) / len(scores), 3)
+    writer.write(record)
 
 
 def _build_record(

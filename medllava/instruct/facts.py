@@ -74,13 +74,13 @@ def read_facts(figure: FigureRecord) -> tuple[Fact, ...]:
         if (fact := _read_value(topic, text) if topic.values else _read_number(topic, text))
     ]
     # A caption that names several modalities is no reason to trust the record's one.
-    if figure.modality in _RECORD_MODALITY and not _named(MODALITY, text):
+    if figure.modality in _RECORD_MODALITY and not named_values(MODALITY, text):
         facts.insert(0, Fact(topic=MODALITY, answer=_RECORD_MODALITY[figure.modality]))
     return tuple(facts)
 
 
 def _read_value(topic: Topic, text: str) -> Fact | None:
-    named = _named(topic, text)
+    named = named_values(topic, text)
     inner = [v for v in named if not any(v.answer in other.within for other in named)]
     if len(inner) != 1:
         return None
@@ -120,7 +120,7 @@ def _number(text: str) -> int:
     return int(text) if text.isdigit() else _NUMBER_WORDS[text.lower()]
 
 
-def _named(topic: Topic, text: str) -> list[Value]:
+def named_values(topic: Topic, text: str) -> list[Value]:
     """Return the different values that the text names, where longer words win over shorter."""
     spans = sorted(_spans(topic, text), key=lambda span: (span[0] - span[1], span[0]))
     taken: list[tuple[int, int]] = []

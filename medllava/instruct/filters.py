@@ -1,6 +1,7 @@
 """Named rules that decide which pairs of a conversation may be learned from.
 
-Pairs go in; kept pairs and dropped ones with their rule come out. A phrase that points at the text
+Pairs go in; kept pairs and dropped ones with their rule come out. Each pair is held to the rules of
+the language it is in. A phrase that points at the text
 source is cut out where the sentence stands without it; the case of a word is never changed, except
 that a sentence which lost its beginning starts with a capital again. Questions are held to the
 same rules as answers.
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 from itertools import islice
 
 from medllava.instruct.parse import Dropped, Pair
+from medllava.instruct.phrases import ENGLISH, PHRASES
+from medllava.language import UNKNOWN, detect_language
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,14 @@ _ASIDE = re.compile(
     rf"reported|shown)\s+(?:in|by)\s+{_SOURCE}(?:\s*\))?(?P<end>,(?=\s)|(?=[.;!?]|$))",
     re.IGNORECASE,
 )
+_CARE = (
+    r"(?:biops(?:y|ies)|surgery|surgical|operation|resection|excision|drainage|treatment|therapy|"
+    r"chemotherapy|radiotherapy|antibiotics?|medication|follow[\s-]?up|referral|consultation|"
+    r"hospitali[sz]ation|work-?up|further\s+(?:\w+\s+)?(?:evaluation|imaging|investigation|tests?|testing|"
+    r"examination|assessment|workup|work-up|studies|analysis)|monitoring|intervention|"
+    r"clinical\s+(?:correlation|evaluation|assessment)|medical\s+(?:attention|advice|evaluation))"
+)
+"""What is done to a person; a picture shows its traces and never that it is needed."""
 _LEAK = _Phrases(
     (
         "caption",
@@ -133,6 +144,17 @@ _ADVICE = _Phrases(
         "healthcare",
         "treatment",
         "diagnos",
+        "needed",
+        "necessary",
+        "required",
+        "requires",
+        "warranted",
+        "indicated",
+        "advisable",
+        "consider",
+        "follow",
+        "urgent",
+        "please",
     ),
     re.compile(
         r"\b(?:you|the\s+patient|patients?|he|she|they)\s+(?:should|must|ought\s+to|need(?:s)?\s+to)\b"
@@ -141,7 +163,20 @@ _ADVICE = _Phrases(
         r"(?:doctor|physician|professional|specialist|clinician|medical\s+(?:advice|attention|help)|"
         r"radiologist|healthcare\s+\w+)\b"
         r"|\btreatment\s+(?:should|is\s+(?:recommended|indicated|advised))\b"
-        r"|\b(?:is|are)\s+(?:recommended|advised)\b|\bmy\s+diagnosis\b|\bi\s+diagnose\b",
+        r"|\b(?:is|are|was|were)\s+(?:\w+\s+)?(?:recommended|advised|advisable|suggested\s+to)\b"
+        r"|\bmy\s+diagnosis\b|\bi\s+diagnose\b"
+        rf"|\b{_CARE}\s+(?:\w+\s+){{0,3}}(?:is|are|would\s+be|will\s+be|may\s+be|might\s+be|seems?|appears?)"
+        r"\s+(?:\w+\s+)?(?:needed|necessary|required|warranted|mandatory|essential|prudent|"
+        r"appropriate|indicated|advisable|in\s+order)\b"
+        rf"|\b(?:needs?|requires?|warrants?|demands?|calls?\s+for|deserves?)\s+(?:\w+\s+){{0,3}}{_CARE}\b"
+        rf"|\bconsider(?:ation\s+of)?\s+(?:\w+\s+){{0,3}}{_CARE}\b"
+        r"|\b(?:should|must|ought\s+to|needs?\s+to|has\s+to|have\s+to)\s+(?:\w+\s+)?be\s+(?:\w+\s+)?"
+        r"(?:biopsied|removed|resected|treated|operated|excised|drained|followed|monitored|"
+        r"referred|admitted|investigated|evaluated|ruled\s+out|excluded|hospitali[sz]ed|performed|given|"
+        r"started|avoided|repeated|obtained|considered)\b"
+        r"|\bfollow(?:ing)?[\s-]?up\s+(?:with|in|after|imaging|scan|is|by|at)\b"
+        r"|\b(?:urgent|immediate|prompt)\s+(?:\w+\s+)?(?:surgery|treatment|attention|referral|care|"
+        r"evaluation|intervention|biopsy)\b|\bplease\s+(?:consult|see|seek|visit|contact)\b",
         re.IGNORECASE,
     ),
 )
@@ -157,6 +192,12 @@ _HISTORY = _Phrases(
     ("patient's", "follow-up"),
     re.compile(r"\bpatient's\s+(?:history|name|age)\b|\bfollow-up\s+of\b", re.IGNORECASE),
 )
+_DENSE = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
+_ENGLISH_START = re.compile(
+    r"(?:what|which|where|how|is|are|does|do|can|describe|name|why|who|tell|explain|in|on|at)\b",
+    re.I,
+)
+_ENGLISH_WORD = re.compile(r"\b(?:the|of|and|with|it|is|are|this|there|yes)\b", re.IGNORECASE)
 _DIGIT = re.compile(r"\d")
 _WORD = re.compile(r"[^\W_]+")
 
@@ -165,7 +206,7 @@ Rule = Callable[[Pair], bool]
 
 
 def _is_short(pair: Pair) -> bool:
-    few_asked = len(pair.question.split(maxsplit=FEWEST_QUESTION_WORDS)) < FEWEST_QUESTION_WORDS
+    few_asked = count_words(pair.question) < FEWEST_QUESTION_WORDS
     first_told = islice(_WORD.finditer(pair.answer), FEWEST_ANSWER_WORDS)
     return few_asked or len(list(first_told)) < FEWEST_ANSWER_WORDS
 
@@ -177,7 +218,7 @@ def _is_long(pair: Pair) -> bool:
 
 def _has_more_words(text: str, most: int) -> bool:
     # So many words take at least a letter and a space each.
-    return len(text) > 2 * most and len(text.split()) > most
+    return len(text) > 2 * most and count_words(text) > most
 
 
 def _tells_unseen(text: str) -> bool:
@@ -188,6 +229,24 @@ def _tells_unseen(text: str) -> bool:
 def _has_marker(pair: Pair) -> bool:
     both = f"{pair.question}\n{pair.answer}"
     return "<image>" in both or "```" in both or '{"' in both
+
+
+def _rules_of(language: str) -> dict[str, Rule]:
+    """Return the rules of a language: those that count or look for marks are the same for all."""
+    phrases = PHRASES[language]
+
+    def finds(pattern: re.Pattern[str], *, in_question: bool = True) -> Rule:
+        return lambda pair: (
+            pattern.search(pair.answer) is not None
+            or (in_question and pattern.search(pair.question) is not None)
+        )
+
+    return RULES | {
+        "refusal": finds(phrases.refusal, in_question=False),
+        "text_source": finds(phrases.text_source),
+        "unseen_fact": finds(phrases.unseen_fact),
+        "medical_advice": finds(phrases.medical_advice, in_question=False),
+    }
 
 
 RULES: dict[str, Rule] = {
@@ -208,6 +267,8 @@ RULES: dict[str, Rule] = {
 - `medical_advice`: the answer advises, recommends or diagnoses.
 - `too_short`, `too_long`: by words.
 """
+OTHER_LANGUAGE = "other_language"
+"""The pair is not in the language that was asked for, or in one without rules."""
 REPEATED_TURN = "repeated_turn"
 """The question, or an answer of four words or more, was in the conversation before."""
 NEAR_DUPLICATE = "near_duplicate"
@@ -225,15 +286,42 @@ class Filtered:
     dropped: tuple[Dropped, ...]
 
 
-def filter_pairs(pairs: tuple[Pair, ...]) -> Filtered:
-    """Hold every pair of a conversation to the rules."""
+RULES_BY_LANGUAGE = {ENGLISH: RULES} | {code: _rules_of(code) for code in PHRASES}
+
+
+def language_of(pair: Pair) -> str:
+    """Return the language of a pair, `und` where its words are too few to tell."""
+    text = f"{pair.question} {pair.answer}"
+    is_asked_in_english = _ENGLISH_START.match(pair.question) is not None
+    if is_asked_in_english and text.isascii() and _ENGLISH_WORD.search(pair.answer):
+        return ENGLISH  # most pairs; counting words costs more
+    found = detect_language(text)
+    asked, told = detect_language(pair.question), detect_language(pair.answer)
+    if asked == UNKNOWN and is_asked_in_english:
+        asked = ENGLISH
+    if UNKNOWN not in {asked, told} and asked != told:
+        return f"{asked}+{told}"
+    if found == UNKNOWN and (is_asked_in_english or text.isascii()):
+        return ENGLISH
+    return found
+
+
+def filter_pairs(
+    pairs: tuple[Pair, ...], *, languages: frozenset[str] = frozenset(RULES_BY_LANGUAGE)
+) -> Filtered:
+    """Hold every pair of a conversation to the rules of its language.
+
+    Args:
+        pairs: of one reply.
+        languages: that are wanted, of those with rules.
+    """
     kept: list[Pair] = []
     dropped: list[Dropped] = []
     questions: set[str] = set()
     answers: set[str] = set()
     for original in pairs:
         pair = Pair(original.question, repair(original.answer))
-        rule = next((name for name, is_broken in RULES.items() if is_broken(pair)), None)
+        rule = _broken_rule(pair, languages)
         asked, told = fold(pair.question), fold(pair.answer)
         if rule is None and (asked in questions or (told in answers and told.count(" ") > 2)):
             rule = REPEATED_TURN
@@ -244,6 +332,18 @@ def filter_pairs(pairs: tuple[Pair, ...]) -> Filtered:
         answers.add(told)
         kept.append(pair)
     return Filtered(tuple(kept), tuple(dropped))
+
+
+def _broken_rule(pair: Pair, languages: frozenset[str]) -> str | None:
+    language = language_of(pair)
+    if language != UNKNOWN and language not in languages:
+        return OTHER_LANGUAGE
+    # What may be of any language is held to the rules of all.
+    for code in sorted(languages) if language == UNKNOWN else (language,):
+        for name, is_broken in RULES_BY_LANGUAGE[code].items():
+            if is_broken(pair):
+                return name
+    return None
 
 
 def repair(answer: str) -> str:
@@ -265,4 +365,16 @@ def repair(answer: str) -> str:
 
 def fold(text: str) -> str:
     """Return the words of a text in lower case, for comparison only."""
-    return " ".join(_WORD.findall(text.lower()))
+    lowered = text.lower()
+    if not lowered.isascii():
+        # These scripts put no spaces between words.
+        lowered = _DENSE.sub(r" \g<0> ", lowered)
+    return " ".join(_WORD.findall(lowered))
+
+
+def count_words(text: str) -> int:
+    """Count words; of scripts without spaces, two characters are one."""
+    if text.isascii():
+        return len(text.split())
+    dense = len(_DENSE.findall(text))
+    return len(_DENSE.sub(" ", text).split()) + (dense + 1) // 2

@@ -22,6 +22,7 @@ from typing import Any
 
 from medllava.data.layouts.write import Layout, write_layout
 from medllava.data.sources import iter_instruction_records
+from medllava.errors import DataError
 from medllava.instruct.alignment import align_figure, draw, place_image
 from medllava.instruct.config import TEMPLATE_TEACHER, GenerateConfig, ImagePosition
 from medllava.instruct.conversations import write_conversations
@@ -37,6 +38,7 @@ from medllava.instruct.output import (
     InstructionsWriter,
     write_summary,
 )
+from medllava.instruct.phrases import ENGLISH, check_language
 from medllava.instruct.report import write_report
 from medllava.instruct.tables.columns import OWN
 from medllava.instruct.tables.rows import is_table
@@ -72,9 +74,17 @@ def generate_instructions(
     """Write the instructions folder of a config.
 
     Raises:
-        DataError: the figures cannot be read, or another run writes here.
+        DataError: the figures cannot be read, another run writes here, there are no rules for the
+            language, or no record came out.
     """
     progress = progress or SilentProgress()
+    if config.language is not None:
+        config = dataclasses.replace(config, language=check_language(config.language))
+        if config.language != ENGLISH and not _asks_model(config):
+            raise DataError(
+                f"--language {config.language} needs a model as --teacher: captions are taken as "
+                "they are, and the template teacher reads and writes English only."
+            )
     if config.stage is Stage.FINETUNE:
         raise ValueError("stage finetune takes a benchmark's data; nothing is generated for it")
     if config.dry_run and not config.output_dir.exists():
@@ -296,6 +306,8 @@ def _finish(
         "summary": folder / SUMMARY_FILE,
         "report": folder / PAGE_FILE,
     }
+    if not writer.counts["records"] and not writer.left:
+        _refuse_nothing(writer, artifacts["rejected"])
     stage_number = 1 if config.stage is Stage.ALIGN else 2
     details = {k: v for k, v in facts.items() if k in _TOLD}
     return StepSummary(
@@ -305,6 +317,16 @@ def _finish(
         details=details,
         artifacts=artifacts,
         hint=f"medllava train --stage {stage_number} --data {folder}",
+    )
+
+
+def _refuse_nothing(writer: InstructionsWriter, rejected: Path) -> None:
+    """Say that nothing came of it, and why."""
+    reasons = ", ".join(f"{name} {count}" for name, count in writer.reasons.most_common(3))
+    if not reasons:
+        raise DataError("no figures to use: check the figures folder and --split.")
+    raise DataError(
+        f"no record was written, all figures were rejected ({reasons}): see {rejected}."
     )
 
 

@@ -10,9 +10,10 @@ paper's, the words and the examples are ours.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from medllava.instruct.phrases import NAMES
 from medllava.llm.protocol import ChatRequest, Message
 from medllava.records import FigureRecord
 
@@ -212,6 +213,7 @@ def build_request(
     image: str | None = None,
     temperature: float = 0.7,
     seed: int | None = None,
+    language: str | None = None,
 ) -> ChatRequest:
     """Ask for a conversation about a figure.
 
@@ -221,15 +223,20 @@ def build_request(
         image: path of the picture, for teachers that see; None sends text only.
         temperature: of the teacher's sampling; above 0 questions vary more.
         seed: of the teacher's sampling, where the server has one.
+        language: to write in, by its two letters; None leaves it to the teacher.
     """
     asked = Message(
         role="user",
         content=_material(figure.label, figure.caption, _shown(figure, inline_mentions)),
         images=() if image is None else (image,),
     )
+    opening = _opening(inline_mentions, image is not None)
+    if language is not None:
+        told = f"{opening[0].content}\n8. Write all questions and answers in {NAMES[language]}."
+        opening = (replace(opening[0], content=told), *opening[1:])
     return ChatRequest(
         request_id=figure.figure_id,
-        messages=(*_opening(inline_mentions, image is not None), asked),
+        messages=(*opening, asked),
         max_new_tokens=MOST_REPLY_TOKENS,
         temperature=temperature,
         seed=seed,

@@ -190,7 +190,12 @@ VIEW = Topic(
         _value(
             "frontal",
             "a frontal view",
-            r"frontal|posteroanterior|anteroposterior",
+            # The frontal lobe, bone or sinus is no view.
+            r"frontal(?! (?:lobes?|bones?|sinus\w*|horns?|gyr\w+|cort\w+|regions?|areas?|white|"
+            r"poles?|scalp))(?=[^.;]{0,40}\b(?:view|projection|radiograph|x-?ray|film|chest|image|plane))"
+            r"|(?:view|radiograph|x-?ray|film|chest|projection)\b[^.;]{0,30}\bfrontal"
+            r"(?! (?:lobes?|bones?|sinus\w*|horns?|gyr\w+|cort\w+|regions?|areas?|white|poles?))"
+            r"|posteroanterior|anteroposterior",
             exact="PA view|AP view|PA projection|AP projection",
         ),
         _value("lateral", "a lateral view", r"lateral (?:view|projection|radiograph|chest|x-ray)"),

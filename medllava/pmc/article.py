@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from medllava.images.limits import ImageError
+from medllava.language import UNKNOWN
 from medllava.pmc.archive import ArticleFiles, Metadata, ObjectError, UnansweredError, match_image
 from medllava.pmc.config import FetchConfig
 from medllava.pmc.images import CleanImage, clean_image, write_image
 from medllava.pmc.jats import Article, Figure, first_caption, read_article
-from medllava.pmc.language import UNKNOWN
 from medllava.pmc.llava_urls import image_stem
 from medllava.pmc.modality import ImageClassifier, classify_modality, compute_panel_score
 from medllava.pmc.panel_records import iter_panel_records

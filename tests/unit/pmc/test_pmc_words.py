@@ -2,10 +2,10 @@
 
 import pytest
 
+from medllava.language import detect_language, language_code
 from medllava.pmc.config import FetchConfig
 from medllava.pmc.entrez import Entrez
 from medllava.pmc.jats import read_article
-from medllava.pmc.language import detect_language, language_code
 from medllava.pmc.modality import classify_modality, compute_panel_score
 from medllava.pmc.xml import parse_article
 
