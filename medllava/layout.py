@@ -7,7 +7,7 @@ the journal of a step) stays in that room. Nothing is imported, so every room ma
     instructions folder   instructions.jsonl  questions.jsonl  rejected.jsonl  summary.json
     run folder            config.json  model*.safetensors  processor and tokenizer files
                           recipe.json  run.json  metrics.jsonl  dropped.jsonl  report.html
-                          README.md  learned.safetensors  checkpoints/  eval/  push/
+                          README.md  learned.safetensors  checkpoints/  eval/  push/  export/
     eval folder           report.json  report.html  predictions.jsonl  contamination.jsonl
                           judgements.jsonl  compare.json
 """
@@ -36,6 +36,7 @@ CARD_FILE = "README.md"
 CHECKPOINTS_DIR = "checkpoints"
 EVAL_DIR = "eval"
 PUSH_DIR = "push"
+EXPORT_DIR = "export"
 
 # Of an evaluation's folder.
 EVAL_REPORT_FILE = "report.json"

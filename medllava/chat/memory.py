@@ -84,6 +84,8 @@ def free_bytes(device: str) -> int | None:
     if device.startswith("cuda"):
         return int(torch.cuda.mem_get_info(device)[0])
     available = _meminfo_available(Path("/proc/meminfo"))
+    if available is None:  # not Linux; an Apple GPU shares this memory
+        available = _psutil_available()
     limits = [available, _cgroup_free(Path("/sys/fs/cgroup"))]
     return min((limit for limit in limits if limit is not None), default=None)
 
@@ -158,6 +160,14 @@ def _count_on_hub(source: str) -> int | None:
 
 def _all_gpus_free() -> int:
     return sum(torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count()))
+
+
+def _psutil_available() -> int | None:
+    try:
+        import psutil  # type: ignore[import-untyped]  # noqa: PLC0415 - comes with accelerate
+    except ImportError:
+        return None
+    return int(psutil.virtual_memory().available)
 
 
 def _meminfo_available(file: Path) -> int | None:

@@ -11,6 +11,7 @@ import typer
 
 from medllava.chat.config import ChatConfig, ViewConfig
 from medllava.cli.console import Console, print_result
+from medllava.cli.outcome import EXIT_INTERRUPTED
 from medllava.printable import printable, repair
 
 if TYPE_CHECKING:
@@ -134,15 +135,18 @@ def serve(
         is_first = False
         console.tell(text)
 
-    serve_page(
-        new_conversation,
-        model=config.checkpoint,
-        host=host,
-        port=port,
-        announce=announce,
-        sent_to=urlsplit(config.base_url).netloc or None if config.base_url else None,
-        opening=opening,
-    )
+    try:
+        serve_page(
+            new_conversation,
+            model=config.checkpoint,
+            host=host,
+            port=port,
+            announce=announce,
+            sent_to=urlsplit(config.base_url).netloc or None if config.base_url else None,
+            opening=opening,
+        )
+    except KeyboardInterrupt:  # how a page ends; its object is printed already
+        raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
 class _BlockReader:

@@ -1,5 +1,6 @@
 """`medllava push`: publish a model or a data set with its card and licences."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -9,22 +10,51 @@ from medllava.cli.console import Console
 from medllava.cli.options import Json, Quiet, Verbose
 
 
+class Gated(StrEnum):
+    """Who lets readers in."""
+
+    AUTO = "auto"
+    MANUAL = "manual"
+
+
 def run(
     folder: Annotated[
         Path, typer.Argument(help="Folder written by train, fetch-pmc or generate-instructions.")
     ],
-    repo: Annotated[str, typer.Argument(help="Repository on the hub, as owner/name.")],
+    repo: Annotated[
+        str | None,
+        typer.Argument(help="Repository on the hub, as owner/name; without one, see --export."),
+    ] = None,
+    exports: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--export",
+            metavar="FORMAT",
+            help="Write files for other engines too, kept only if they answer as transformers "
+            "does: gguf (llama.cpp, Ollama), gguf-f32, gguf-f16, gguf-q8_0, gguf-q4_1. "
+            "Repeatable; without a repository nothing is sent.",
+        ),
+    ] = None,
     output_dir: Annotated[
         Path | None,
-        typer.Option("--output-dir", "-o", help="Folder to put together [default: FOLDER/push]."),
+        typer.Option(
+            "--output-dir",
+            "-o",
+            help="Folder to put together [default: FOLDER/push, or FOLDER/export].",
+        ),
     ] = None,
     reports: Annotated[
         list[Path] | None,
         typer.Option("--eval", help="Folder of an evaluation outside FOLDER/eval; repeatable."),
     ] = None,
-    private: Annotated[
-        bool, typer.Option("--private", help="Make the repository private.")
+    public: Annotated[
+        bool,
+        typer.Option("--public/--private", help="Who sees a new repository: everyone, or you."),
     ] = False,
+    gated: Annotated[
+        Gated | None,
+        typer.Option("--gated", help="Readers must ask: granted by the hub at once, or by you."),
+    ] = None,
     revision: Annotated[
         str | None, typer.Option("--revision", help="Branch to push to; made if absent.")
     ] = None,
@@ -55,13 +85,17 @@ def run(
     from medllava.hub.config import PushConfig
     from medllava.hub.push import push
 
+    if not repo and not exports:
+        raise typer.BadParameter("name a repository, or --export FORMAT to write files only.")
     console = Console("push", json_output=json_output, quiet=quiet, verbose=verbose)
     config = PushConfig(
         folder=folder,
-        repo_id=repo,
+        repo_id=repo or "",
+        exports=tuple(exports or ()),
         output_dir=output_dir,
         reports=tuple(reports or ()),
-        private=private,
+        private=not public,
+        gated=gated.value if gated else None,
         revision=revision,
         create_pr=create_pr,
         accepted_risks=tuple(accepted_risks or ()),
@@ -70,4 +104,6 @@ def run(
     )
     with console.progress() as progress:
         summary = push(config, progress=progress)
+    if url := summary.details.get("url"):
+        console.say(f"{'address':<28} {url}")
     console.finish(summary)

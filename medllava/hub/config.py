@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from medllava.layout import PUSH_DIR
+from medllava.layout import EXPORT_DIR, PUSH_DIR
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,13 +13,18 @@ class PushConfig:
 
     folder: Path
     """A checkpoint, a figures folder or an instructions folder."""
-    repo_id: str
-    """`name` or `owner/name` on the hub."""
+    repo_id: str = ""
+    """`name` or `owner/name` on the hub; empty writes the exported files and sends nothing."""
+    exports: tuple[str, ...] = ()
+    """Formats for other engines, as `export.formats.FORMATS` lists them."""
     reports: tuple[Path, ...] = ()
     """Folders of `medllava eval` that lie outside the checkpoint's own `eval` folder."""
     output_dir: Path | None = None
     """Where the folder to upload is put together; unset: `push` inside `folder`."""
-    private: bool = False
+    private: bool = True
+    """A new repository is seen by its owner only."""
+    gated: Literal["auto", "manual"] | None = None
+    """Readers must ask for access: the hub grants it at once, or the owner does."""
     revision: str | None = None
     """Branch to commit to, made if absent; unset: main."""
     create_pr: bool = False
@@ -31,6 +37,13 @@ class PushConfig:
     """Names of licence risks that the user takes on."""
     shard_bytes: int = 500_000_000
     """Data sets: image bytes per Parquet file, about."""
+
+    @property
+    def export_dir(self) -> Path:
+        """Folder of the exported files; with a repository they are uploaded as `export/`."""
+        if self.repo_id or self.output_dir is None:
+            return self.folder / EXPORT_DIR
+        return self.output_dir
 
     @property
     def staging_dir(self) -> Path:

@@ -5,10 +5,10 @@ staged folder, its card and the license report are made and checked first, witho
 only then is the hub asked for anything.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from medllava.errors import DataError
 from medllava.hub.card import render_model_card
@@ -22,6 +22,8 @@ from medllava.hub.checks import (
 from medllava.hub.config import PushConfig
 from medllava.hub.dataset import FIGURES, dataset_kind, stage_figures, stage_instructions
 from medllava.hub.dataset_card import render_dataset_card
+from medllava.hub.export.formats import parse_formats
+from medllava.hub.export.results import Export, parity_lines
 from medllava.hub.facts import load_facts
 from medllava.hub.license_report import (
     LicenseReport,
@@ -29,9 +31,9 @@ from medllava.hub.license_report import (
     dataset_license_report,
     model_license_report,
 )
-from medllava.hub.staging import stage_model, staging_folder
-from medllava.hub.upload import Target, check_target, upload_folder
-from medllava.layout import CARD_FILE, MODEL_CONFIG_FILE
+from medllava.hub.staging import stage_folder, stage_model, staging_folder
+from medllava.hub.upload import Target, check_access, check_target, upload_folder
+from medllava.layout import CARD_FILE, EXPORT_DIR, MODEL_CONFIG_FILE
 from medllava.progress import Progress, SilentProgress
 from medllava.provenance import weights_sha256
 from medllava.records import StepSummary
@@ -72,9 +74,16 @@ def push(
         SetupError: the repository name, the token or the options are wrong.
         RemoteError: the hub refused or failed after retries.
     """
+    formats = parse_formats(config.exports)
+    if not config.repo_id:
+        return _export_only(config, formats, progress)
     check_target(config.repo_id, revision=config.revision, create_pr=config.create_pr)
+    repo_type = _repo_type(config.folder)
+    if not config.dry_run:
+        progress.start("ask the hub for access")
+        check_access(_target(config, repo_type))
     with exclusive(config.folder):
-        prepared = _prepare(config, progress)
+        prepared = _prepare(config, repo_type, formats, progress)
     for line in prepared.licenses.lines():
         progress.note(line)
     names = ", ".join(risk.name for risk in prepared.open_risks)
@@ -107,24 +116,64 @@ def push(
         counts={**prepared.counts, **outcome.pop("counts")},
         details={**details, **outcome},
         artifacts=artifacts,
-        hint=f"medllava chat IMAGE --ckpt {config.repo_id}"
-        if prepared.repo_type == "model"
-        else None,
+        hint=_next_command(config, prepared.repo_type, outcome["revision"]),
     )
 
 
-def _prepare(config: PushConfig, progress: Progress) -> Prepared:
-    if (config.folder / MODEL_CONFIG_FILE).is_file():
-        return _prepare_model(config, progress)
-    if dataset_kind(config.folder):
-        return _prepare_dataset(config, progress)
+def _repo_type(folder: Path) -> Literal["model", "dataset"]:
+    if (folder / MODEL_CONFIG_FILE).is_file():
+        return "model"
+    if dataset_kind(folder):
+        return "dataset"
     raise DataError(
-        f"no config.json, figures.parquet or instructions.jsonl: {config.folder}. Push a "
+        f"no config.json, figures.parquet or instructions.jsonl: {folder}. Push a "
         "folder that train, fetch-pmc or generate-instructions wrote."
     )
 
 
-def _prepare_model(config: PushConfig, progress: Progress) -> Prepared:
+def _export_only(config: PushConfig, formats: Sequence[str], progress: Progress) -> StepSummary:
+    """Write files for other engines and send nothing."""
+    check_config(config.folder)
+    exports = _export(config, formats, progress)
+    return StepSummary(
+        step="push",
+        counts={"files": sum(len(export.files) for export in exports)},
+        details={"exports": [export.to_json() for export in exports]},
+        artifacts={export.name: export.files[0] for export in exports}
+        | {"card": config.export_dir / CARD_FILE},
+        hint=f"llama-server -m {exports[0].files[0]} --mmproj {exports[0].files[-1]}",
+    )
+
+
+def _export(config: PushConfig, formats: Sequence[str], progress: Progress) -> list[Export]:
+    from medllava.hub.export.step import export_checkpoint  # noqa: PLC0415 - needs an extra
+
+    return export_checkpoint(config.folder, config.export_dir, formats, progress=progress)
+
+
+def _next_command(config: PushConfig, repo_type: str, revision: str | None) -> str | None:
+    """Return the command that uses what was pushed, on the branch where it is."""
+    if repo_type != "model":
+        return None
+    chat = "medllava chat IMAGE --ckpt"
+    if revision is None:
+        return f"{chat} {config.repo_id}"
+    local = config.repo_id.rsplit("/", 1)[-1]
+    download = f"hf download {config.repo_id} --revision {revision} --local-dir {local}"
+    return f"{download} && {chat} {local}"
+
+
+def _prepare(
+    config: PushConfig, repo_type: str, formats: Sequence[str], progress: Progress
+) -> Prepared:
+    if repo_type == "model":
+        return _prepare_model(config, formats, progress)
+    if formats:
+        raise DataError(f"--export is for models, and this is a data set: {config.folder}.")
+    return _prepare_dataset(config, progress)
+
+
+def _prepare_model(config: PushConfig, formats: Sequence[str], progress: Progress) -> Prepared:
     folder = config.folder
     check_config(folder)
     facts = load_facts(folder, reports=config.reports)
@@ -145,6 +194,11 @@ def _prepare_model(config: PushConfig, progress: Progress) -> Prepared:
         card = render_model_card(
             facts, licenses, repo_id=config.repo_id, weights=sha256, accepted=accepted
         )
+        exports = _export(config, formats, progress) if formats else []
+        if exports:
+            card += f"\n## Exported files\n\nIn `{EXPORT_DIR}/`:\n\n{parity_lines(exports)}\n"
+            stage_folder(config.export_dir, staged / EXPORT_DIR)
+            details["exports"] = [export.to_json() for export in exports]
         (staged / CARD_FILE).write_text(card, encoding="utf-8")
         progress.start("check the files")
         check_files(staged, roots=(Path.cwd(), folder.resolve().parent))
@@ -202,22 +256,26 @@ def _counts(folder: Path) -> dict[str, int | float]:
     return {"files": len(files), "bytes": sum(path.stat().st_size for path in files)}
 
 
-def _upload(config: PushConfig, repo_type: str, progress: Progress) -> dict[str, Any]:
-    progress.start("upload")
-    target = Target(
+def _target(config: PushConfig, repo_type: str) -> Target:
+    return Target(
         repo_id=config.repo_id,
         repo_type=repo_type,
         private=config.private,
+        gated=config.gated,
         revision=config.revision,
         create_pr=config.create_pr,
     )
-    done = upload_folder(config.staging_dir, target)
+
+
+def _upload(config: PushConfig, repo_type: str, progress: Progress) -> dict[str, Any]:
+    done = upload_folder(config.staging_dir, _target(config, repo_type), progress)
     if not done.is_changed:
         progress.note("The hub already holds exactly this; nothing was sent.")
     return {
         "counts": {"files_sent": done.num_sent},
         "url": done.url,
         "commit": done.commit,
+        "revision": done.revision,
         "changed": done.is_changed,
     }
 

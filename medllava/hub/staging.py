@@ -68,6 +68,14 @@ def stage_model(
         _copy(report, staged / EVAL_DIR / name / EVAL_REPORT_FILE)
 
 
+def stage_folder(source: Path, target: Path) -> None:
+    """Put the files of a folder that push made itself under another name of the staged one."""
+    target.mkdir()
+    for path in sorted(source.iterdir()):
+        if path.is_file():
+            _link(path, target / path.name)
+
+
 @contextmanager
 def staging_folder(final: Path) -> Iterator[Path]:
     """Yield an empty folder that replaces `final` on success and vanishes otherwise.

@@ -44,14 +44,24 @@ _LAST = MODEL_CONFIG_FILE
 
 
 def choose_device(requested: str) -> str:
-    """Return the torch device for `auto`, `cpu`, `cuda` or `cuda:N`.
+    """Return the torch device for `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
 
     Raises:
-        SetupError: CUDA is asked for and there is none.
+        SetupError: there is no such device.
     """
     if requested == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if requested.startswith("cuda") and not torch.cuda.is_available():
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    kind, _, number = requested.partition(":")
+    if kind not in {"cpu", "cuda", "mps"} or (number and not number.isdecimal()):
+        raise SetupError(f"no device {requested!r}. Use --device auto, cpu, cuda, cuda:N or mps.")
+    count = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
+    }[kind]
+    if int(number or 0) >= count:
         raise SetupError(f"no GPU for --device {requested}. Use --device cpu.")
     return requested
 
@@ -69,7 +79,7 @@ def load_model(
     Args:
         source: folder or hub id of a native LLaVA, of a LLaVA checkpoint of the older layout, or
             `DELTA+BASE` for a v1 delta and the LLaMA it is to be added to.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         dtype: `bf16`, `fp16`, `fp32`, or `auto`: bf16 on a GPU that has it, fp32 on the CPU.
         quantize: `4bit` or `8bit`; needs CUDA and bitsandbytes.
         attention: kernel; see `attention.choose_attention`.

@@ -353,7 +353,10 @@ def main() -> None:
     if not options.gpus:
         from torch.distributed.elastic.multiprocessing.errors import record  # noqa: PLC0415
 
-        record(_train_as_rank)(options.folder)
+        try:
+            record(_train_as_rank)(options.folder)
+        except MedllavaError:  # noted for the launching process, which tells it
+            sys.exit(1)
         return
     failures = _run_agent(
         options.folder,

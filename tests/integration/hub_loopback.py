@@ -51,11 +51,17 @@ class Hub:
     hold_put: threading.Event | None = None
     """All PUTs but the first wait for this event, where there is one."""
     num_puts: int = 0
+    token_role: str = "write"
     commits: dict[str, list[str]] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def branch(self, repo: str, branch: str = "main", kind: str = "models") -> Path:
         return self.root / kind / repo / branch.replace("/", "__")
+
+    def changes(self) -> list[tuple[str, str, int]]:
+        """Return all requests but those that only ask who this is."""
+        asked = {"/api/whoami-v2", "/api/agent-harnesses"}  # the client itself asks the second
+        return [request for request in self.requests if request[1] not in asked]
 
     def count(self, method: str, path: str, status: int = 200) -> int:
         pattern = re.compile(path)
@@ -189,6 +195,17 @@ def create(hub, body, query):
     (folder / "visibility").write_text(values.get("visibility", "public"))
     hub.commits[f"{kind}/{repo}/main"] = ["0" * 40]
     return 200, answer
+
+
+def whoami(hub, body, query):
+    token = {"displayName": "t", "role": hub.token_role}
+    orgs = [{"name": "lab"}]
+    return 200, {"type": "user", "name": "tester", "orgs": orgs, "auth": {"accessToken": token}}
+
+
+def settings(hub, body, query, kind, repo):
+    (hub.root / kind / repo / "settings").write_bytes(body)
+    return 200, {}
 
 
 def tree(hub, body, query, kind, repo, revision):
@@ -341,6 +358,8 @@ def _git_oid(path):
 _REPO = r"/api/(?P<kind>models|datasets)/(?P<repo>[^/]+/[^/]+)"
 _REVISION = r"(?P<revision>[^/]+)"
 _ROUTES = (
+    ("GET", "/api/whoami-v2", whoami),
+    ("PUT", f"{_REPO}/settings", settings),
     ("POST", "/api/repos/create", create),
     ("POST", "/api/validate-yaml", validate),
     ("GET", f"{_REPO}/tree/{_REVISION}", tree),

@@ -10,11 +10,14 @@ import signal
 import subprocess
 import sys
 import termios
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx
 import pytest
 from chat_colours import plain
 
@@ -44,7 +47,7 @@ class Screen:
     def type(self, keys: str) -> None:
         os.write(self._terminal, keys.encode())
 
-    def read_until(self, wanted: str) -> str:
+    def read_until(self, wanted: str, *, is_raw: bool = False) -> str:
         """Return everything up to and with `wanted`, without colours and cursor moves."""
         give_up = time.monotonic() + DEADLINE
         while wanted not in plain_text(self._unread):
@@ -52,9 +55,9 @@ class Screen:
             if select.select([self._terminal], [], [], 0.2)[0]:
                 self._unread += os.read(self._terminal, 65536).decode(errors="replace")
         seen = plain_text(self._unread)
-        cut = seen.index(wanted) + len(wanted)
+        raw, cut = self._unread, seen.index(wanted) + len(wanted)
         self._unread = seen[cut:]
-        return seen[:cut]
+        return raw if is_raw else seen[:cut]
 
 
 def plain_text(screen: str) -> str:
@@ -186,3 +189,150 @@ def test_ctrl_c_leaves_a_pipe_with_its_exit_code(colour_checkpoint: Path, pictur
         _, talk = process.communicate(timeout=DEADLINE)
     assert process.returncode == 130
     assert b"Traceback" not in talk
+
+
+class _Model(BaseHTTPRequestHandler):
+    """An OpenAI-compatible server that answers with what it was asked, and with mischief."""
+
+    def do_GET(self) -> None:
+        self.server.slow.set()
+        time.sleep(20)  # a picture that never comes
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        content = asked["messages"][-1]["content"]
+        text = content if isinstance(content, str) else content[-1]["text"]
+        self.server.asked.append(asked["messages"])
+        said = f"\x1b]0;title\x07\x1b]52;c;aGk=\x07\x1b[2J\x9b2J<{text}>"
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.end_headers()
+        for delta, reason in (({"content": said}, None), ({}, "stop")):
+            choice = {"index": 0, "delta": delta, "finish_reason": reason}
+            part = {"id": "1", "object": "chat.completion.chunk", "created": 0, "model": "m",
+                    "choices": [choice]}  # fmt: skip
+            self.wfile.write(f"data: {json.dumps(part)}\n\n".encode())
+        self.wfile.write(b"data: [DONE]\n\n")
+
+    def log_message(self, *_: object) -> None:
+        """Stay silent."""
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Model)
+    server.asked, server.slow, server.daemon_threads = [], threading.Event(), True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+
+
+def reaching(server: ThreadingHTTPServer) -> list[str]:
+    return ["--ckpt", "m", "--base-url", f"http://127.0.0.1:{server.server_port}/v1"]
+
+
+def test_a_terminal_takes_what_people_paste_and_drag_and_obeys_no_model(
+    server: ThreadingHTTPServer, pictures: Path
+):
+    evil = pictures / "x\x1b]0;name\x07.png"
+    plain("red").save(evil, "PNG")
+    with terminal(*reaching(server), folder=pictures) as (screen, process):
+        screen.read_until("> ")
+        for typed in (
+            f"/image '{pictures}/red one.png'",
+            f"/image {pictures}/red\\ one.png",
+            f"/image file://{pictures}/red%20one.png",
+        ):
+            screen.type(f"{typed}\n")
+            screen.read_until("red one.png (40 x 30)")
+            screen.read_until("> ")
+        screen.type("first line\nsecond line\nthird line\n")  # as one paste
+        screen.read_until("third line>")
+        seen = screen.read_until("> ")
+        assert [len(m) for m in server.asked] == [1], seen
+        assert server.asked[0][0]["content"][-1]["text"] == "first line\nsecond line\nthird line"
+        assert len(server.asked[0][0]["content"]) == 4, "three pictures and the text"
+        screen.type("again\n")
+        raw = screen.read_until("again>", is_raw=True)
+        for control in ("\x1b]", "\x07", "\x1b[2J", "\x9b"):
+            assert control not in raw, "the model reaches the terminal"
+        assert "\\x1b]52" in raw
+        screen.read_until("> ")
+        screen.type(f"/image http://127.0.0.1:{server.server_port}/never.png\n")
+        assert server.slow.wait(30)
+        screen.type("\x03")
+        assert "[stopped]" in screen.read_until("> ")
+        screen.type("still here\n")
+        screen.read_until("still here>")
+        screen.read_until("> ")
+        for typed, answer in (
+            ("/set temperature 0.7", "temperature is 0.7"),
+            ("/set nonsense 1", "Say /set"),
+            ("/retry", "still here>"),
+            ("/undo", "forgotten"),
+            ("/save talk.json", "Saved"),
+        ):
+            screen.type(f"{typed}\n")
+            screen.read_until(answer)
+            screen.read_until("> ")
+        screen.type("\x04")
+        assert process.wait(DEADLINE) == 0
+    talk = json.loads((pictures / "talk.json").read_text())
+    assert [turn["role"] for turn in talk["turns"]] == ["user", "assistant"] * 2
+    assert len(talk["turns"][0]["images"]) == 3
+    done = subprocess.run(
+        [*COMMAND, *reaching(server), "--continue", "talk.json", "--prompt", "go on", "--json"],
+        capture_output=True, text=True, cwd=pictures, env=os.environ | PATHS,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["summary"]["text"].endswith("<go on>")
+    assert len(server.asked[-1]) == 5
+    done = subprocess.run(
+        [*COMMAND, *reaching(server), str(evil), "--prompt", "go on"],
+        capture_output=True, text=True, cwd=pictures, env=os.environ | PATHS,
+    )  # fmt: skip
+    assert "\x1b" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("stdin", [b"", b"\n \n"])
+def test_an_empty_stdin_is_told_and_is_one_object(server: ThreadingHTTPServer, stdin: bytes):
+    done = subprocess.run(
+        [*COMMAND, *reaching(server), "--json"],
+        input=stdin, capture_output=True, env=os.environ | PATHS,
+    )  # fmt: skip
+    assert done.returncode == 4
+    assert "stdin was empty" in json.loads(done.stdout)["error"]["message"]
+
+
+def test_latin_1_bytes_are_asked_as_what_they_are(server: ThreadingHTTPServer):
+    for arguments, stdin in (([], b"caf\xe9?\n"), (["--prompt", b"caf\xe9?"], b"")):
+        done = subprocess.run(
+            [*COMMAND, *reaching(server), *arguments, "--json"],
+            input=stdin, capture_output=True, env=os.environ | PATHS | {"LC_ALL": "C"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["summary"]["prompt"] == "caf\u00e9?"
+
+
+def test_a_page_honours_image_prompt_and_window_and_prints_its_address_even_quietly(
+    server: ThreadingHTTPServer, pictures: Path
+):
+    arguments = ["blue.png", "--web", "--port", "0", "--prompt", "What?", "--frame", "0", "-q"]
+    with subprocess.Popen(
+        [*COMMAND, *reaching(server), *arguments, "--json"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=pictures,
+        env=os.environ | PATHS, preexec_fn=hear_ctrl_c,
+    ) as process:  # fmt: skip
+        address = json.loads(process.stdout.readline())["summary"]["address"]
+        page = httpx.get(address).text
+        assert '"question": "What?"' in page
+        assert '"given": ["blue.png"]' in page
+        assert '"view": {"frame": 0}' in page
+        assert httpx.get(f"{address}/given/0").content == (pictures / "blue.png").read_bytes()
+        process.send_signal(signal.SIGINT)
+        rest, talk = process.communicate(timeout=DEADLINE)
+    assert rest == ""
+    assert f"Open {address}" in talk
+    assert "Traceback" not in talk
+    assert process.returncode in {0, 130}

@@ -208,12 +208,12 @@ def test_pipeline_answers_from_what_the_hub_holds(hub, checkpoint, tmp_path):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_must_not_be_published_stops_before_any_connection(hub, checkpoint, damage, message):
+def test_what_must_not_be_published_stops_before_anything_is_sent(hub, checkpoint, damage, message):
     damage(checkpoint)
     with pytest.raises(DataError, match=message) as raised:
         push(config(checkpoint, load_check=message in {"fresh process", "do not match"}))
     assert TOKEN not in str(raised.value)
-    assert hub.requests == []
+    assert hub.changes() == []
     assert not (checkpoint / "push").exists()
 
 
@@ -222,14 +222,14 @@ def test_report_of_other_weights_stops_the_push(hub, checkpoint, tmp_path):
     with pytest.raises(DataError, match="made with weights 000000000000") as raised:
         push(config(checkpoint, reports=(tmp_path / "scores",)))
     assert str(tmp_path / "scores") in str(raised.value)
-    assert hub.requests == []
+    assert hub.changes() == []
 
 
 def test_unknown_base_licence_stops_until_the_risk_is_named(hub, tmp_path, checkpoint):
     edit_recipe(checkpoint, source="someone/closed", license="unknown")
     with pytest.raises(DataError, match="--accept-license-risk base-license-unknown"):
         push(config(checkpoint))
-    assert hub.requests == []
+    assert hub.changes() == []
     with pytest.raises(DataError, match="is no risk of this push"):
         push(config(checkpoint, accepted_risks=("base-no-redistribution",)))
     push(config(checkpoint, accepted_risks=("base-license-unknown",)))

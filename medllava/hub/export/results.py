@@ -1,0 +1,75 @@
+"""What an export made and how it compares with transformers; torch-free."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parity:
+    """How an exported file compares with transformers."""
+
+    prompts: int
+    same_text: int
+    """Prompts of as many tokens, pictures included, before anything is answered."""
+    same_answers: int
+    """Greedy answers that agree token by token."""
+    ties: int
+    """Answers that part where transformers itself gives two tokens almost the same chance."""
+    tokens_per_second: float
+    reference_tokens_per_second: float
+    """Of transformers in float32, on the same threads."""
+
+    @property
+    def agreement(self) -> float:
+        """Share of answers that agree, or part at a tie."""
+        return (self.same_answers + self.ties) / self.prompts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Export:
+    """One format that was written."""
+
+    name: str
+    files: tuple[Path, ...]
+    parity: Parity
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        files = {path.name: path.stat().st_size for path in self.files}
+        return {"name": self.name, "files": files, "parity": asdict(self.parity)}
+
+
+def render_readme(exports: Sequence[Export]) -> str:
+    """Return how to run the files, and how they compare."""
+    return f"# Exported files\n\n{parity_lines(exports)}\n"
+
+
+def parity_lines(exports: Sequence[Export]) -> str:
+    """Return the comparison as Markdown, with the commands that run the files."""
+    lines = [
+        "| format | size | same prompts | same answers | ties | tokens/s | transformers |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for export in exports:
+        p, size = export.parity, sum(path.stat().st_size for path in export.files) / 1e6
+        lines.append(
+            f"| {export.name} | {size:,.1f} MB | {p.same_text} of {p.prompts} | "
+            f"{p.same_answers} of {p.prompts} | {p.ties} | {p.tokens_per_second:.1f} | "
+            f"{p.reference_tokens_per_second:.1f} |"
+        )
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "Greedy answers of llama.cpp and of transformers in float32 on one machine; a tie "
+            "parts where transformers gives two tokens almost the same chance. The pictures were "
+            "made square by the model's own processor; llama.cpp pads others with a color and "
+            "resampling of its own, so send square ones.",
+            "",
+            "    llama-server -m MODEL.gguf --mmproj MMPROJ.gguf",
+            "    medllava chat image.png --base-url http://127.0.0.1:8080/v1",
+            "    ollama create NAME -f Modelfile",
+        ]
+    )
