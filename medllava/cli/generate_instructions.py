@@ -69,6 +69,10 @@ def run(
             help="Write in en, zh, ja, es, de or fr; default English or as captions.",
         ),
     ] = None,
+    verify: Annotated[
+        str | None,
+        typer.Option("--verify", metavar="MODEL", help="A second model that judges every pair."),
+    ] = None,
     min_score: Annotated[
         float,
         typer.Option(
@@ -188,6 +192,7 @@ def run(
         retry_refused=retry_refused,
         language=language,
         min_score=min_score,
+        verify=verify,
         inline_mentions=inline_mentions,
         see_image=see_image,
         max_cost_usd=max_cost,

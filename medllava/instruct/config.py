@@ -64,7 +64,10 @@ class GenerateConfig:
     language: str | None = None
     """Of the conversations, by its two letters; None: English or the caption's own."""
     min_score: float = 0.0
-    """Least share of an answer's words that caption, mentions or question carry."""
+    """Least share of an answer's words that caption, mentions or question carry, and least score
+    of the verifier."""
+    verify: str | None = None
+    """A second model that judges every pair; it has the teacher's server and ledger."""
     retry_refused: bool = False
     """Ask again about figures that the service filtered."""
     max_cost_usd: float | None = None
