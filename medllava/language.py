@@ -5,7 +5,6 @@ Enough to tell the languages of PubMed Central apart in a caption; what is too s
 """
 
 import re
-from collections import Counter
 
 UNKNOWN = "und"
 _SCRIPTS = (
@@ -41,11 +40,17 @@ _THREE_LETTERS = """
     zho=zh chi=zh jpn=ja kor=ko ara=ar heb=he
 """
 _THREE = dict(pair.split("=") for pair in _THREE_LETTERS.split())
-_VOTES: dict[str, list[str]] = {}
+_CODES_OF: dict[str, list[str]] = {}
 for _code, _words in _SMALL_WORDS.items():
     for _word in dict.fromkeys(_words.split()):
-        _VOTES.setdefault(_word, []).append(_code)
-_WORD = re.compile(r"[^\W\d_]+")
+        _CODES_OF.setdefault(_word, []).append(_code)
+_VOTES = {word: [(code, 1 / len(codes)) for code in codes] for word, codes in _CODES_OF.items()}
+"""What a small word says: a vote, shared among the languages that have it."""
+_LOOKED_AT = 300
+"""Characters that are enough to tell."""
+_OTHER_SCRIPT = re.compile(
+    "[\u0400-\u04ff\u0590-\u06ff\u0e00-\u0e7f\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]"
+)
 _LETTER = re.compile(r"[^\W\d_]")
 _ENOUGH = 2.0
 """Votes that the first language needs; a word of several languages is shared among them."""
@@ -55,22 +60,22 @@ _AHEAD = 1.5
 
 def detect_language(text: str) -> str:
     """Return a two-letter code, `und` where the words do not tell."""
-    letters = len(_LETTER.findall(text)) or 1
-    for code, pattern in _SCRIPTS:
-        if len(pattern.findall(text)) > _MANY * letters or (
-            code in {"ja", "ko"} and len(pattern.findall(text)) > 2
-        ):
-            return code
-    votes: Counter[str] = Counter()
-    for word in _WORD.findall(text.lower()):
-        for code in _VOTES.get(word, ()):
-            votes[code] += 1 / len(_VOTES[word])  # type: ignore[assignment]
-    ranked = votes.most_common(2)
-    if not ranked or ranked[0][1] < _ENOUGH:
+    text = text[:_LOOKED_AT]
+    if not text.isascii() and _OTHER_SCRIPT.search(text) is not None:
+        letters = len(_LETTER.findall(text)) or 1
+        for code, pattern in _SCRIPTS:
+            found = len(pattern.findall(text))
+            if found > _MANY * letters or (code in {"ja", "ko"} and found > 2):
+                return code
+    votes: dict[str, float] = {}
+    for word in text.lower().split():
+        for code, vote in _VOTES.get(word, ()):
+            votes[code] = votes.get(code, 0.0) + vote
+    if not votes:
         return UNKNOWN
-    if len(ranked) > 1 and ranked[0][1] < _AHEAD * ranked[1][1]:
-        return UNKNOWN
-    return ranked[0][0]
+    best = max(votes, key=lambda code: votes[code])
+    second = max((vote for code, vote in votes.items() if code != best), default=0.0)
+    return best if votes[best] >= _ENOUGH and votes[best] >= _AHEAD * second else UNKNOWN
 
 
 def language_code(declared: str) -> str:

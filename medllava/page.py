@@ -22,9 +22,11 @@ th, td { text-align: left; padding: .35rem 1.25rem .35rem 0; border-bottom: 1px 
 .cards { display: grid; gap: 1.25rem;
   grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)) }
 .card { background: var(--wash); border-radius: .4rem; padding: .75rem; overflow-wrap: anywhere }
-.card img { width: 100%; height: 11rem; object-fit: contain; background: #000;
+.card img { display: block; margin: 0 auto; max-width: 100%; max-height: 16rem;
   border-radius: .25rem }
 .card p { margin: .4rem 0 0; font-size: .9rem } svg text { fill: var(--soft); font-size: 12px }
+@media (max-width: 44rem) { .scroll svg { max-width: 100%; height: auto }
+  svg text { font-size: 20px } }
 code { background: var(--wash); padding: .1rem .3rem; border-radius: .2rem }
 """
 

@@ -16,6 +16,7 @@ from PIL import Image
 from medllava.images.limits import ImageError
 from medllava.images.load import load_image
 from medllava.images.raster import flatten, is_raster, open_raster
+from medllava.images.strip import strip_jpeg, strip_png
 
 _UPRIGHT = 1
 _ORIENTATION_TAG = 0x0112
@@ -99,10 +100,10 @@ def open_address(source: str) -> Image.Image:
 def rewrite_image(
     data: bytes, *, name: str, most_pixels: int | None = None, allow_holes: bool = True
 ) -> CleanFile:
-    """Decode a stranger's picture and encode it anew, without metadata.
+    """Decode a stranger's picture and return a file of it without metadata.
 
-    A JPEG keeps its own quantization tables, so that nothing is lost twice; of several pages the
-    first is taken.
+    JPEG and PNG that are gray or RGB already keep their bytes but for the metadata, so that nothing
+    is lost twice; all others are encoded anew. Of several pages the first is taken.
 
     Args:
         data: of a file.
@@ -124,7 +125,7 @@ def rewrite_image(
                 f"the image holds values that are no numbers: {name}.", reason="image-damaged"
             )
         kind = opened.format
-        encoded = _encode_again(opened)
+        encoded = _strip(opened, data)
         pixels = opened.copy() if encoded else flatten(opened)
     pixels.info = {}
     extension = "jpg" if kind in {"JPEG", "WEBP", "MPO"} else "png"
@@ -138,14 +139,23 @@ def rewrite_image(
     )
 
 
-def _encode_again(opened: Image.Image) -> bytes | None:
-    """Return an upright JPEG with its own tables; None for what must be changed."""
+def _strip(opened: Image.Image, data: bytes) -> bytes | None:
+    """Return an upright gray or RGB file without its metadata; None for what must be changed."""
     is_upright = opened.getexif().get(_ORIENTATION_TAG, _UPRIGHT) == _UPRIGHT
-    if opened.format != "JPEG" or opened.mode not in {"L", "RGB"} or not is_upright:
+    is_plain = opened.mode in {"L", "RGB"} and "transparency" not in opened.info
+    if not (is_upright and is_plain):
         return None
-    buffer = io.BytesIO()
-    opened.save(buffer, "JPEG", quality="keep", comment=b"", exif=b"")
-    return buffer.getvalue()
+    if opened.format == "PNG":
+        return strip_png(data)
+    if opened.format != "JPEG":
+        return None
+    stripped = strip_jpeg(data)
+    if stripped is None:
+        # Of an unusual make: written anew with its own tables, so that nothing is lost twice.
+        buffer = io.BytesIO()
+        opened.save(buffer, "JPEG", quality="keep", comment=b"", exif=b"")
+        stripped = buffer.getvalue()
+    return stripped
 
 
 def _encode_first(pixels: Image.Image, extension: str) -> bytes:

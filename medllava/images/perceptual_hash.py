@@ -15,6 +15,7 @@ MAX_GREY_DIFFERENCE = 4.0
 """Mean over the 12 x 12 thumbnail, of 255. Recompression moves it by less than one."""
 NUM_BANDS = MAX_DISTANCE + 1
 _HASH_SIDE, _THUMBNAIL_SIDE = 16, 12
+_OVERSAMPLED = 8
 _HASH_DIGITS = 64
 _BAND_DIGITS = _HASH_DIGITS // NUM_BANDS
 
@@ -26,7 +27,7 @@ def compute_perceptual_hash(pixels: Image.Image) -> str:
     hex. Blank pictures all look alike, so only exact copies of them count as duplicates.
     """
     side = _HASH_SIDE
-    grey = pixels.convert("L")
+    grey = _halved(pixels if pixels.mode == "L" else pixels.convert("L"))
     cells = grey.resize((side + 1, side), Image.Resampling.BILINEAR).tobytes()
     bits = 0
     for row in range(side):
@@ -36,6 +37,16 @@ def compute_perceptual_hash(pixels: Image.Image) -> str:
         return ""
     thumbnail = grey.resize((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), Image.Resampling.BILINEAR)
     return f"{bits:064x}{thumbnail.tobytes().hex()}"
+
+
+def _halved(grey: Image.Image) -> Image.Image:
+    """Return a picture averaged down to at least `_OVERSAMPLED` pixels per cell, if it has more.
+
+    The two thumbnails are made of this one: looking at every pixel twice took a third of the time
+    that a picture takes.
+    """
+    factor = min(grey.size) // (_OVERSAMPLED * _HASH_SIDE)
+    return grey.reduce(factor) if factor > 1 else grey
 
 
 def are_alike(look: str, other: str) -> bool:

@@ -4,10 +4,11 @@
 reasons, what they look like, and whether bands cross them as between panels.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from medllava.images.encode import rewrite_image
@@ -44,37 +45,34 @@ def clean_image(data: bytes, *, max_pixels: int, name: str = "given bytes") -> C
     if len(data) > MAX_IMAGE_BYTES:
         raise ImageError(f"image file of {len(data):,} bytes: {name}.", reason="image-too-large")
     file = rewrite_image(data, name=name, most_pixels=max_pixels, allow_holes=False)
+    gray = file.pixels.convert("L")  # once, for all that looks at the picture
     return CleanImage(
         pixels=file.pixels,
         data=file.data,
         extension=file.extension,
         sha256=file.sha256,
-        perceptual_hash=compute_perceptual_hash(file.pixels),
-        has_gutters=find_gutters(file.pixels),
+        perceptual_hash=compute_perceptual_hash(gray),
+        has_gutters=find_gutters(gray),
     )
 
 
 def find_gutters(pixels: Image.Image) -> bool:
     """Tell whether a white or black band crosses the picture between two busy parts."""
     side = _GUTTER_SIDE
-    small = pixels.convert("L").resize((side, side), Image.Resampling.NEAREST)
-    rows = small.tobytes()
-    columns = small.transpose(Image.Transpose.TRANSPOSE).tobytes()
-    return any(
-        _has_inner_band([lines[i * side : (i + 1) * side] for i in range(side)])
-        for lines in (rows, columns)
-    )
+    gray = pixels if pixels.mode == "L" else pixels.convert("L")
+    small = np.asarray(gray.resize((side, side), Image.Resampling.NEAREST))
+    return any(_has_inner_band(small, axis) for axis in (0, 1))
 
 
-def _has_inner_band(lines: Sequence[bytes]) -> bool:
-    flat = [min(line) >= _WHITE or max(line) <= _BLACK for line in lines]
-    busy = [index for index, is_flat in enumerate(flat) if not is_flat]
-    if not busy:
+def _has_inner_band(small: npt.NDArray[np.uint8], axis: int) -> bool:
+    flat = (small.min(axis) >= _WHITE) | (small.max(axis) <= _BLACK)
+    busy = np.flatnonzero(~flat)
+    if not busy.size:
         return False
     inner = flat[busy[0] : busy[-1]]
-    margin = len(lines) // 5
+    margin = small.shape[axis] // 5
     # A band near the edge parts a title or an axis from a plot, not two panels.
-    return any(inner[i] and inner[i + 1] for i in range(margin, len(inner) - margin - 1))
+    return bool((inner[margin:-margin][:-1] & inner[margin:-margin][1:]).any())
 
 
 def write_image(path: Path, data: bytes) -> None:

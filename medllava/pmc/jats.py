@@ -122,18 +122,18 @@ def read_article(root: Element) -> Article:
     if number.isdigit() and name == pmcid:
         version = int(number)
     article_type = root.get("article-type", "")
+    title = child_text(meta, "title-group", "article-title")
     language = language_code(root.get(_LANG, ""))
     if language == UNKNOWN:
-        words = (root.findtext(".//{*}article-title") or "", *root.itertext("{*}p"))
-        language = detect_language(" ".join(islice(words, 40)))
+        language = detect_language(f"{title} {child_text(meta, 'abstract')[:2000]}")
     return Article(
         pmcid=pmcid,
         version=version,
         pmid=ids.get("pmid", ""),
         doi=ids.get("doi", ""),
-        title=child_text(meta, "title-group", "article-title"),
+        title=title,
         article_type=article_type,
-        citation=_read_citation(root, meta, ids.get("doi", "")),
+        citation=_read_citation(root, meta, title, ids.get("doi", "")),
         license=read_license(meta),
         language=language,
         published=_read_date(meta),
@@ -163,7 +163,7 @@ def _read_ids(meta: Element | None) -> dict[str, str]:
     return ids
 
 
-def _read_citation(root: Element, meta: Element | None, doi: str) -> str:
+def _read_citation(root: Element, meta: Element | None, title: str, doi: str) -> str:
     """Return `Authors. Title. Journal. Year. doi`, with three authors at most."""
     if meta is None:
         return ""
@@ -176,8 +176,13 @@ def _read_citation(root: Element, meta: Element | None, doi: str) -> str:
     years = sorted(
         filter(None, (child_text(date, "year") for date in meta.iterchildren("{*}pub-date")))
     )
-    title = child_text(meta, "title-group", "article-title").rstrip(".")
-    parts = [authors, title, journal, years[0] if years else "", f"doi:{doi}" if doi else ""]
+    parts = [
+        authors,
+        title.rstrip("."),
+        journal,
+        years[0] if years else "",
+        f"doi:{doi}" if doi else "",
+    ]
     return ". ".join(filter(None, parts))
 
 

@@ -105,7 +105,10 @@ class _Index:
 
     def may_name(self, text: str) -> bool:
         """Tell whether a text is worth the search for names."""
-        return any(hint.search(text) for hint in self.hints)
+        for hint in self.hints:  # noqa: SIM110 - a generator for each paragraph costs more
+            if hint.search(text) is not None:
+                return True
+        return False
 
     def resolve(self, rid: str) -> list[int]:
         """Return the figures that a reference's `rid` names."""
@@ -169,16 +172,16 @@ def _compile_names(
 
 
 _HINTS = {
-    "fig": ("ig", "igure", "IG", "IGURE"),
-    "figura": ("ig", "igg", "igura", "iguras", "IGURA"),
-    "abb": ("bb", "bbildung", "ild", "ilder"),
+    "fig": ("ig(?:ure)?", "IG(?:URE)?"),
+    "figura": ("ig(?:ura)?", "igg", "IG(?:URA)?"),
+    "abb": ("bb(?:ildung)?", "ild(?:er)?"),
     "\u56fe": ("[\u56fe\u5716\u56f3]",),
-    "\u0440\u0438\u0441": ("\u0438\u0441", "\u0438\u0441\u0443\u043d\\w*"),
-    "rys": ("ys", "ysun\\w*", "yc", "ycin\\w*"),
-    "obr": ("br", "br\u00e1z\\w*"),
+    "\u0440\u0438\u0441": ("\u0438\u0441(?:\u0443\u043d\\w*)?",),
+    "rys": ("ys(?:un\\w*)?", "yc(?:in\\w*)?"),
+    "obr": ("br(?:\u00e1z\\w*)?",),
     "\u015fekil": ("ekil",),
 }
-"""Ends of the words; `re` finds plain letters far faster than a choice of two."""
+"""Ends of the words: `re` finds plain letters far faster than a choice of two."""
 
 
 def find_mentions(root: Element, targets: Sequence[Target]) -> list[tuple[str, ...]]:
@@ -211,14 +214,15 @@ def _citing_blocks(root: Element, index: _Index) -> dict[Element, list[Element]]
 
 
 def _names_figure(holder: Element, index: _Index) -> bool:
-    """Tell whether the words of a paragraph or title name a figure, and are its own to report."""
+    """Tell whether the words of a paragraph or title may name a figure, and are its own to report.
+
+    Whether they do is seen when its sentences are read.
+    """
     text = _TEXT_OF(holder) if len(holder) else holder.text or ""
-    if not index.may_name(text) or next(_named(text, index), None) is None:
-        return False
-    if local_name(holder.getparent()) == "caption":
+    if not index.may_name(text) or local_name(holder.getparent()) == "caption":
         return False
     # A paragraph around others is theirs to report, unless its own words come first.
-    inner = next(holder.iterdescendants(*_HOLDERS), None)
+    inner = next(holder.iterdescendants(*_HOLDERS), None) if len(holder) else None
     return inner is None or next(_named(holder.text or "", index), None) is not None
 
 

@@ -10,6 +10,7 @@ on, and so does every doubt about a figure.
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from medllava.pmc.text import render_text, sentence_at
 from medllava.pmc.xml import Element, child, local_name
@@ -77,7 +78,10 @@ _CREDIT = re.compile(
     re.IGNORECASE,
 )
 """In a line that only says where a figure comes from, less is enough than in a caption."""
-_RIGHTS_NAMES = frozenset({"copyright-statement", "copyright-holder", "copyright-year"})
+_RIGHTS_NAMES = (
+    *("{*}permissions", "{*}attrib"),
+    *("{*}copyright-statement", "{*}copyright-holder", "{*}copyright-year"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,7 +207,7 @@ def normalize_code(code: str | None) -> str | None:
     """
     if code is None or not code.strip():
         return None
-    match = _WRITTEN_CODE.fullmatch(code.strip().upper())
+    match = _WRITTEN_CODE.fullmatch(code.strip().upper()) if len(code) < 40 else None
     if match is None:
         return None if code.strip() in {"NO-CC CODE", "none"} else code.strip()
     if match["zero"]:
@@ -240,6 +244,7 @@ def code_of_address(address: str) -> str | None:
     return code if code in KNOWN_CODES else None
 
 
+@lru_cache(maxsize=1024)
 def code_of_wording(text: str) -> str | None:
     """Return the code that a license's wording amounts to, None if it names no such license."""
     if _COMMONS.search(text) is None:
@@ -269,15 +274,15 @@ def read_own_rights(places: Iterable[Element]) -> OwnRights:
     words: list[str] = []
     credits_: list[str] = []
     for place in places:
-        for part in place:
-            name = local_name(part) if isinstance(part.tag, str) else ""
+        for part in place.iterchildren(*_RIGHTS_NAMES):
+            name = local_name(part)
             if name == "permissions":
                 stated.append(read_license(place))
                 words.append(" ".join(filter(None, map(render_text, part))) or "own permissions")
-            elif name in _RIGHTS_NAMES:
-                words.append(render_text(part))
             elif name == "attrib":
                 credits_.append(render_text(part))
+            else:
+                words.append(render_text(part))
     return OwnRights(
         license=combine(stated),
         permissions=" ".join(dict.fromkeys(filter(None, words))),

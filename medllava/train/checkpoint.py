@@ -19,6 +19,10 @@ from medllava.store import read_json, write_json
 
 KEY_FILE = "run_key.json"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+RANKS_KEY = "ranks"
+"""Name in the key of how many ranks a run has; DeepSpeed's saved state is theirs."""
+PACK_KEY = "tokens_per_pack"
+"""Name in the key of the length of its packs, which more ranks and memory would change."""
 _STEP = re.compile(r"step-(\d+)$")
 
 
@@ -92,6 +96,13 @@ def check_run_key(output_dir: Path, key: dict[str, Any]) -> None:
     key = json.loads(json.dumps(key, default=str))
     shared = noted.keys() & key.keys()
     differences = _differences({k: noted[k] for k in shared}, {k: key[k] for k in shared}, "")
+    if noted.get(RANKS_KEY) != key.get(RANKS_KEY) and RANKS_KEY in shared:
+        raise DataError(
+            f"the run in {output_dir} has {noted[RANKS_KEY]} ranks and its optimizer's state is "
+            f"spread over them; this is {key[RANKS_KEY]}. Go on with --gpus {noted[RANKS_KEY]} "
+            f"(over all machines), or start the stage anew from its last checkpoint with another "
+            f"-o and --init {output_dir / 'checkpoints'}/step-N."
+        )
     if differences:
         raise DataError(
             f"an earlier run in {output_dir} was asked for something else: "
@@ -99,6 +110,13 @@ def check_run_key(output_dir: Path, key: dict[str, Any]) -> None:
         )
     if noted != {**noted, **key}:
         write_json(path, {**noted, **key})
+
+
+def noted_number(output_dir: Path, name: str) -> int | None:
+    """Return a number that the run in a folder began with; None where there is none."""
+    path = output_dir / KEY_FILE
+    value = read_json(path).get(name) if path.exists() else None
+    return None if value is None else int(value)
 
 
 def is_disk_full(error: BaseException, folder: Path) -> bool:

@@ -257,7 +257,10 @@ def choose_sharing(
 
 
 def lay_out(
-    config: StageRunConfig, settings: Settings, sharing: Sharing, mixture: Mixture | None = None
+    config: StageRunConfig,
+    settings: Settings,
+    sharing: Sharing,
+    mixture: Mixture | None = None,
 ) -> Schedule:
     """Lay out all steps of the stage."""
     stage = config.recipe.stage[config.stage]

@@ -47,11 +47,14 @@ from medllava.store import exclusive, read_record, write_json, write_text
 from medllava.train import prepare
 from medllava.train.arguments import training_arguments
 from medllava.train.checkpoint import (
+    PACK_KEY,
+    RANKS_KEY,
     check_run_key,
     clear_partial,
     clear_run,
     is_disk_full,
     list_checkpoints,
+    noted_number,
 )
 from medllava.train.config import StageRunConfig
 from medllava.train.freezing import checkpoint_activations
@@ -73,7 +76,7 @@ from medllava.train.run_record import (
     describe_parts,
 )
 from medllava.train.settings import Settings, machine_settings
-from medllava.train.sharding import whole_weights
+from medllava.train.sharding import check_sharding, whole_weights
 from medllava.train.stages import Learning
 from medllava.train.trainer import StageRun, StageTrainer, StopRequest
 
@@ -131,11 +134,54 @@ def _train_exclusively(config: StageRunConfig, ranks: Ranks, progress: Progress)
 
 def _train(config: StageRunConfig, ranks: Ranks, progress: Progress) -> StepSummary:
     """Prepare, train and export."""
-    recipe, output_dir = config.recipe, config.output_dir
-    if recipe.train.threads:
-        torch.set_num_threads(recipe.train.threads)
+    output_dir = config.output_dir
+    if config.recipe.train.threads:
+        torch.set_num_threads(config.recipe.train.threads)
     checkpoints = list_checkpoints(output_dir)
     done, folder = checkpoints[-1] if checkpoints else (0, None)
+    run = _prepare(config, ranks, folder, progress)
+    if ranks.is_main:
+        _write_inputs(config, run.index)
+    if folder:
+        progress.note(f"continuing after step {done} of {run.schedule.num_steps}")
+    with ExitStack() as stack:
+        trainer = _make_trainer(run, stack, done=done, progress=progress)
+        progress.start(f"train {config.stage.value}", total=run.schedule.num_steps)
+        progress.advance(done)
+        trainer.train(resume_from_checkpoint=str(folder) if folder else None)
+    if trainer.was_stopped:
+        return _stopped(config)
+    with whole_weights(run.loaded.model, run.settings):
+        if ranks.is_main:
+            _export(run)
+    ranks.wait()
+    return _summarize(config, read_record(output_dir / RUN_FILE, RunRecord))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """What is fixed before the first step."""
+
+    config: StageRunConfig
+    ranks: Ranks
+    settings: Settings
+    loaded: LoadedModel
+    shape: ModelShape | None
+    """None where a checkpoint stands for parts that are not at hand."""
+    index: ExampleIndex
+    schedule: Schedule
+
+
+def _prepare(config: StageRunConfig, ranks: Ranks, folder: Path | None, progress: Progress) -> _Run:
+    """Load the model, read the records, choose the settings and lay out the steps.
+
+    Args:
+        config: of the run.
+        ranks: of which this is one.
+        folder: checkpoint to go on from.
+        progress: told of the phases.
+    """
+    output_dir, recipe = config.output_dir, config.recipe
     data = prepare.share_data(config, ranks)
     base = machine_settings(
         recipe,
@@ -151,74 +197,69 @@ def _train(config: StageRunConfig, ranks: Ranks, progress: Progress) -> StepSumm
     )
     shape = _find_shape(config)
     settings = _fit(config, base, shape, index)
+    begun = noted_number(output_dir, PACK_KEY)
+    settings = replace(settings, pack_length=begun or settings.pack_length)
+    if folder:
+        check_sharding(folder, settings)
     if settings.gradient_checkpointing:
         checkpoint_activations(loaded.model)
     _apply_kernels(loaded, settings, progress)
-    sharing = prepare.choose_sharing(config, index, loaded, progress=progress)
-    schedule = prepare.lay_out(config, settings, sharing, prepare.mixture_of(config, index))
+    schedule = prepare.lay_out(
+        config,
+        settings,
+        prepare.choose_sharing(config, index, loaded, progress=progress),
+        prepare.mixture_of(config, index),
+    )
     if ranks.is_main:
-        check_run_key(output_dir, {"examples": index.fingerprint()})
-        _write_inputs(config, index)
-    if folder:
-        progress.note(f"continuing after step {done} of {schedule.num_steps}")
-    run = _Run(config=config, ranks=ranks, index=index, schedule=schedule, settings=settings)
-    held_out = prepare.make_held_out(config, settings, loaded.processor, ranks, progress=progress)
-    with ExitStack() as stack:
-        metrics = None
-        if ranks.is_main:
-            metrics = MetricsFile(output_dir / METRICS_FILE, after_step=done)
-            stack.callback(metrics.close)
-        trainer = StageTrainer(
-            loaded,
-            training_arguments(
-                recipe,
-                config.stage,
-                settings,
-                output_dir=output_dir,
-                num_steps=schedule.num_steps,
-                accumulation=schedule.accumulation,
-            ),
-            plan=StageRun(
-                settings=settings,
-                ranks=ranks,
-                output_dir=output_dir,
-                batches=prepare.make_batches(
-                    config, index, schedule, loaded.processor, ranks=ranks
-                ),
-                held_out=held_out,
-                stage=recipe.stage[config.stage],
-                checkpoint=recipe.checkpoint,
-                arithmetic=_arithmetic(config, shape),
-                metrics=metrics,
-                extra_files={
-                    RECIPE_FILE: recipe.to_toml_values(),
-                    RUN_FILE: replace(_describe(run), complete=False).to_json(),
-                },
-                stop_request=stack.enter_context(closing(StopRequest())),
-                progress=progress,
-            ),
-        )
-        progress.start(f"train {config.stage.value}", total=schedule.num_steps)
-        progress.advance(done)
-        trainer.train(resume_from_checkpoint=str(folder) if folder else None)
-    if trainer.was_stopped:
-        return _stopped(config)
-    with whole_weights(loaded.model, settings):
-        if ranks.is_main:
-            _export(run, loaded)
-    ranks.wait()
-    return _summarize(config, read_record(output_dir / RUN_FILE, RunRecord))
+        check_run_key(output_dir, {"examples": index.fingerprint(), PACK_KEY: settings.pack_length})
+    return _Run(
+        config=config,
+        ranks=ranks,
+        settings=settings,
+        loaded=loaded,
+        shape=shape,
+        index=index,
+        schedule=schedule,
+    )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Run:
-    """What is fixed before the first step."""
-
-    config: StageRunConfig
-    ranks: Ranks
-    index: ExampleIndex
-    schedule: Schedule
-    settings: Settings
+def _make_trainer(run: _Run, stack: ExitStack, *, done: int, progress: Progress) -> StageTrainer:
+    """Return the trainer; what has to be closed after it is put on `stack`."""
+    config, ranks, schedule, loaded = run.config, run.ranks, run.schedule, run.loaded
+    recipe, output_dir = config.recipe, config.output_dir
+    held_out = prepare.make_held_out(
+        config, run.settings, loaded.processor, ranks, progress=progress
+    )
+    metrics = None
+    if ranks.is_main:
+        metrics = MetricsFile(output_dir / METRICS_FILE, after_step=done)
+        stack.callback(metrics.close)
+    arguments = training_arguments(
+        recipe,
+        config.stage,
+        run.settings,
+        output_dir=output_dir,
+        num_steps=schedule.num_steps,
+        accumulation=schedule.accumulation,
+    )
+    plan = StageRun(
+        settings=run.settings,
+        ranks=ranks,
+        output_dir=output_dir,
+        batches=prepare.make_batches(config, run.index, schedule, loaded.processor, ranks=ranks),
+        held_out=held_out,
+        stage=recipe.stage[config.stage],
+        checkpoint=recipe.checkpoint,
+        arithmetic=_arithmetic(config, run.shape),
+        metrics=metrics,
+        extra_files={
+            RECIPE_FILE: recipe.to_toml_values(),
+            RUN_FILE: replace(_describe(run), complete=False).to_json(),
+        },
+        stop_request=stack.enter_context(closing(StopRequest())),
+        progress=progress,
+    )
+    return StageTrainer(loaded, arguments, plan=plan)
 
 
 def _apply_kernels(loaded: LoadedModel, settings: Settings, progress: Progress) -> None:
@@ -266,10 +307,10 @@ def _write_inputs(config: StageRunConfig, index: ExampleIndex) -> None:
     write_text(config.output_dir / DROPPED_FILE, "".join(lines))
 
 
-def _export(run: _Run, loaded: LoadedModel) -> None:
+def _export(run: _Run) -> None:
     """Write the finished model and what is known about it; `run.json` comes last."""
     config, output_dir = run.config, run.config.output_dir
-    save_model(loaded, output_dir, dtype=torch.bfloat16 if run.settings.is_half else None)
+    save_model(run.loaded, output_dir, dtype=torch.bfloat16 if run.settings.is_half else None)
     record = replace(
         _describe(run),
         complete=True,
@@ -389,7 +430,7 @@ def _run_key(config: StageRunConfig, ranks: Ranks) -> dict[str, Any]:
     data, train = dict(values["data"]), dict(values["train"])
     for name in ("num_workers", "max_dropped"):
         del data[name]
-    for name in ("threads", "trackers", "restarts"):
+    for name in ("threads", "trackers"):
         del train[name]
     init_run = describe_init(config.init).run
     return {
@@ -401,6 +442,6 @@ def _run_key(config: StageRunConfig, ranks: Ranks) -> dict[str, Any]:
         "init": (init_run and init_run.weights_sha256) or config.init,
         "max_steps": config.max_steps,
         "validation_data": str(config.validation_data) if config.validation_data else None,
-        "ranks": ranks.world_size,
+        RANKS_KEY: ranks.world_size,
         **({"mixture": [asdict(source) for source in config.mixture]} if config.mixture else {}),
     }

@@ -109,6 +109,6 @@ def test_every_optimizer_learns_the_debug_model_to_the_same_loss(
         pytest.importorskip("bitsandbytes", reason="an extra: medllava[quantize]")
     overrides = ("train.precision=bf16", f"train.optimizer={optimizer}")
     train_stage(config_of(data, tmp_path / "out", *overrides))
-    # Rounding of bf16 against fp32: 2e-2 is the worst measured over three seeds, and the loss falls
-    # by 0.3 in these steps. Plain bf16 updates, rounded to the nearest, lose a third of that.
-    assert losses(tmp_path / "out")[-1] == pytest.approx(losses(plain)[-1], abs=0.04)
+    # After 60 steps at a tenth of this rate and over three seeds the losses differ from fp32's by
+    # 0.001 at most; updates rounded to the nearest bf16 number lose ten times that.
+    assert losses(tmp_path / "out")[-1] == pytest.approx(losses(plain)[-1], abs=0.01)

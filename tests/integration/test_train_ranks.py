@@ -141,3 +141,22 @@ def test_a_ranks_own_error_is_raised_with_its_name(data: Path, tmp_path: Path) -
     config = config_of(folder, tmp_path / "out")
     with pytest.raises(DataError, match=r"rank \d on .*image is damaged.*png"):
         launch_stage(config, gpus=2, progress=SilentProgress())
+
+
+class StopError(Exception):
+    pass
+
+
+def test_another_number_of_ranks_says_how_to_go_on(data: Path, tmp_path: Path) -> None:
+    config = config_of(data, tmp_path / "out")
+
+    def stop() -> None:
+        raise StopError
+
+    with pytest.raises(StopError):
+        train_stage(config, progress=AtStep(4, stop))
+    with pytest.raises(DataError, match=r"has 1 ranks .* this is 2\. Go on with --gpus 1"):
+        launch_stage(config, gpus=2, progress=SilentProgress())
+    sharded = config_of(data, tmp_path / "out", "train.zero_stage=2")
+    with pytest.raises(DataError, match=r"zero_stage was None, now 2"):
+        launch_stage(sharded, gpus=1, progress=SilentProgress())

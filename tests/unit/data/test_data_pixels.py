@@ -116,3 +116,32 @@ def test_file_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
     processor = build_image_processor(STATISTICS, image_size=16, geometry=Geometry.PAD)
     with pytest.raises(DataError, match=r"torn\.png"):
         PixelReader(processor).read([tmp_path / "torn.png"])
+
+
+class KilledHalfway(np.ndarray):
+    """Pixels of which half are written when the process ends."""
+
+    def __setitem__(self, place: object, value: object) -> None:
+        if isinstance(place, slice):
+            half = len(value) // 2
+            super().__setitem__(slice(0, half), value[:half])
+            raise KeyboardInterrupt
+        super().__setitem__(place, value)
+
+
+@pytest.mark.parametrize("way", ["read", "admit"])
+def test_an_image_that_was_kept_by_half_is_decoded_again(tmp_path: Path, way: str) -> None:
+    path = tmp_path / "a.png"
+    photograph(40, 30).save(path)
+    processor = build_image_processor(STATISTICS, image_size=16, geometry=Geometry.PAD)
+    decoded = PixelReader(processor).read([path])
+    killed = PixelReader(processor)
+    killed.keep(tmp_path / "cache", [path] if way == "read" else [], room=1)
+    killed._cache = killed._open_cache().view(KilledHalfway)
+    with pytest.raises(KeyboardInterrupt):
+        killed.read([path]) if way == "read" else killed.admit(path)
+    again = PixelReader(processor)
+    again.keep(tmp_path / "cache", [path])
+    assert torch.equal(again.read([path]), decoded)
+    path.unlink()  # now all of it is there
+    assert torch.equal(again.read([path]), decoded)
