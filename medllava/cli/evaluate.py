@@ -45,8 +45,15 @@ def run(
         ),
     ] = "",
     train_data: Annotated[
-        list[Path] | None,
-        typer.Option("--train-data", help="Training data to look for these items in; repeatable."),
+        list[str] | None,
+        typer.Option(
+            "--train-data",
+            help="Training data to look for these items in, or TASK:SPLIT; repeatable.",
+        ),
+    ] = None,
+    train_image_dir: Annotated[
+        Path | None,
+        typer.Option("--train-image-dir", help="Folder the training images are in."),
     ] = None,
     protocol: Annotated[
         str, typer.Option("--protocol", help="strict or llava-med (its numbers beside ours).")
@@ -140,6 +147,7 @@ def run(
         conditions=parse_conditions(controls),
         probes=parse_probes(probes),
         train_data=tuple(train_data or ()),
+        train_image_dir=train_image_dir,
         protocol=Protocol(protocol),
         decoding=DecodingConfig(
             max_new_tokens=max_new_tokens or (512 if task == "chat" else 64),

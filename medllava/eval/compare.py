@@ -15,7 +15,7 @@ from medllava.data.benchmarks.questions import load_questions
 from medllava.eval.ask.predict import read_predictions
 from medllava.eval.config import Condition, EvalConfig
 from medllava.eval.report.build import SCHEMA_VERSION, score_conditions
-from medllava.eval.score.intervals import bootstrap, paired_p_values
+from medllava.eval.score.intervals import bootstrap, holm, paired_p_values
 from medllava.eval.score.scores import METRICS, Values, image_clusters
 from medllava.layout import COMPARISON_FILE, PREDICTIONS_FILE
 from medllava.progress import Progress, SilentProgress
@@ -57,7 +57,7 @@ def compare_predictions(
             for name, file in zip(("a", "b"), files, strict=True)
         ],
         "metrics": compare_values(questions, *values, draws=config.draws, seed=config.seeds[0]),
-        "test": "sign flips of whole images, two-sided; p is not corrected for several metrics",
+        "test": "sign flips of whole images, two-sided; p_holm: corrected for several metrics",
     }
     target = config.output_dir / COMPARISON_FILE
     with exclusive(config.output_dir):
@@ -101,12 +101,16 @@ def compare_values(
             "b_higher": int((gains > 0).sum()),
             "higher_is_better": metric.higher_is_better,
         }
+    corrected = holm([row["p"] for row in found.values()])
+    for row, p in zip(found.values(), corrected, strict=True):
+        row["p_holm"] = p
     return found
 
 
 def comparison_lines(summary: StepSummary) -> list[str]:
     """Return the comparison as lines for a terminal."""
-    lines = [f"{'':<20}{'a':>9}{'b':>9}{'b minus a':>26}{'p':>9}{'a higher':>10}{'b higher':>10}"]
+    numbers = f"{'a':>9}{'b':>9}{'b minus a':>26}{'p':>9}{'p Holm':>9}"
+    lines = [f"{'':<20}{numbers}{'a higher':>10}{'b higher':>10}"]
     for metric in METRICS:
         row = summary.details["metrics"].get(metric.name)
         if row is None:
@@ -115,10 +119,11 @@ def comparison_lines(summary: StepSummary) -> list[str]:
         a, b = (factor * row[name]["value"] for name in ("a", "b"))
         lines.append(
             f"{metric.name.replace('_', ' '):<20}{a:>9.1f}{b:>9.1f}"
-            f"{_signed(row['b_minus_a'], factor):>26}{row['p']:>9.4f}"
+            f"{_signed(row['b_minus_a'], factor):>26}{row['p']:>9.4f}{row['p_holm']:>9.4f}"
             f"{row['a_higher']:>10,}{row['b_higher']:>10,}"
         )
-    return [*lines, "shares in %; intervals and p: paired, over images, p not corrected"]
+    note = "paired, over images; p Holm: corrected for the number of metrics"
+    return [*lines, f"shares in %; intervals and p: {note}"]
 
 
 def _signed(estimate: dict[str, Any], factor: int) -> str:

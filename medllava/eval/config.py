@@ -98,8 +98,8 @@ class EvalConfig:
     """Bootstrap draws behind each interval."""
     probes: tuple[Probe, ...] = ()
     """Families of altered closed questions; the scores themselves do not contain them."""
-    train_data: tuple[Path, ...] = ()
-    """Training data to look for these questions and images in."""
+    train_data: tuple[str | Path, ...] = ()
+    """Training data to look for these questions and images in; also `TASK:SPLIT`."""
     train_image_dir: Path | None = None
     """What the images of `train_data` are relative to; None: as in training."""
     resume: bool = True

@@ -1,7 +1,8 @@
 """Which test items did training see? Flags, not verdicts, each with where the match was found.
 
 The test questions are indexed, then the training data stream past: images by their bytes and by
-their look, questions by their words. Memory depends on the test set alone.
+what they show, questions by their words. Memory depends on the test set alone. An image that cannot
+be opened has not been looked for, so it is named and makes the run incomplete.
 """
 
 import os
@@ -13,21 +14,21 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
+from medllava.data.benchmarks.files import find_image_folder
 from medllava.data.benchmarks.questions import load_questions
+from medllava.data.benchmarks.task import task_names
 from medllava.data.dropped import Dropped
 from medllava.data.sources import image_root, read_instructions
 from medllava.errors import DataError
 from medllava.eval.score.normalize import words
 from medllava.images.load import load_image
-from medllava.images.perceptual_hash import are_alike, compute_perceptual_hash, hash_bands
+from medllava.images.twins import MIN_SIDE, Signature, TwinIndex, compute_signature
 from medllava.layout import INSTRUCTIONS_FILE, QUESTIONS_FILE
 from medllava.records import IMAGE_TOKEN, Question
 from medllava.store import contained_path, iter_jsonl, sha256_of
 
 NGRAM_WORDS = 8
 """Shorter questions are compared whole, together with their answer."""
-_LOOK_SIDE = 64
-"""The look needs no more pixels, and JPEG decodes faster to fewer."""
 _RECORDS_AT_ONCE = 256
 
 
@@ -37,7 +38,7 @@ class Flag(StrEnum):
     SAME_IMAGE = "same_image"
     """The bytes of the image file."""
     NEAR_IMAGE = "near_image"
-    """An image that looks nearly the same."""
+    """The same picture: recompressed, cropped a little, brighter, mirrored, turned or framed."""
     SAME_ITEM = "same_item"
     """The same question, about that same or nearly the same image."""
     SAME_PAIR = "same_question_and_answer"
@@ -71,6 +72,8 @@ class Contamination:
     """Question id to flag to the training record that raised it first."""
     sources: list[dict[str, Any]] = field(default_factory=list)
     """What was read: path, hash, counts."""
+    unread: list[str] = field(default_factory=list)
+    """Images of either side that could not be opened, so nothing is known about them."""
 
     def add(self, question_id: str, flag: Flag, record: str) -> None:
         """Flag an item, unless it bears the flag already."""
@@ -88,42 +91,45 @@ class Contamination:
 def find_contamination(
     questions: Sequence[Question],
     image_paths: Mapping[str, Path],
-    train_data: Sequence[Path],
+    train_data: Sequence[str | Path],
     *,
     image_dir: Path | None = None,
+    local_copies: Mapping[str, Path] | None = None,
 ) -> Contamination:
     """Look for test items in training data.
 
     Args:
         questions: of the test.
-        image_paths: file of each image they name; images without a file are not compared.
-        train_data: instruction folders, LLaVA JSON, or files of questions.
-        image_dir: folder of the training images; None: beside each file, as in training.
+        image_paths: file of each image they name.
+        train_data: instruction folders, LLaVA JSON, files of questions, or a shipped task with its
+            split, such as `vqarad:train`.
+        image_dir: folder of the training images; None: where training would look for them.
+        local_copies: task to a local copy of it; others are fetched from the hub.
 
     Raises:
         DataError: training data are not there or not readable.
     """
-    index = _TestIndex(questions, image_paths)
     found = Contamination()
+    index = _TestIndex(questions, image_paths, found)
     for path in train_data:
+        source = _open_source(str(path), image_dir, local_copies or {})
         seen: dict[str, Matches | None] = {}
-        root = image_root(path, image_dir)
         num_records = 0
-        source = _iter_samples(path)
-        while samples := list(islice(source, _RECORDS_AT_ONCE)):
+        while samples := list(islice(source.samples, _RECORDS_AT_ONCE)):
             num_records += len(samples)
             named = {i for sample in samples for i in sample.images if i not in seen}
-            seen |= _match_images(index, root, sorted(named))
+            seen |= _match_images(index, source.folders(sorted(named)), sorted(named))
             for sample in samples:
                 _flag(index, sample, seen, found)
-        missing = sum(matches is None for matches in seen.values())
+        missing = [image for image, matches in seen.items() if matches is None]
+        found.unread += [f"{path}: {image}" for image in missing]
         found.sources.append(
             {
                 "path": str(path),
-                "sha256": _hash_of(path),
+                "sha256": source.sha256,
                 "records": num_records,
-                "images": len(seen) - missing,
-                "images_not_readable": missing,
+                "images": len(seen) - len(missing),
+                "images_not_readable": len(missing),
             }
         )
     return found
@@ -132,7 +138,9 @@ def find_contamination(
 class _TestIndex:
     """Images and words of the test, to be looked up by those of training."""
 
-    def __init__(self, questions: Sequence[Question], paths: Mapping[str, Path]) -> None:
+    def __init__(
+        self, questions: Sequence[Question], paths: Mapping[str, Path], found: Contamination
+    ) -> None:
         self.by_image: dict[str, list[Question]] = {}
         self.by_pair: dict[tuple[Any, ...], list[str]] = {}
         self.by_ngram: dict[tuple[str, ...], list[str]] = {}
@@ -144,36 +152,35 @@ class _TestIndex:
             for gram in _ngrams(asked):
                 self.by_ngram.setdefault(gram, []).append(question.id)
         self.by_sha256: dict[str, list[str]] = {}
-        self.by_band: dict[str, list[tuple[str, str]]] = {}
-        present = [image for image in self.by_image if image in paths and paths[image].is_file()]
-        for image, facts in zip(present, _read_images([paths[i] for i in present]), strict=True):
+        signatures: dict[str, Signature] = {}
+        images = list(self.by_image)
+        for image, facts in zip(images, _read_images([paths.get(i) for i in images]), strict=True):
             if facts is None:
+                found.unread.append(f"test: {image}")
                 continue
             self.by_sha256.setdefault(facts[0], []).append(image)
-            if facts[1]:
-                for band in hash_bands(facts[1]):
-                    self.by_band.setdefault(band, []).append((image, facts[1]))
+            if facts[1] is not None:
+                signatures[image] = facts[1]
+        self._twins = TwinIndex(list(signatures), list(signatures.values()))
 
-    def images_like(self, sha256: str, look: str) -> Matches:
-        """Return the test images that are, or look like, this one."""
+    def images_like(self, sha256: str, signature: Signature | None) -> Matches:
+        """Return the test images that are, or show the same as, this one."""
         same = self.by_sha256.get(sha256, [])
-        found = {(image, Flag.SAME_IMAGE) for image in same}
-        for band in hash_bands(look) if look else ():
-            for image, other in self.by_band.get(band, ()):
-                if image not in same and are_alike(look, other):
-                    found.add((image, Flag.NEAR_IMAGE))
-        return frozenset(found)
+        near = self._twins.find(signature) if signature is not None else []
+        return frozenset(
+            {(image, Flag.SAME_IMAGE) for image in same}
+            | {(image, Flag.NEAR_IMAGE) for image in near if image not in same}
+        )
 
 
 def _match_images(
-    index: _TestIndex, root: Path, images: Sequence[str]
+    index: _TestIndex, folders: Sequence[Path], images: Sequence[str]
 ) -> dict[str, Matches | None]:
     """Return the matching test images of each training image; None where it is not readable."""
-    facts = _read_images([_path_or_none(root, image) for image in images])
-    return {
-        image: None if fact is None else index.images_like(*fact)
-        for image, fact in zip(images, facts, strict=True)
-    }
+    facts = _read_images([_find(folders, image) for image in images])
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        matches = pool.map(lambda fact: None if fact is None else index.images_like(*fact), facts)
+        return dict(zip(images, matches, strict=True))
 
 
 def _flag(
@@ -199,15 +206,51 @@ def _flag(
                     found.add(key, Flag.NGRAM, sample.record_id)
 
 
-def _iter_samples(path: Path) -> Iterator[_Sample]:
-    """Read instructions, LLaVA JSON or questions, whichever it is."""
-    if _holds_questions(path):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Source:
+    """One `--train-data`, opened."""
+
+    samples: Iterator[_Sample]
+    root: Path
+    sha256: str | None
+
+    def folders(self, images: Sequence[str]) -> list[Path]:
+        """Return where images may lie: the root, or the sub-folder that a copy keeps them in."""
+        below = find_image_folder(self.root, images)
+        return [self.root] if below in (None, self.root) else [self.root, below]
+
+
+def _open_source(named: str, image_dir: Path | None, local_copies: Mapping[str, Path]) -> _Source:
+    """Open instructions, LLaVA JSON, questions, or a split of a shipped task."""
+    path = Path(named)
+    task, _, split = named.partition(":")
+    if not path.exists() and task in task_names():
+        found = load_questions(
+            task, data=local_copies.get(task), split=split or "train", image_dir=image_dir
+        )
+    elif _holds_questions(path):
         # Of a folder with several splits it is the one that training took.
         is_parted = path.is_dir() and not (path / QUESTIONS_FILE).is_file()
-        for question in load_questions(str(path), split="train" if is_parted else None).questions:
-            images = () if question.image is None else (question.image,)
-            yield _Sample(question.id, images, ((question.question, question.answer),))
-        return
+        found = load_questions(named, split="train" if is_parted else None, image_dir=image_dir)
+    else:
+        return _Source(
+            samples=_instruction_samples(path),
+            root=image_root(path, image_dir),
+            sha256=_hash_of(path),
+        )
+    return _Source(
+        samples=map(_question_sample, found.questions),
+        root=found.image_dir or found.file.parent,
+        sha256=found.file_sha256,
+    )
+
+
+def _question_sample(question: Question) -> _Sample:
+    images = () if question.image is None else (question.image,)
+    return _Sample(question.id, images, ((question.question, question.answer),))
+
+
+def _instruction_samples(path: Path) -> Iterator[_Sample]:
     for record in read_instructions(path):
         if isinstance(record, Dropped):
             continue  # training drops it too, by the same reader
@@ -235,24 +278,29 @@ def _hash_of(path: Path) -> str | None:
     return sha256_of(file) if file.is_file() else None
 
 
-def _path_or_none(root: Path, image: str) -> Path | None:
-    try:
-        return contained_path(root, image)
-    except DataError:
-        return None
+def _find(folders: Sequence[Path], image: str) -> Path | None:
+    """Return the first of the folders' files of that name; None if there is none inside them."""
+    for folder in folders:
+        try:
+            path = contained_path(folder, image)
+        except DataError:
+            return None
+        if path.is_file():
+            return path
+    return None
 
 
-def _read_images(paths: Sequence[Path | None]) -> list[tuple[str, str] | None]:
-    """Return hash and look of each image; None where it cannot be read."""
+def _read_images(paths: Sequence[Path | None]) -> list[tuple[str, Signature | None] | None]:
+    """Return hash and signature of each image; None where it cannot be read."""
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         return list(pool.map(_read_image, paths))
 
 
-def _read_image(path: Path | None) -> tuple[str, str] | None:
+def _read_image(path: Path | None) -> tuple[str, Signature | None] | None:
     try:
         if path is None or not path.is_file():
             return None
-        return sha256_of(path), compute_perceptual_hash(load_image(path, min_side=_LOOK_SIDE))
+        return sha256_of(path), compute_signature(load_image(path, min_side=MIN_SIDE))
     except DataError:
         return None
 

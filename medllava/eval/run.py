@@ -119,6 +119,7 @@ def _look_for_training_data(
         {image: contained_path(root, image) for image in images},
         config.train_data,
         image_dir=config.train_image_dir,
+        local_copies={} if config.data is None else {task.name: config.data},
     )
 
 
@@ -201,6 +202,8 @@ def _contamination_report(
         "train_data": found.sources,
         "flags": found.counts(),
         "num_flagged": sum(has_any),
+        "num_unread": len(found.unread),
+        "unread": found.unread[:_NAMED_UNREAD],
         "scores": score_subsets(
             questions, values, subsets, draws=config.draws, seed=config.seeds[0]
         ),
@@ -249,12 +252,42 @@ def _write(
         "probes",
         "contamination",
     )
+    unread = len(found.unread) if found is not None else 0
     return StepSummary(
         step="eval",
+        complete=unread == 0,
+        hint=_unread_hint(found) if found is not None and unread else None,
         counts={"questions": len(questions), "images": report["num_images"]},
         details={key: report[key] for key in shown if key in report},
         artifacts=files,
     )
+
+
+def _unread_hint(found: Contamination) -> str:
+    """Say what the contamination check could not look at, and what to do."""
+    return (
+        f"{len(found.unread):,} images could not be opened, so they were not looked for "
+        f"({', '.join(found.unread[:3])}). Name their folder with --train-image-dir (training) or "
+        "--image-dir (test), and run again."
+    )
+
+
+def contamination_lines(summary: StepSummary) -> list[str]:
+    """Return what was shared with the training data as lines for a terminal."""
+    found = summary.details.get("contamination")
+    if found is None:
+        return []
+    flags = ", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in found["flags"].items())
+    lines = [f"training data: {found['num_flagged']:,} items flagged ({flags})"]
+    lines += [
+        f"  {source['path']}: {source['records']:,} records, {source['images']:,} images "
+        f"compared, {source['images_not_readable']:,} not readable"
+        for source in found["train_data"]
+    ]
+    if found["num_unread"]:
+        named = ", ".join(found["unread"][:3])
+        lines.append(f"  NOT COMPLETE: {found['num_unread']:,} images were not looked at: {named}")
+    return lines
 
 
 def _prediction_lines(
@@ -299,10 +332,14 @@ def score_lines(summary: StepSummary) -> list[str]:
     for row, estimates in rows.items():
         cells = "".join(f"{format_estimate(estimates.get(name)):>22}" for name in names)
         lines.append(f"{row:<20}{cells}")
-    lines.append("in %, with 95 % intervals by bootstrap over images")
+    lines.append(
+        "in %, with 95 % intervals over images (shares: Wilson with their design effect; "
+        "differences: bootstrap); *: fewer than 20 images"
+    )
     for kind, estimate in summary.details.get("llava_med", {}).get("paper", {}).items():
         lines.append(f"LLaVA-Med protocol, {kind:<6} {estimate['value']:>22.4f}")
-    return [*asked, "", *lines]
+    return [*asked, "", *lines, *contamination_lines(summary)]
 
 
+_NAMED_UNREAD = 100
 _PRINTED = ("accuracy", "closed_accuracy", "open_token_recall", "token_recall", "unparseable")

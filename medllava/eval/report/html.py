@@ -60,7 +60,8 @@ def render_report(
         f"{task['name']}: {report['model']['source']}",
         subtitle=(
             f"{scores['num_questions']:,} questions about {scores['num_images']:,} images, "
-            f"{task['split']}; intervals: 95 %, bootstrap over images. No clinical use."
+            f"{task['split']}; intervals: 95 %, over images; *: fewer than 20 images. "
+            "No clinical use."
         ),
         sections=sections,
     )

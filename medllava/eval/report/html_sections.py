@@ -8,6 +8,7 @@ from typing import Any
 
 from medllava import page
 from medllava.data.benchmarks.task import load_task, task_names
+from medllava.eval.score.intervals import FEW_IMAGES
 
 Section = tuple[str, str]
 
@@ -21,11 +22,15 @@ _SUBSET_METRICS = ("closed_accuracy", "open_token_recall", "exact_match", "token
 
 
 def format_estimate(estimate: Mapping[str, Any] | None, *, is_share: bool = True) -> str:
-    """Return "value [low, high]", shares in percent; a dash where there is none."""
+    """Return "value [low, high]", shares in percent; a dash where there is none.
+
+    A star marks what rests on fewer than 20 images.
+    """
     if estimate is None or estimate["value"] is None:
         return "-"
     factor = 100 if is_share else 1
-    text = f"{factor * estimate['value']:.1f}"
+    mark = "*" if 0 < estimate.get("num_images", 0) < FEW_IMAGES else ""
+    text = f"{factor * estimate['value']:.1f}{mark}"
     if estimate["low"] is None:
         return text
     return f"{text} [{factor * estimate['low']:.1f}, {factor * estimate['high']:.1f}]"

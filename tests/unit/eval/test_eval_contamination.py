@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from medllava.cli.app import app
 from medllava.eval.config import Condition, EvalConfig
 from medllava.eval.contamination import Flag, find_contamination
 from medllava.eval.run import evaluate_task
@@ -138,3 +140,109 @@ def test_the_report_has_scores_with_and_without_flagged_items(folders, tmp_path)
     (line,) = (line for _, line in iter_jsonl(artifacts["contamination"]))
     assert line == {"id": "q0", "image": "0.png", "flags": {"same_image": "r0"}}
     assert "Shared with the training data" in artifacts["page"].read_text()
+
+
+def textured(seed, size=(300, 260)):
+    """A picture with fine structure, as real ones have."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 255, (18, 20), dtype=np.uint8))
+    return coarse.resize(size, Image.Resampling.BICUBIC).convert("RGB")
+
+
+def test_images_of_training_questions_are_found_where_the_task_reader_finds_them(tmp_path):
+    """A copy keeps its images in a sub-folder; the check must not report "0 flags" for it."""
+    train = tmp_path / "train"
+    (train / "images").mkdir(parents=True)
+    test_images = {}
+    for i in range(3):
+        textured(i).save(tmp_path / f"{i}.png")
+        textured(i).save(train / "images" / f"t{i}.jpg", quality=90)
+        test_images[f"{i}.png"] = tmp_path / f"{i}.png"
+    lines = [question(f"t{i}", f"t{i}.jpg").to_json() for i in range(3)]
+    (train / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    questions = [question(f"q{i}", f"{i}.png", "Other?", "no") for i in range(3)]
+    found = find_contamination(questions, test_images, [train / "train.jsonl"])
+    assert [found.flags[f"q{i}"] for i in range(3)] == [
+        {Flag.NEAR_IMAGE: f"t{i}"} for i in range(3)
+    ]
+    assert found.unread == []
+
+
+def test_fifty_jpegs_are_near_their_lossless_copies_and_near_nothing_else(tmp_path):
+    paths, questions = {}, []
+    for i in range(50):
+        textured(i).save(tmp_path / f"{i}.png")
+        textured(i).save(tmp_path / f"{i}.jpg", quality=85)
+        paths[f"{i}.png"] = tmp_path / f"{i}.png"
+        questions.append(question(f"q{i}", f"{i}.png", f"What is {i}?", "x"))
+    write_instructions(tmp_path, [(f"{i}.jpg", "Describe.", "A scan.") for i in range(50)])
+    found = find_contamination(questions, paths, [tmp_path])
+    assert {key: dict(flags) for key, flags in found.flags.items()} == {
+        f"q{i}": {Flag.NEAR_IMAGE: f"r{i}"} for i in range(50)
+    }
+
+
+@pytest.mark.parametrize("turn", list(Image.Transpose))
+def test_a_turned_framed_and_brighter_copy_is_found(tmp_path, turn):
+    textured(7).save(tmp_path / "test.png")
+    copy = textured(7).transpose(turn).point([min(255, v + 20) for v in range(256)] * 3)
+    framed = Image.new("RGB", (copy.width + 40, copy.height + 40), "white")
+    framed.paste(copy, (20, 20))
+    framed.save(tmp_path / "train.png")
+    write_instructions(tmp_path, [("train.png", "Describe.", "A scan.")])
+    paths = {"test.png": tmp_path / "test.png"}
+    found = find_contamination([question("q", "test.png", "C?")], paths, [tmp_path])
+    assert found.flags == {"q": {Flag.NEAR_IMAGE: "r0"}}
+
+
+@pytest.mark.parametrize("side", ["train", "test"])
+def test_images_that_cannot_be_opened_make_the_run_incomplete_and_are_said(tmp_path, side):
+    """Exit 6, on the terminal, never "0 flags"."""
+    test, train = tmp_path / "test", tmp_path / "train"
+    for folder in (test, train):
+        folder.mkdir()
+        textured(len(folder.name)).save(folder / "a.png")
+    (tmp_path / side / "a.png").write_bytes(b"no image")
+    write_instructions(train, [("a.png", "Describe.", "A scan.")])
+    file, answers = test / "questions.jsonl", tmp_path / "p.jsonl"
+    file.write_text(json.dumps(question("q", "a.png").to_json()) + "\n")
+    answers.write_text('{"id": "q", "text": "yes"}\n')
+    arguments = ["--predictions", str(answers), "--train-data", str(train), "--draws", "10"]
+    result = CliRunner().invoke(app, ["eval", str(file), *arguments, "-o", str(tmp_path / "out")])
+    assert result.exit_code == 6, result.output
+    assert "NOT COMPLETE" in result.output
+    assert "a.png" in result.output
+    report = read_json(tmp_path / "out" / "report.json")["contamination"]
+    assert report["num_unread"] == 1
+    textured(1).save(tmp_path / side / "a.png")
+    again = CliRunner().invoke(app, ["eval", str(file), *arguments, "-o", str(tmp_path / "out")])
+    assert again.exit_code == 0, again.output
+
+
+def test_train_image_dir_says_where_training_images_are(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    textured(3).save(tmp_path / "a.png")
+    textured(3).save(tmp_path / "elsewhere" / "b.png")
+    write_instructions(tmp_path, [("b.png", "Describe.", "A scan.")])
+    paths, asked = {"a.png": tmp_path / "a.png"}, [question("q", "a.png", "C?")]
+    assert find_contamination(asked, paths, [tmp_path]).unread == [f"{tmp_path}: b.png"]
+    found = find_contamination(asked, paths, [tmp_path], image_dir=tmp_path / "elsewhere")
+    assert found.flags == {"q": {Flag.SAME_IMAGE: "r0"}}
+
+
+def test_a_split_of_a_shipped_task_is_training_data_too(tmp_path):
+    """`--train-data vqarad:train`, from the local copy that `--data` names."""
+    copy = tmp_path / "vqarad"
+    copy.mkdir()
+    textured(3).save(copy / "a.png")
+    row = {"qid": "1", "image_name": "a.png", "question": "Is it?", "answer": "yes"}
+    row |= {"answer_type": "CLOSED", "phrase_type": "freeform"}
+    (copy / "train.json").write_text(json.dumps([row]))
+    textured(3).save(tmp_path / "t.png")
+    found = find_contamination(
+        [question("q", "t.png", "C?")],
+        {"t.png": tmp_path / "t.png"},
+        ["vqarad:train"],
+        local_copies={"vqarad": copy},
+    )
+    assert found.flags["q"].keys() == {Flag.SAME_IMAGE}
