@@ -5,6 +5,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from medllava.privacy.findings import PrivacyMode
 from medllava.records import Split, Stage
 
 TEMPLATE_TEACHER = "template"
@@ -63,7 +64,10 @@ class GenerateConfig:
     language: str | None = None
     """Of the conversations, by its two letters; None: English or the caption's own."""
     min_score: float = 0.0
-    """Least share of an answer's words that caption, mentions or question carry."""
+    """Least share of an answer's words that caption, mentions or question carry, and least score
+    of the verifier."""
+    verify: str | None = None
+    """A second model that judges every pair; it has the teacher's server and ledger."""
     retry_refused: bool = False
     """Ask again about figures that the service filtered."""
     max_cost_usd: float | None = None
@@ -78,5 +82,9 @@ class GenerateConfig:
     """Of one attempt at one request."""
     poll_seconds: float = 30.0
     """Between two looks at a batch."""
+    privacy: PrivacyMode = PrivacyMode.AUTO
+    """What happens where something private is found: data of one's own are looked at first."""
+    check_privacy: bool = False
+    """Only look, and write what was found."""
     dry_run: bool = False
     """Count what would be sent; send and write nothing."""

@@ -6,7 +6,8 @@ new rules can be tried on old replies without paying again.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,14 @@ from medllava.instruct.parse import Dropped, Pair, parse_conversation
 from medllava.instruct.phrases import ENGLISH
 from medllava.instruct.prompts import PROMPT_VERSION, build_request
 from medllava.instruct.teacher import Teacher, read_request_settings
+from medllava.instruct.verify import (
+    UNVERIFIED,
+    VERIFY_VERSION,
+    Verdict,
+    build_verification,
+    parse_verdicts,
+    useless_verdicts,
+)
 from medllava.language import UNKNOWN as UNTOLD
 from medllava.language import detect_language
 from medllava.llm.ledger import Ledger
@@ -35,7 +44,7 @@ from medllava.llm.prices import Price
 from medllava.llm.protocol import ChatReply, ChatRequest
 from medllava.llm.replies import LENGTH, useless_reason
 from medllava.llm.runner import Outcome
-from medllava.progress import Progress
+from medllava.progress import Progress, SilentProgress
 from medllava.records import FigureRecord, InstructionRecord, Stage, Turn
 from medllava.store import contained_path
 
@@ -67,6 +76,7 @@ def write_conversations(
         RemoteError: it does not answer any more; run again to go on.
     """
     teacher = Teacher(config)
+    verifier = Teacher(config, config.verify) if config.verify else None
     queue = FigureQueue(config, reject_reason)
     finder = DuplicateFinder()
     with Ledger(config.output_dir / LEDGER) as ledger:
@@ -74,17 +84,16 @@ def write_conversations(
         outcomes = teacher.ask(
             queue.requests(), ledger=ledger, progress=progress, useless=useless_conversation
         )
-        for outcome in outcomes:
-            figure = queue.next_asked(writer)
-            if outcome.reply is not None:
-                _take_reply(config, writer, finder, figure, outcome)
-            elif outcome.is_final:
-                writer.reject(figure.figure_id, outcome.reason, detail=outcome.detail)
-            else:
-                writer.leave(figure.figure_id, outcome.reason, detail=outcome.detail)
+        candidates = _candidates(config, writer, finder, queue, outcomes)
+        if verifier is None:
+            for candidate in candidates:
+                writer.write(_build_record(config, candidate))
+        else:
+            _verify(config, writer, candidates, verifier, ledger)
         queue.flush(writer)
         return {
             "teacher": teacher.model.name,
+            **({"verifier": config.verify, "verify_version": VERIFY_VERSION} if verifier else {}),
             "prompt_version": PROMPT_VERSION,
             **describe_usage(ledger, teacher.price),
         }
@@ -201,13 +210,100 @@ def read_reply(
     return filtered.pairs, dropped, None if filtered.pairs else ALL_DROPPED
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """Pairs that passed all rules and gates."""
+
+    figure: FigureRecord
+    pairs: tuple[Pair, ...]
+    reply: ChatReply
+    outcome: Outcome
+    scores: dict[str, float]
+    """Means over the pairs, by name."""
+
+
+def _candidates(
+    config: GenerateConfig,
+    writer: InstructionsWriter,
+    finder: DuplicateFinder,
+    queue: "FigureQueue",
+    outcomes: Iterable[Outcome],
+) -> Iterator[Candidate]:
+    """Yield what may become a record; write down what may not."""
+    for outcome in outcomes:
+        figure = queue.next_asked(writer)
+        if outcome.reply is not None:
+            candidate = _take_reply(config, writer, finder, figure, outcome)
+            if candidate is not None:
+                yield candidate
+        elif outcome.is_final:
+            writer.reject(figure.figure_id, outcome.reason, detail=outcome.detail)
+        else:
+            writer.leave(figure.figure_id, outcome.reason, detail=outcome.detail)
+
+
+def _verify(
+    config: GenerateConfig,
+    writer: InstructionsWriter,
+    candidates: Iterator[Candidate],
+    verifier: Teacher,
+    ledger: Ledger,
+) -> None:
+    """Have a second model judge the candidates, and write those pairs that it lets pass."""
+    waiting: deque[Candidate] = deque()
+    root = figures_image_dir(config.figures)
+
+    def requests() -> Iterator[ChatRequest]:
+        for candidate in candidates:
+            waiting.append(candidate)
+            figure = candidate.figure
+            image = _present(root, figure.images[0]) if config.see_image else None
+            yield build_verification(figure, candidate.pairs, image=image)
+
+    outcomes = verifier.ask(
+        requests(), ledger=ledger, progress=SilentProgress(), useless=useless_verdicts
+    )
+    for outcome in outcomes:
+        candidate = waiting.popleft()
+        figure_id = candidate.figure.figure_id
+        if outcome.reply is None:
+            # Nobody has looked at it, so it is neither kept nor rejected.
+            writer.leave(figure_id, outcome.reason, detail=outcome.detail)
+            continue
+        verdicts = parse_verdicts(outcome.reply.text, len(candidate.pairs))
+        if None in verdicts:
+            writer.leave(figure_id, "verdict_missing", detail=outcome.reply.text[:300])
+            continue
+        kept: list[tuple[Pair, Verdict]] = []
+        for pair, verdict in zip(candidate.pairs, verdicts, strict=True):
+            if verdict is not None and verdict.passes(config.min_score):
+                kept.append((pair, verdict))
+            elif verdict is not None:
+                why = f"{', '.join(verdict.failed) or 'score'}: {verdict.reason}"
+                writer.drop_turn(figure_id, UNVERIFIED, pair.question, pair.answer, detail=why)
+        if not kept:
+            writer.reject(figure_id, UNVERIFIED, raw=outcome.reply.text)
+            continue
+        verified = round(sum(verdict.score for _, verdict in kept) / len(kept), 3)
+        writer.write(
+            _build_record(
+                config,
+                replace(
+                    candidate,
+                    pairs=tuple(pair for pair, _ in kept),
+                    scores=candidate.scores | {"verified": verified},
+                ),
+            )
+        )
+
+
 def _take_reply(
     config: GenerateConfig,
     writer: InstructionsWriter,
     finder: DuplicateFinder,
     figure: FigureRecord,
     outcome: Outcome,
-) -> None:
+) -> Candidate | None:
     reply = outcome.reply
     if reply is None:
         raise ValueError("an outcome with a reply is needed")
@@ -225,24 +321,23 @@ def _take_reply(
         writer.drop_turn(figure.figure_id, pair.rule, pair.question, pair.answer)
     if reason is not None:
         writer.reject(figure.figure_id, reason, raw=reply.text, finish_reason=reply.finish_reason)
-        return
-    scores = [grounded_score(pair, context) for pair in pairs]
-    record = _build_record(config, figure, pairs, reply, outcome)
-    record.provenance["grounded"] = round(sum(scores) / len(scores), 3)
-    writer.write(record)
+        return None
+    grounded = sum(grounded_score(pair, context) for pair in pairs) / len(pairs)
+    return Candidate(
+        figure=figure,
+        pairs=pairs,
+        reply=reply,
+        outcome=outcome,
+        scores={"grounded": round(grounded, 3)},
+    )
 
 
-def _build_record(
-    config: GenerateConfig,
-    figure: FigureRecord,
-    pairs: tuple[Pair, ...],
-    reply: ChatReply,
-    outcome: Outcome,
-) -> InstructionRecord:
+def _build_record(config: GenerateConfig, candidate: Candidate) -> InstructionRecord:
     """Return the record; the image token goes to the first question that was kept."""
+    figure, reply, outcome = candidate.figure, candidate.reply, candidate.outcome
     position = (config.image_position or ImagePosition.BEFORE).value
     turns: list[Turn] = []
-    for pair in pairs:
+    for pair in candidate.pairs:
         question = pair.question
         if not turns:
             place = draw(config.seed, figure.figure_id)
@@ -262,6 +357,7 @@ def _build_record(
         provenance={
             "version": PROMPT_VERSION,
             "model": reply.model,
+            **candidate.scores,
             "inline_mentions": config.inline_mentions,
             "see_image": config.see_image,
             "time": outcome.time,

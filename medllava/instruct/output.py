@@ -74,9 +74,12 @@ class InstructionsWriter:
         self.counts["rejected"] += 1
         self.reasons[reason] += 1
 
-    def drop_turn(self, figure_id: str, rule: str, question: str, answer: str) -> None:
+    def drop_turn(
+        self, figure_id: str, rule: str, question: str, answer: str, *, detail: str = ""
+    ) -> None:
         """Append one pair that was left out of a figure's conversation."""
         turn = {"figure_id": figure_id, "reason": rule, "question": question, "answer": answer}
+        turn |= {"detail": detail} if detail else {}
         _write_line(self._rejected, turn)
         self.counts["dropped_turns"] += 1
         self.turn_rules[rule] += 1

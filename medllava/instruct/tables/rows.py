@@ -13,6 +13,7 @@ from typing import Any
 from medllava.data.benchmarks.files import iter_rows
 from medllava.data.layouts.items import iter_llava_items
 from medllava.errors import DataError, RemoteError
+from medllava.instruct.tables.dicom_series import find_dicom, iter_series
 from medllava.layout import FIGURES_FILE
 
 Row = Mapping[str, Any]
@@ -44,7 +45,9 @@ def hub_name(path: Path) -> str | None:
 
 def holds_bytes(path: Path) -> bool:
     """Tell tables whose pictures lie in the rows themselves from those that name files."""
-    return path.suffix == ".parquet" or hub_name(path) is not None or is_on_disk(path)
+    if path.suffix == ".parquet" or hub_name(path) is not None or is_on_disk(path):
+        return True
+    return path.is_dir() and _metadata(path) is None and bool(find_dicom(path))
 
 
 def is_on_disk(path: Path) -> bool:
@@ -67,7 +70,7 @@ def iter_table(path: Path) -> Iterator[tuple[int, Row]]:
     if is_on_disk(path) or hub_name(path) is not None:
         yield from _iter_dataset(path)
     elif path.is_dir():
-        metadata = next((path / n for n in _METADATA if (path / n).is_file()), None)
+        metadata = _metadata(path)
         yield from _iter_folder(path) if metadata is None else iter_table(metadata)
     elif path.suffix.lower() in (".csv", ".tsv"):
         yield from _iter_delimited(path)
@@ -75,6 +78,10 @@ def iter_table(path: Path) -> Iterator[tuple[int, Row]]:
         yield from iter_rows(path)
     else:
         yield from iter_llava_items(path)
+
+
+def _metadata(folder: Path) -> Path | None:
+    return next((folder / n for n in _METADATA if (folder / n).is_file()), None)
 
 
 def _iter_delimited(path: Path) -> Iterator[tuple[int, Row]]:
@@ -95,10 +102,17 @@ def _iter_delimited(path: Path) -> Iterator[tuple[int, Row]]:
 
 
 def _iter_folder(folder: Path) -> Iterator[tuple[int, Row]]:
-    """Yield the pictures of a folder and below, each with the text file of its name."""
+    """Yield the pictures of a folder and below, each with the text file of its name.
+
+    DICOM files come first, put together to series.
+    """
+    dicom = find_dicom(folder)
     number = 0
+    for number, row in enumerate(iter_series(dicom, folder), start=1):
+        yield number, row
+    taken = set(dicom)
     for file in sorted(folder.rglob("*")):
-        if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file():
+        if file not in taken and file.suffix.lower() in IMAGE_SUFFIXES and file.is_file():
             number += 1
             text = file.with_suffix(".txt")
             row = {"image": file.relative_to(folder).as_posix()}

@@ -31,6 +31,7 @@ from medllava.store import atomic_path, contained_path, write_json, write_jsonl
 
 TABLE_FOLDER = "table"
 REJECTED_ROWS = "rejected.jsonl"
+SERIES_FILE = "series.jsonl"
 _TYPES: Mapping[type, pa.DataType] = {
     str: pa.string(),
     int: pa.int32(),
@@ -83,16 +84,19 @@ def import_table(
     first = next(rows, None)
     if first is None:
         raise DataError(f"no rows: {table}. Check that it is the right file.")
-    names = find_columns(first[1], columns, where=table)
+    names = find_columns(_column_names(first[1]), columns, where=table)
     reader = Columns(names=names, image_dir=root, seed=seed)
     own = Columns(names=names, image_dir=folder, seed=seed) if holds_bytes(table) else None
     rejected: list[dict[str, Any]] = []
+    series: list[dict[str, Any]] = []
     progress.start("reading the table")
 
     def figures() -> Iterator[FigureRecord]:
         for number, row in chain([first], rows):
             progress.advance()
             default_id = f"{table.name}#{number}"
+            if "series" in row:
+                series.append({"figure_id": row["id"], **row["series"]})
             try:
                 if own is None:
                     yield reader.read(row, number, default_id=default_id)
@@ -109,6 +113,8 @@ def import_table(
 
     used = _write_figures(folder / FIGURES_FILE, figures())
     write_jsonl(folder / REJECTED_ROWS, rejected)
+    if series:
+        write_jsonl(folder / SERIES_FILE, series)
     reasons = Counter(entry["reason"] for entry in rejected)
     if not used:
         counted = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
@@ -140,6 +146,8 @@ def _take_out(
     row: Mapping[str, Any], names: Mapping[str, str], root: Path, folder: Path
 ) -> dict[str, Any]:
     """Write the pictures that lie in a row, or copy the files it names, and put their names in."""
+    if "error" in row:
+        raise RowError("image_unreadable", str(row["error"]))
     value = row.get(names["image"])
     cells = value if isinstance(value, list) else [value]
     return {**row, names["image"]: [_store(cell, root, folder) for cell in cells if cell]}
@@ -173,3 +181,9 @@ def _write_figures(path: Path, figures: Iterator[FigureRecord]) -> int:
         if batch:
             writer.write_table(pa.Table.from_pylist(batch, schema=_SCHEMA))
     return count
+
+
+def _column_names(row: Mapping[str, Any]) -> list[str]:
+    """Return a row's columns; those of a folder are known, whatever its first file gave."""
+    folder = ("id", "image", "caption", "patient", "modality")
+    return [*row, *(folder if "series" in row or "error" in row else ())]

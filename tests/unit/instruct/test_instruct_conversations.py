@@ -191,3 +191,45 @@ def test_a_run_that_ends_early_keeps_its_answers(server, corpus, tmp_path):
     server.rejects = lambda _: None
     assert generate_instructions(config(figures, out, server)).counts["records"] == 60
     assert server.paid.total() == 60
+
+
+def verdicts(text: str) -> str:
+    """A verifier that refuses every second question of figures with even numbers."""
+    told = []
+    for number in range(1, text.count("Question: ") + 1):
+        fits = number == 1 or number_in(text) % 2 == 1
+        checks = {"supported": fits, "self_contained": True, "no_leak": True}
+        told.append({"number": number, **checks, "score": 0.9, "reason": "not in the text"})
+    return json.dumps({"verdicts": told})
+
+
+def test_a_second_model_judges_every_pair_in_the_same_ledger(server, corpus, tmp_path):
+    server.answer = lambda text: verdicts(text) if "Question: " in text else converse(text)
+    out = tmp_path / "out"
+    settings = config(corpus(6), out, server, verify="judge")
+    summary = generate_instructions(settings)
+    assert summary.complete
+    records = list(iter_instruction_records(out))
+    assert sorted(len(r.turns) for r in records) == [2, 2, 2, 4, 4, 4]
+    assert all(r.provenance["verified"] == 0.9 for r in records)
+    dropped = [v for _, v in iter_jsonl(out / "rejected.jsonl")]
+    assert {v["reason"] for v in dropped} == {"verifier_says_no"}
+    assert dropped[0]["detail"] == "supported: not in the text"
+    assert {body["model"] for body in server.bodies} == {"m", "judge"}
+    assert summary.details["usage"]["paid_replies"] == 12
+    asked = len(server.bodies)
+    generate_instructions(settings)
+    assert len(server.bodies) == asked
+
+
+def test_what_the_verifier_did_not_judge_is_not_kept(server, corpus, tmp_path):
+    def answer(text: str) -> str:
+        if "Question: " not in text:
+            return converse(text)
+        return '{"verdicts": []}' if number_in(text) == 3 else verdicts(text)
+
+    server.answer = answer
+    summary = generate_instructions(config(corpus(6), tmp_path / "out", server, verify="judge"))
+    assert not summary.complete
+    assert summary.counts["records"] == 5
+    assert summary.details["unanswered_by_reason"] == {"empty_reply": 1}
