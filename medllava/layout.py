@@ -52,6 +52,12 @@ ATTRIBUTION_FILE = "ATTRIBUTION.md"
 INSTRUCTIONS_FILE = "instructions.jsonl"
 QUESTIONS_FILE = "questions.jsonl"
 REJECTED_FILE = "rejected.jsonl"
+PRIVACY_FILE = "privacy.jsonl"
+"""What the privacy gate saw of every item: findings by place, never their words."""
+PRIVACY_PAGE_FILE = "privacy.html"
+"""The same with thumbnails; it shows what is private and stays where it is."""
+PRIVACY_DIR = "privacy"
+"""Copies of what the gate painted over."""
 
 # Of any folder.
 SUMMARY_FILE = "summary.json"

@@ -224,8 +224,6 @@ class TrainConfig:
     """Liger's norms, SwiGLU and rotary (the `liger` extra). Unset: on CUDA where installed."""
     float8: bool = False
     """Multiply the language model's matrices in float8 (the `float8` extra, H100 or newer)."""
-    restarts: int = 0
-    """How often ranks are started again, from the last checkpoint, after one of them died."""
     threads: int = 0
     """CPU threads per process; 0 lets torch choose."""
     trackers: tuple[str, ...] = ()

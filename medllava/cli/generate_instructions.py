@@ -11,6 +11,7 @@ from medllava.cli.options import DryRun, Json, Limit, OutputDir, Quiet, Seed, Ve
 
 StageName = StrEnum("StageName", ["ALIGN", "INSTRUCT"])
 SplitName = StrEnum("SplitName", ["TRAIN", "VALIDATION", "TEST", "ALL"])
+PrivacyName = StrEnum("PrivacyName", ["AUTO", "STOP", "REPORT", "MASK", "OFF"])
 FormatName = StrEnum("FormatName", ["LLAVA", "MESSAGES", "SWIFT"])
 PositionName = StrEnum("PositionName", ["BEFORE", "AFTER", "RANDOM"])
 
@@ -31,7 +32,9 @@ def run(
         ),
     ],
     output_dir: OutputDir,
-    stage: Annotated[StageName, typer.Option("--stage", help="Which stage to make data for.")],
+    stage: Annotated[
+        StageName | None, typer.Option("--stage", help="Which stage to make data for.")
+    ] = None,
     teacher: Annotated[
         str,
         typer.Option(
@@ -135,6 +138,18 @@ def run(
     llava_json: Annotated[
         bool, typer.Option("--llava-json", help="Write LLaVA's JSON too.")
     ] = False,
+    privacy: Annotated[
+        PrivacyName,
+        typer.Option(
+            "--privacy",
+            help="Names in tags, pixels and captions: stop, report, mask (paint over) or off; "
+            "auto stops for data of one's own and is off for published figures.",
+        ),
+    ] = PrivacyName.AUTO,
+    check_privacy: Annotated[
+        bool,
+        typer.Option("--check-privacy", help="Only look for names; needs no --stage."),
+    ] = False,
     dry_run: DryRun = False,
     seed: Seed = 0,
     json_output: Json = False,
@@ -145,7 +160,11 @@ def run(
     from medllava.instruct.config import GenerateConfig, ImagePosition
     from medllava.instruct.generate import generate_instructions
     from medllava.instruct.teacher import parse_request_options
+    from medllava.privacy.findings import PrivacyMode
     from medllava.records import Split, Stage
+
+    if stage is None and not check_privacy:
+        raise typer.BadParameter("say which: align or instruct", param_hint="--stage")
 
     console = Console(
         "generate-instructions", json_output=json_output, quiet=quiet, verbose=verbose
@@ -153,7 +172,7 @@ def run(
     config = GenerateConfig(
         figures=figures,
         output_dir=output_dir,
-        stage=Stage(stage.value),
+        stage=Stage((stage or StageName.ALIGN).value),
         teacher=teacher,
         split=None if split is SplitName.ALL else Split(split.value),
         limit=limit,
@@ -181,6 +200,8 @@ def run(
         concurrency=concurrency,
         requests_per_minute=requests_per_minute,
         tokens_per_minute=tokens_per_minute,
+        privacy=PrivacyMode(privacy.value),
+        check_privacy=check_privacy,
         dry_run=dry_run,
     )
     with console.progress() as progress:

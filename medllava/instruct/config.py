@@ -5,6 +5,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from medllava.privacy.findings import PrivacyMode
 from medllava.records import Split, Stage
 
 TEMPLATE_TEACHER = "template"
@@ -81,5 +82,9 @@ class GenerateConfig:
     """Of one attempt at one request."""
     poll_seconds: float = 30.0
     """Between two looks at a batch."""
+    privacy: PrivacyMode = PrivacyMode.AUTO
+    """What happens where something private is found: data of one's own are looked at first."""
+    check_privacy: bool = False
+    """Only look, and write what was found."""
     dry_run: bool = False
     """Count what would be sent; send and write nothing."""

@@ -39,6 +39,7 @@ from medllava.instruct.output import (
     write_summary,
 )
 from medllava.instruct.phrases import ENGLISH, check_language
+from medllava.instruct.privacy import check_privacy, pass_gate
 from medllava.instruct.report import write_report
 from medllava.instruct.tables.columns import OWN
 from medllava.instruct.tables.rows import is_table
@@ -90,7 +91,9 @@ def generate_instructions(
     if config.dry_run and not config.output_dir.exists():
         return _estimate_any(config, progress)
     with exclusive(config.output_dir):
-        return (_estimate_any if config.dry_run else _generate_any)(config, progress)
+        return (_estimate_any if config.dry_run and not config.check_privacy else _generate_any)(
+            config, progress
+        )
 
 
 def _estimate_any(config: GenerateConfig, progress: Progress) -> StepSummary:
@@ -105,7 +108,9 @@ def _generate_any(config: GenerateConfig, progress: Progress) -> StepSummary:
     """Generate from a figures folder, or from a table that is imported first."""
     if is_table(config.figures):
         config = _imported(config, config.output_dir / TABLE_FOLDER, progress)
-    return _generate(config, progress)
+    if config.check_privacy:
+        return check_privacy(config, progress=progress)
+    return _generate(pass_gate(config, progress=progress), progress)
 
 
 def _imported(config: GenerateConfig, folder: Path, progress: Progress) -> GenerateConfig:

@@ -68,7 +68,7 @@ def launch_stage(
     progress.note(f"starting {gpus * nodes} ranks")
     with _repeated(folder, progress):
         if nodes == 1:
-            failures = _run_agent(folder, gpus=gpus, restarts=config.recipe.train.restarts)
+            failures = _run_agent(folder, gpus=gpus)
         else:
             failures = _run_nodes(folder, gpus=gpus, nodes=nodes)
     summary = _outcome(folder, failures, world_size=gpus * nodes)
@@ -114,7 +114,7 @@ def build_command(
 
 
 def _run_agent(
-    folder: Path, *, gpus: int, restarts: int, nodes: int = 1, endpoint: str = "localhost:0"
+    folder: Path, *, gpus: int, nodes: int = 1, endpoint: str = "localhost:0"
 ) -> list[dict[str, Any]]:
     """Run the ranks of this machine to their end.
 
@@ -133,7 +133,7 @@ def _run_agent(
         rdzv_backend="c10d",
         rdzv_endpoint=endpoint,
         local_addr="127.0.0.1" if nodes == 1 else None,
-        max_restarts=restarts,
+        max_restarts=0,
         shutdown_timeout=_SAVING_SECONDS,
     )
     with _rank_environment(), _signals_given_back():
@@ -361,7 +361,6 @@ def main() -> None:
     failures = _run_agent(
         options.folder,
         gpus=options.gpus,
-        restarts=_read_config(options.folder).recipe.train.restarts,
         nodes=options.nodes,
         endpoint=f"{options.host}:{options.port}",
     )

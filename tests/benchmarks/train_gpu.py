@@ -36,12 +36,12 @@ from train_steps import (
 from transformers import AutoConfig, LlavaConfig, LlavaForConditionalGeneration
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from medllava.train.planning.flops import Learning, compute_flops, find_gpu
-from medllava.train.planning.memory_by_cause import GIB
-
 from medllava.model.attention import choose_attention
 from medllava.model.shapes import ModelShape, part_values, read_shape
 from medllava.recipe import Attention, ModelConfig, load_recipe
+from medllava.records import Stage
+from medllava.train.planning.costs import GIB, compute_flops, find_gpu
+from medllava.train.stages import Learning
 
 MAX_LENGTH = 2048
 STEPS = 5
@@ -124,11 +124,17 @@ class Bench:
             torch.cuda.reset_peak_memory_stats()
 
 
+def learning_of(stage: int) -> Learning:
+    """Return who learns in a stage of the shipped recipe."""
+    which = list(Stage)[stage - 1]
+    return Learning.of(which, load_recipe("llava-med-v1.5").stage[which])
+
+
 def train_rows(bench: Bench, *, stage: int) -> list[list[str]]:
     """Time packs and the reference's batches on one model."""
     config = bench.config(stage=stage)
     shape = read_shape(config)
-    learning = Learning(language_model=stage > 1)
+    learning = learning_of(stage)
     records = bench.records(shape, stage=stage)
     groups = {
         "packed": [
@@ -236,7 +242,7 @@ def zero_row(bench: Bench) -> list[str]:
     step(batches[0])
     times = [seconds_of(lambda b=b: step(b), device=bench.device) for b in batches]
     tokens = sum(group.work.num_tokens for group in made)
-    flops = sum(compute_flops(shape, Learning(language_model=True), g.work) for g in made)
+    flops = sum(compute_flops(shape, learning_of(2), g.work) for g in made)
     return [
         "stage 2, ZeRO-2, 8 layers",
         f"{shape.num_parameters / 1e9:.2f} B",

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from medllava.train.planning.flops import Workload
 from torch import Tensor
 
 from medllava.data.bin_packing import fill_bins
 from medllava.model.shapes import ModelShape
+from medllava.train.planning.costs import Workload
 
 IGNORED = -100
 

@@ -160,14 +160,3 @@ def test_another_number_of_ranks_says_how_to_go_on(data: Path, tmp_path: Path) -
     sharded = config_of(data, tmp_path / "out", "train.zero_stage=2")
     with pytest.raises(DataError, match=r"zero_stage was None, now 2"):
         launch_stage(sharded, gpus=1, progress=SilentProgress())
-
-
-def test_a_rank_that_dies_is_started_again_where_the_recipe_says_so(
-    one_process: Path, data: Path, tmp_path: Path
-) -> None:
-    config = config_of(data, tmp_path / "out", "train.restarts=1")
-    summary = launch_stage(
-        config, gpus=2, progress=AtStep(4, lambda: os.kill(pid_of_rank(1), signal.SIGKILL))
-    )
-    assert summary.complete
-    assert_same(one_process, config.output_dir)
