@@ -129,9 +129,13 @@ def _metadata(facts: ModelFacts, licenses: LicenseReport, repo_id: str) -> str:
 
 
 def _results(evaluation: Evaluation) -> Iterator[EvalResult]:
+    seen = set()
     for score in evaluation.scores:
-        if score.condition != REAL or score.metric in _DESCRIPTIVE:
+        # Where all questions are open, say, several metrics are one number: it is told once.
+        same = (score.value, score.low, score.high, score.count)
+        if score.condition != REAL or score.metric in _DESCRIPTIVE or same in seen:
             continue
+        seen.add(same)
         protocol = {"protocol": evaluation.protocol} if evaluation.protocol else {}
         interval = {} if score.low is None else {"interval_95": [score.low, score.high]}
         yield EvalResult(
@@ -246,11 +250,15 @@ def _evaluation_section(evaluations: Sequence[Evaluation], repo_id: str) -> str:
 
 
 def _score_rows(scores: Sequence[Score], floors: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Yield a row per number; metrics that agree in every column share one."""
     found = {(score.metric, score.condition): _estimate(score) for score in scores}
+    names: dict[tuple[str, ...], list[str]] = {}
     for score in scores:
         if score.condition == REAL:
             beside = (found.get((score.metric, floor), "") for floor in floors)
-            yield score.metric.replace("_", " "), _estimate(score), *beside
+            names.setdefault((_estimate(score), *beside), []).append(score.metric)
+    for cells, metrics in names.items():
+        yield ", ".join(metrics).replace("_", " "), *cells
 
 
 def _estimate(score: Score) -> str:

@@ -11,8 +11,19 @@ from typing import Any
 
 from medllava.errors import DataError
 from medllava.hub.facts import CAPTIONS, ROLES, Data, ModelFacts, Part
-from medllava.hub.licenses import OWN_WORK, UNKNOWN, Terms, parse_license, teacher_terms
+from medllava.hub.licenses import (
+    FOR_CODE,
+    OWN_DATA,
+    OWN_WORK,
+    UNKNOWN,
+    Terms,
+    parse_license,
+    teacher_terms,
+)
 from medllava.records import Source
+
+OWN_DATA_RISK = "own-data-public"
+"""Stands only against making a repository public."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +100,9 @@ class LicenseReport:
         return lines
 
 
+_CODE_ONLY = "a license for code: check the terms of the pictures in it"
+
+
 def model_license_report(facts: ModelFacts) -> LicenseReport:
     """Draw up the license report of a model's weights."""
     note = "made the weights, is not in them"
@@ -110,7 +124,7 @@ def dataset_license_report(
         Row(kind="data", what=f"{count:,} rows", terms=parse_license(name))
         for name, count in sorted(licenses.items())
     ]
-    rows += [_source_row(source) for source in sources]
+    rows += [_source_row(source, is_data=True) for source in sources]
     rows += _teacher_rows(teachers)
     return _conclude(rows, has_weights=False)
 
@@ -130,13 +144,16 @@ def _data_rows(stage: str, data: Data) -> Iterator[Row]:
     if not data.licenses:
         used = "records" if data.used is None else f"{data.used:,} records"
         yield Row(kind="data", what=f"{stage}: {used}", terms=UNKNOWN)
-    yield from (_source_row(source) for source in data.sources)
+    yield from (_source_row(source, is_data=True) for source in data.sources)
     yield from _teacher_rows(data.teachers)
 
 
-def _source_row(source: Source) -> Row:
-    terms = parse_license(source.license)
-    return Row(kind="source", what=source.title, terms=terms, note=source.note)
+def _source_row(source: Source, *, is_data: bool = False) -> Row:
+    """Return a row; a package's license for its code says nothing sure about pictures in it."""
+    terms, note = parse_license(source.license), source.note
+    if is_data and terms.hub_tag in FOR_CODE:
+        note = "; ".join(filter(None, (note, _CODE_ONLY)))
+    return Row(kind="source", what=source.title, terms=terms, note=note)
 
 
 def _teacher_rows(teachers: Mapping[str, int]) -> Iterator[Row]:
@@ -171,5 +188,7 @@ def _iter_risks(rows: Iterable[Row], result: Terms) -> Iterator[tuple[str, str]]
             yield "base-no-redistribution", f"{under}, which forbids passing on changed weights"
         elif row.kind in {"data", "source"} and terms.is_known and not terms.may_derive:
             yield "data-no-derivatives", f"{under}, which forbids adapted works"
+        if row.kind == "data" and terms is OWN_DATA:
+            yield OWN_DATA_RISK, f"{under}, so weights that learned from it are not for everyone"
         if terms.is_share_alike and result.rank > terms.rank and not result.is_share_alike:
             yield "share-alike-conflict", f"{under}, whose terms the stricter {result.name} breaks"

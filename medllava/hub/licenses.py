@@ -38,6 +38,16 @@ class Terms:
 UNKNOWN = Terms(name="unknown", rank=10, may_redistribute=False, is_known=False)
 OWN_WORK = Terms(name="no third-party terms", rank=0)
 
+OWN_DATA = Terms(
+    name="own data",
+    rank=12,
+    may_redistribute=False,
+    note="of whoever made it, stays private",
+)
+"""What users say of pictures that are theirs, such as a hospital's own."""
+FOR_CODE = frozenset(("mit", "apache-2.0", "bsd", "bsd-2-clause", "bsd-3-clause"))
+"""Hub tags of licenses that packages have for their code; data in them may have other terms."""
+
 _PUBLIC = Terms(
     name="CC0 1.0",
     rank=0,
@@ -109,6 +119,8 @@ _EXACT: dict[str, Terms] = {
     ),
     "all-rights-reserved": _RESERVED,
     "no-cc-code": _RESERVED,
+    "own": OWN_DATA,
+    "own-data": OWN_DATA,
     "unknown": UNKNOWN,
     "none": UNKNOWN,
     "null": UNKNOWN,

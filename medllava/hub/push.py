@@ -26,6 +26,7 @@ from medllava.hub.export.formats import parse_formats
 from medllava.hub.export.results import Export, parity_lines
 from medllava.hub.facts import load_facts
 from medllava.hub.license_report import (
+    OWN_DATA_RISK,
     LicenseReport,
     Risk,
     dataset_license_report,
@@ -184,8 +185,12 @@ def _prepare_model(config: PushConfig, formats: Sequence[str], progress: Progres
     if not facts.evaluations:
         progress.note("No evaluation report: the card says that the model was not evaluated.")
     licenses = model_license_report(facts)
-    open_risks = tuple(licenses.open_risks(config.accepted_risks))
-    accepted = [risk for risk in licenses.risks if risk not in open_risks]
+    open_risks = tuple(
+        risk
+        for risk in licenses.open_risks(config.accepted_risks)
+        if not (config.private and risk.name == OWN_DATA_RISK)
+    )
+    accepted = [risk for risk in licenses.risks if risk.name in config.accepted_risks]
     details: dict[str, Any] = {"weights_sha256": sha256}
     with staging_folder(config.staging_dir) as staged:
         progress.start("write the folder")

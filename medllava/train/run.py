@@ -27,6 +27,7 @@ from medllava.data.dataset import ExampleIndex, iter_dropped
 from medllava.data.packing import Schedule
 from medllava.errors import SetupError
 from medllava.layout import (
+    CARD_FILE,
     CHECKPOINTS_DIR,
     DROPPED_FILE,
     METRICS_FILE,
@@ -41,6 +42,7 @@ from medllava.model.shapes import ModelShape, read_shape
 from medllava.progress import Progress, SilentProgress
 from medllava.provenance import trace_sources, weights_sha256
 from medllava.records import MixtureRecord, PackingRecord, RunRecord, Stage, StepSummary
+from medllava.run_readme import render_run_readme
 from medllava.store import exclusive, read_record, write_json, write_text
 from medllava.train import prepare
 from medllava.train.arguments import training_arguments
@@ -314,14 +316,15 @@ def _export(run: _Run) -> None:
         complete=True,
         **summarize_metrics(read_metrics(output_dir / METRICS_FILE)),
         weights_sha256=weights_sha256(output_dir),
-    ).to_json()
+    )
     write_report(
         output_dir / PAGE_FILE,
         title=f"{config.recipe.name}, stage {config.stage.value}",
         subtitle=f"{run.schedule.num_steps} steps on {config.data}",
-        facts=record,
+        facts=record.to_json(),
     )
-    write_json(output_dir / RUN_FILE, record)
+    write_text(output_dir / CARD_FILE, render_run_readme(record, output_dir))
+    write_json(output_dir / RUN_FILE, record.to_json())
     prepare.clear_pixels(output_dir)
     shutil.rmtree(output_dir / CHECKPOINTS_DIR, ignore_errors=True)
 

@@ -95,6 +95,8 @@ def test_losses_are_the_recorded_ones(undisturbed: Path) -> None:
 
 def test_the_run_says_where_everything_came_from(undisturbed: Path) -> None:
     run = json.loads((undisturbed / "run.json").read_text())
+    assert run["command"] in (undisturbed / "README.md").read_text()
+    assert run["weights_sha256"] in (undisturbed / "README.md").read_text()
     assert run["complete"]
     assert run["data"]["by_license"] == {"CC0-1.0": run["data"]["used"]}
     assert run["data"]["sources"] == []

@@ -167,3 +167,17 @@ def test_packages_are_found_through_the_folders_that_name_them(tmp_path):
     facts = write(tmp_path, run)
     assert [source.title for source in facts.stages[0].data.sources] == ["slides 1.2"]
     assert "| slides 1.2 | BSD-3-Clause |  |" in card(facts)
+
+
+def test_metrics_that_are_one_number_are_told_once(tmp_path):
+    same = {"value": 0.5, "low": 0.4, "high": 0.6, "num_questions": 9}
+    names = ("exact_match", "token_recall", "token_f1", "open_exact_match")
+    report = {"task": {"name": "q"}, "conditions": {"real": dict.fromkeys(names, same)}}
+    report["model"] = {"weights_sha256": "ee"}
+    (tmp_path / "eval/q").mkdir(parents=True)
+    (tmp_path / "eval/q/report.json").write_text(json.dumps(report))
+    text = card(write(tmp_path, {"stage": "align"}))
+    row = "| exact match, token recall, token f1, open exact match | 0.500 (0.400 to 0.600) |"
+    assert row in text
+    metrics = metadata(text)["model-index"][0]["results"][0]["metrics"]
+    assert [metric["type"] for metric in metrics] == ["exact_match"]

@@ -109,3 +109,17 @@ def test_data_set_license_report_has_no_risks_and_the_strictest_row():
     licenses = dataset_license_report({"CC BY": 5, "CC BY-ND": 1}, {}, ())
     assert licenses.published_name == "CC BY-ND 4.0"
     assert risks(licenses) == []
+
+
+def test_a_license_for_code_is_not_taken_for_one_of_the_pictures_in_it():
+    source = Source(name="pixels", version="2", license="BSD-3-Clause", note="slides")
+    rows = {row.kind: row for row in model_license_report(facts(data_sources=(source,))).rows}
+    assert rows["source"].note == (
+        "slides; a license for code: check the terms of the pictures in it"
+    )
+
+
+def test_own_data_stands_against_a_public_repository_and_ranks_as_the_strictest():
+    licenses = model_license_report(facts(licenses={"CC BY": 3, "own": 2}))
+    assert "own-data-public" in risks(licenses)
+    assert licenses.published_name == "own data"
