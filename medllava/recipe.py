@@ -118,7 +118,7 @@ class DataConfig:
     has many questions per image, and makes steps less varied; needs packing."""
     num_workers: int = 2
     """Processes that decode images, per rank."""
-    max_dropped: float = 0.05
+    max_dropped: float = 0.1
     """Largest share of records that may be dropped before training refuses."""
 
 

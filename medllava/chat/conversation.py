@@ -44,6 +44,18 @@ class Conversation(Protocol):
         """
         ...
 
+    def look(self, images: Sequence[Image.Image], number: int = 0) -> list[list[float]]:
+        """Return which parts of a picture the last answer depends on; see `occlusion`.
+
+        Args:
+            images: those of the last question, as they were shown.
+            number: of the one that is meant.
+
+        Raises:
+            DataError: there is no such answer or picture, or the model is on a server.
+        """
+        ...
+
     def restore(self, turns: Sequence[Turn], images: Sequence[Sequence[Image.Image]]) -> None:
         """Begin with what was said elsewhere; `images` has the pictures of every turn."""
         ...

@@ -490,12 +490,34 @@ function finish(answer, done) {
   answer.note.textContent = said.filter(Boolean).join(" ");
   const more = actions(answer.element);
   button(more, "Copy", () => copy(answer.text));
+  if (!facts.sentTo) button(more, "Where does it look?", () => look(answer));
   button(more, "Try again", () => {
     const place = turns.indexOf(answer);
     if (busy || over || place < 1) return;
     const question = turns[place - 1];
     ask(question.text, question.pictures, place - 1);
   });
+}
+
+async function look(answer) {
+  const question = turns[turns.length - 2];
+  if (busy || over) return;
+  if (turns.at(-1) !== answer || !question.pictures.length) {
+    answer.note.textContent = "This is for the last answer, where its question shows a picture.";
+    return;
+  }
+  answer.note.textContent = "Covering parts of the picture, one by one ...";
+  const images = question.pictures.map(({ id, view }) => ({ id, view }));
+  try {
+    const reply = await checked(await call(`/conversations/${key}/look`,
+      { body: JSON.stringify({ text: question.text, images }) }));
+    const found = await reply.json();
+    answer.element.querySelector(".overlay")?.remove();
+    const image = add("img", answer.element, "", "overlay");
+    image.src = found.image;
+    image.alt = "The picture with the parts tinted that the answer depends on";
+    answer.note.textContent = found.caption;
+  } catch (error) { if (!over) answer.note.textContent = error.message; }
 }
 
 function stop() { if (busy && key) call(`/conversations/${key}/stop`).catch(() => {}); }

@@ -12,6 +12,7 @@ from PIL import Image
 
 from medllava.chat.config import Answer, Options, Sampling
 from medllava.data.conversation import user_turn
+from medllava.errors import DataError
 from medllava.images.encode import image_address
 from medllava.llm.protocol import ChatModel, ChatRequest, Message
 from medllava.records import IMAGE_TOKEN, Turn
@@ -44,6 +45,18 @@ class RemoteConversation:
 
     def forget(self) -> None:
         """Do nothing: there is no cache here."""
+
+    def look(
+        self,
+        images: Sequence[Image.Image],  # noqa: ARG002 - as the protocol has it
+        number: int = 0,  # noqa: ARG002
+    ) -> list[list[float]]:
+        """Refuse: servers do not tell how likely they find an answer that was given.
+
+        Raises:
+            DataError: always.
+        """
+        raise DataError("a server does not tell where it looks. Load the model here for that.")
 
     def restore(self, turns: Sequence[Turn], images: Sequence[Sequence[Image.Image]]) -> None:
         """Begin with what was said elsewhere; see `Conversation.restore`."""

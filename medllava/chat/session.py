@@ -21,6 +21,7 @@ from transformers import DynamicCache
 
 from medllava.chat.choices import choice_probabilities, find_choices
 from medllava.chat.config import Answer, Options, Sampling
+from medllava.chat.occlusion import measure_parts
 from medllava.chat.sampling import Draws, Reply, follow_checkpoint
 from medllava.data.conversation import needs_special_tokens, render_prompt, user_turn
 from medllava.data.pixels import PixelReader
@@ -127,6 +128,36 @@ class ChatSession:
                 seconds=time.perf_counter() - started,
                 choices=found,
             )
+
+    def look(self, images: Sequence[Image.Image], number: int = 0) -> list[list[float]]:
+        """Return which parts of a picture the last answer depends on; see `Conversation.look`."""
+        if len(self._turns) < 2 or not self._turns[-1].content:
+            raise DataError("nothing was answered yet.")
+        if number >= len(images) or len(images) != len(self._pixels[-2]):
+            raise DataError("the last question showed no such picture.")
+        asked = self._encode(self._turns[:-1])
+        answer = self._tokenizer(self._turns[-1].content, add_special_tokens=False)["input_ids"]
+        before = [image for of_turn in self._pixels[:-2] for image in of_turn]
+
+        def score(shown: Image.Image) -> float:
+            last = list(self._pixels[-2])
+            last[number] = self._process([shown])[0]
+            return self._log_probability([*asked, *answer], [*before, *last], len(answer))
+
+        return measure_parts(score, images[number])
+
+    @torch.inference_mode()
+    def _log_probability(self, ids: list[int], images: list[Tensor], num_last: int) -> float:
+        """Return the log probability of the last `num_last` of `ids`, given all before them."""
+        output = self._model(
+            input_ids=torch.tensor([ids], device=self._device),
+            pixel_values=torch.cat(images).to(self._device, self._model.dtype),
+            use_cache=False,
+            logits_to_keep=num_last + 1,
+        )
+        chosen = torch.tensor(ids[-num_last:], device=self._device)[:, None]
+        scores = output.logits[0, :-1].float().log_softmax(-1)
+        return float(scores.gather(1, chosen).sum())
 
     def _keep(self, turns: list[Turn], pixels: list[tuple[Tensor, ...]]) -> None:
         """Go on from these turns, each with its own pixels."""

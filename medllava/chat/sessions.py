@@ -166,6 +166,24 @@ class Sessions:
             else:
                 self._leave(session, ticket)
 
+    async def look(self, session: Session, images: Sequence[Image.Image]) -> list[list[float]]:
+        """Return which parts of a picture the last answer depends on, when it is one's turn.
+
+        Raises:
+            DataError: an answer is under way, or see `Conversation.look`.
+        """
+        if session.is_busy:
+            raise DataError("the last question is still being answered.")
+        session.is_busy = True
+        ticket = self._line.enter()
+        try:
+            async for _ in self._line.places(ticket):
+                pass
+            look = self._line.threads.submit(session.conversation.look, images)
+            return await asyncio.shield(asyncio.wrap_future(look))
+        finally:
+            self._leave(session, ticket)
+
     def _start(
         self,
         session: Session,

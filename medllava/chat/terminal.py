@@ -15,12 +15,14 @@ from PIL import Image
 from medllava.chat.config import Answer, Options, Sampling, ViewConfig
 from medllava.chat.conversation import Conversation
 from medllava.chat.exchange import Said, open_image, parse_source, save_conversation
+from medllava.chat.occlusion import CAPTION, draw_overlay
 from medllava.chat.transcript import parse_transcript
 from medllava.errors import DataError, MedllavaError
 from medllava.printable import printable, repair
 
 HELP = """\
 /image FILE      show another image with the next question (a path or an http(s) address)
+/look            tint what the last answer depends on in its picture
 /retry           ask the last question again
 /undo            forget the last question and its answer
 /set NAME VALUE  change temperature, top_p, top_k, repetition_penalty, max_new_tokens or seed
@@ -73,6 +75,7 @@ class Terminal:
         self._options = Options(sampling=sampling)
         self._commands: dict[str, Callable[[str], None]] = {
             "/image": self.show,
+            "/look": self._look,
             "/retry": self._retry,
             "/undo": self._undo,
             "/set": self._set,
@@ -185,6 +188,16 @@ class Terminal:
         if answer is not None and answer.choices:
             shares = (f"{name} {100 * share:.1f} %" for name, share in answer.choices.items())
             self._write(f"(began with: {', '.join(shares)})\n")
+
+    def _look(self, _: str) -> None:
+        if not self._said:
+            self._write("Nothing was asked yet.\n")
+            return
+        images = self._images[-2]
+        for number, image in enumerate(images):
+            parts = self._conversation.look(images, number)
+            self._out.write(self._draw(draw_overlay(image, parts)))
+        self._write(f"{CAPTION}\n" if images else "The last question showed no picture.\n")
 
     def _retry(self, _: str) -> None:
         if not self._said:

@@ -27,7 +27,8 @@ from medllava.chat.conversation import Conversation
 from medllava.chat.examples import EXAMPLES
 from medllava.chat.exchange import open_image
 from medllava.chat.middleware import Gate
-from medllava.chat.requests import parse_question, parse_view
+from medllava.chat.occlusion import CAPTION, draw_overlay
+from medllava.chat.requests import PageQuestion, parse_question, parse_view
 from medllava.chat.sessions import MAX_IMAGES, Picture, Session, Sessions
 from medllava.chat.transcript import parse_transcript
 from medllava.errors import DataError, MedllavaError, SetupError
@@ -169,6 +170,7 @@ def build_app(
             Route("/conversations/{key}/images", handlers.show, methods=["POST"]),
             Route("/conversations/{key}/images/{picture}", handlers.remove, methods=["DELETE"]),
             Route("/conversations/{key}/images/{picture}/view", handlers.view, methods=["POST"]),
+            Route("/conversations/{key}/look", handlers.look, methods=["POST"]),
             Route("/conversations/{key}/transcript", handlers.restore, methods=["POST"]),
             Route("/conversations/{key}/turns", handlers.ask, methods=["POST"]),
             Route("/conversations/{key}/stop", handlers.stop, methods=["POST"]),
@@ -322,13 +324,8 @@ class _Handlers:
             asked = parse_question(_object_in(raw))
         except MedllavaError as error:
             return _json({"error": str(error)}, status=400)
-        images = []
         try:
-            for picture_id, view in asked.images:
-                picture = session.pictures.get(picture_id)
-                if picture is None:
-                    raise DataError("a picture of this question is gone. Add it again.")
-                images.append(await self._render(picture.data, view))
+            images = await self._render_all(session, asked)
         except MedllavaError as error:
             return _json({"error": str(error)}, status=400)
         events = self._sessions.answer(session, asked.text, images, asked.options)
@@ -339,6 +336,29 @@ class _Handlers:
                     yield json.dumps(event) + "\n"
 
         return StreamingResponse(lines(), media_type="application/x-ndjson")
+
+    async def look(self, request: "Request") -> "Response":
+        """Return the first picture of the last question with what its answer depends on tinted."""
+        session = self._sessions.find(request.path_params["key"])
+        if session is None:
+            return _gone()
+        raw = await _read_body(request, limit=_MAX_QUESTION_BYTES)
+        try:
+            images = await self._render_all(session, parse_question(_object_in(raw)))
+            parts = await self._sessions.look(session, images)
+            drawn = await asyncio.to_thread(draw_overlay, images[0], parts)
+        except MedllavaError as error:
+            return _json({"error": str(error)}, status=400)
+        return _json({"image": _preview(drawn), "caption": CAPTION, "parts": parts})
+
+    async def _render_all(self, session: Session, asked: PageQuestion) -> list[Image.Image]:
+        images = []
+        for picture_id, view in asked.images:
+            picture = session.pictures.get(picture_id)
+            if picture is None:
+                raise DataError("a picture of this question is gone. Add it again.")
+            images.append(await self._render(picture.data, view))
+        return images
 
     def _picture_of(self, request: "Request") -> tuple[Session, Picture] | None:
         session = self._sessions.find(request.path_params["key"])

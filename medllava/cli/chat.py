@@ -113,6 +113,12 @@ def run(
             help="Show this window of measured values, such as Hounsfield units.",
         ),
     ] = None,
+    look: Annotated[
+        bool,
+        typer.Option(
+            "--look", help="With --json, tell which parts of the picture each answer depends on."
+        ),
+    ] = False,
     json_output: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = 0,
@@ -129,9 +135,11 @@ def run(
                 "--repetition-penalty": repetition_penalty is not None,
                 "--dtype": dtype is not DType.auto,
                 "--load": load is not None,
+                "--look": look,
             },
             "is for a model loaded here; a server at --base-url has its own.",
         )
+    _refuse({"--look": look and not json_output}, "is for --json; type /look, or use the page.")
     if web:
         _refuse({"--continue": continued is not None}, "is not for --web: open it on the page.")
     console = Console("chat", json_output=json_output, quiet=quiet, verbose=verbose)
@@ -158,7 +166,9 @@ def run(
         talk(config, images or [], view, console, continued=continued)
     else:
         questions = [prompt] if prompt is not None else sys.stdin or []
-        answer(config, images or [], view, console, questions=questions, continued=continued)
+        answer(
+            config, images or [], view, console, questions=questions, continued=continued, look=look
+        )
 
 
 def _refuse(given: dict[str, bool], reason: str) -> None:

@@ -62,6 +62,7 @@ def answer(
     *,
     questions: Iterable[str],
     continued: Path | None,
+    look: bool,
 ) -> None:
     """Answer every question of one conversation; a line of text or one JSON object each.
 
@@ -80,7 +81,7 @@ def answer(
     number = 0
     asked = (repair(text).strip() for text in questions)
     for number, question in enumerate(filter(None, asked), start=1):
-        _answer_one(conversation, question, pictures, console, number=number)
+        _answer_one(conversation, question, pictures, console, number=number, look=look)
         pictures = []  # they belong to the first question
     if number == 0:
         raise DataError("no question: stdin was empty. Give --prompt, or a question a line.")
@@ -93,6 +94,7 @@ def _answer_one(
     console: Console,
     *,
     number: int,
+    look: bool,
 ) -> None:
     pieces = conversation.ask(question, pictures)
     try:
@@ -106,7 +108,9 @@ def _answer_one(
     if not console.json_output:
         typer.echo()
     elif facts is not None:
-        print_result("chat", summary={"turn": number, "prompt": question, **facts.to_json()})
+        parts = {"parts": conversation.look(pictures)} if look and pictures else {}
+        summary = {"turn": number, "prompt": question, **facts.to_json(), **parts}
+        print_result("chat", summary=summary)
 
 
 def serve(

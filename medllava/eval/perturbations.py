@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
 from medllava.images.load import load_image
-from medllava.store import atomic_path
+from medllava.store import atomic_path, sha256_of
 
 _NOISE_DEVIATION = 20.0
 """Of 255, per channel."""
@@ -34,7 +34,8 @@ def write_corrupted(image: Path, corruption: str, folder: Path) -> Path:
     Raises:
         DataError: the image cannot be read.
     """
-    name = hashlib.sha256(f"{image}\n{corruption}".encode()).hexdigest()[:24]
+    # By content: a picture that was replaced must not leave its old copy behind.
+    name = hashlib.sha256(f"{sha256_of(image)}\n{corruption}".encode()).hexdigest()[:24]
     path = folder / corruption / f"{name}.png"
     if not path.exists():
         with atomic_path(path) as temporary:

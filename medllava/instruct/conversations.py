@@ -91,6 +91,13 @@ def write_conversations(
         else:
             _verify(config, writer, candidates, verifier, ledger)
         queue.flush(writer)
+        for reason, count in writer.left.most_common():
+            progress.note(f"{count} without an answer, {reason}: {writer.told.get(reason, '')}")
+        if ledger.maybe_paid:
+            progress.note(
+                f"{ledger.maybe_paid} attempts without a readable reply may have been paid for, "
+                f"at most ${ledger.maybe_paid_usd:.4f} where the price is known."
+            )
         return {
             "teacher": teacher.model.name,
             **({"verifier": config.verify, "verify_version": VERIFY_VERSION} if verifier else {}),

@@ -35,6 +35,8 @@ class InstructionsWriter:
         """Turns that were left out of a conversation, by rule."""
         self.left: Counter[str] = Counter()
         """Figures that another run has to ask about, by reason."""
+        self.told: dict[str, str] = {}
+        """The service's latest words for each of these reasons."""
         self._with_questions = with_questions
         self._stack = ExitStack()
 
@@ -89,6 +91,8 @@ class InstructionsWriter:
         _write_line(self._rejected, {"figure_id": figure_id, "reason": reason, "detail": detail})
         self.counts["unanswered"] += 1
         self.left[reason] += 1
+        if detail:
+            self.told[reason] = detail
 
     def _open(self, name: str) -> IO[str]:
         temporary = self._stack.enter_context(atomic_path(self.folder / name))

@@ -404,3 +404,37 @@ def test_the_slice_and_window_on_the_screen_are_what_the_model_is_shown(
     ask(page, "top", "top: blue")
     assert "slice 2" in page.run("document.querySelector('.user').innerText")
     assert page.run("transcript()")["turns"][0]["images"][0]["view"] == {"slice": 2}
+
+
+def test_what_the_last_answer_depends_on_is_tinted_with_a_sentence_on_what_it_shows(
+    page: Browser, tmp_path: Path
+):
+    upload(page, tmp_path, "red")
+    ask(page, "Which colour?", "It is red.")
+    press = "[...document.querySelectorAll('.assistant .more button')]"
+    page.run(f"{press}.find((b) => b.textContent === 'Where does it look?').click()")
+    page.wait("document.querySelector('.assistant .overlay')?.naturalWidth > 0")
+    assert "not whether it is right" in page.run("document.querySelector('.assistant').innerText")
+    keep_picture(page, "overlay")
+    ask(page, "Are you sure?", "Yes, red.")
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_dark_pages_fit_their_width(page: Browser, tmp_path: Path, width: int):
+    page.call(
+        "Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}]
+    )
+    page.resize(width, 800, is_phone=width < 500)
+    upload(page, tmp_path, "red")
+    ask(page, "Which colour?", "It is red.")
+    page.run("document.querySelector('#menu').open = true")
+    keep_picture(page, f"dark-{width}")
+    assert page.run("document.documentElement.scrollWidth") <= width
+    box = page.run(
+        "(() => { const b = document.querySelector('#menu > div').getBoundingClientRect()"
+        "; return [b.left, b.right]; })()"
+    )
+    assert box[0] >= 0
+    assert box[1] <= width
+    page.run("document.querySelector('#menu').open = false")
+    page.call("Emulation.setEmulatedMedia", features=[])

@@ -18,6 +18,7 @@ from llm_manners import served
 from medllava.errors import DataError, RemoteError
 from medllava.instruct.config import GenerateConfig
 from medllava.instruct.generate import generate_instructions
+from medllava.progress import SilentProgress
 from medllava.records import FigureRecord, Stage, StepSummary
 from medllava.store import iter_jsonl
 
@@ -225,6 +226,27 @@ def test_only_filtered_content_is_final_until_it_is_asked_for(tmp_path: Path) ->
     with served("good", tmp_path / "other") as server:
         again = generate_instructions(settings(tmp_path, server.url, retry_refused=True))
     assert again.counts["records"] == 10
+
+
+class Notes(SilentProgress):
+    """Keeps what the user is told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.told.append(message)
+
+
+def test_the_user_is_told_the_servers_words_and_what_may_have_been_paid(tmp_path: Path) -> None:
+    notes = Notes()
+    with served("error_200", tmp_path / "server") as server:
+        summary = generate_instructions(settings(tmp_path, server.url, figures=2), progress=notes)
+    assert not summary.complete
+    assert any("upstream overloaded" in message for message in notes.told)
+    assert any(
+        "4 attempts" in message and "may have been paid" in message for message in notes.told
+    )
 
 
 def test_odd_replies_among_good_ones_cost_only_themselves(tmp_path: Path) -> None:

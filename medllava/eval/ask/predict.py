@@ -47,6 +47,8 @@ class Ask:
     """Path of the image file, `BLANK`, or None for text only."""
     text: str
     """What the user says, without the image."""
+    content: str = ""
+    """SHA-256 of the image file; another picture under the same name is another ask."""
 
     @property
     def key(self) -> Key:
@@ -56,7 +58,8 @@ class Ask:
     @property
     def digest(self) -> str:
         """What was shown and said; another picture or wording must not take an old reply."""
-        return hashlib.sha256(f"{self.image}\n{self.text}".encode()).hexdigest()[:16]
+        shown = self.content or self.image
+        return hashlib.sha256(f"{shown}\n{self.text}".encode()).hexdigest()[:16]
 
 
 Batch = list[tuple[Ask, str]]
@@ -89,6 +92,7 @@ def build_asks(
     image_paths: Mapping[str, Path],
     shown_instead: Mapping[str, str],
     closed_prompt: str,
+    contents: Mapping[str, str] | None = None,
 ) -> list[Ask]:
     """Return what the model is asked under one condition.
 
@@ -99,7 +103,9 @@ def build_asks(
         image_paths: file of every image named by a question.
         shown_instead: image to image, for `permuted`.
         closed_prompt: see `data.conversation.question_text`.
+        contents: SHA-256 of the file of every image.
     """
+    known = contents or {}
 
     def shown(image: str | None) -> str | None:
         if image is None or condition is Condition.TEXT:
@@ -108,6 +114,10 @@ def build_asks(
             return BLANK
         return str(image_paths[shown_instead.get(image, image)])
 
+    def content(image: str | None) -> str:
+        is_file = image is not None and condition not in (Condition.TEXT, Condition.BLANK)
+        return known.get(shown_instead.get(image, image), "") if is_file and image else ""
+
     return [
         Ask(
             id=question.id,
@@ -115,6 +125,7 @@ def build_asks(
             seed=seed,
             image=shown(question.image),
             text=question_text(question, closed_prompt=closed_prompt),
+            content=content(question.image),
         )
         for question in questions
     ]

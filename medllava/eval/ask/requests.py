@@ -128,9 +128,7 @@ def _condition_asks(
     config: EvalConfig, questions: Sequence[Question], paths: Mapping[str, Path], prompt: str
 ) -> list[Ask]:
     asked = [c for c in Condition if c in ASKED_CONDITIONS and c in config.conditions]
-    contents: dict[str, str] = {}
-    if Condition.PERMUTED in asked:
-        contents = {image: sha256_of(path) for image, path in paths.items()}
+    contents = {image: sha256_of(path) for image, path in paths.items()}
     asks: list[Ask] = []
     for condition in asked:
         for seed in config.seeds:
@@ -142,6 +140,7 @@ def _condition_asks(
                 image_paths=paths,
                 shown_instead=permute_images(contents, seed=seed) if is_permuted else {},
                 closed_prompt=prompt,
+                contents=contents,
             )
     return asks
 
@@ -149,6 +148,12 @@ def _condition_asks(
 def _probe_asks(
     config: EvalConfig, made: Made, paths: Mapping[str, Path], prompt: str
 ) -> dict[str, list[Ask]]:
+    contents = {image: sha256_of(path) for image, path in paths.items()} if made else {}
+
+    def content(probed: Probed) -> str:
+        of_file = contents.get(probed.question.image or "", "")
+        return f"{of_file} {probed.corruption}" if probed.corruption and of_file else of_file
+
     def shown(probed: Probed) -> str | None:
         if probed.question.image is None:
             return None
@@ -165,6 +170,7 @@ def _probe_asks(
                 seed=config.seeds[0],
                 image=shown(probed),
                 text=question_text(probed.question, closed_prompt=prompt),
+                content=content(probed),
             )
             for probed in altered
         ]

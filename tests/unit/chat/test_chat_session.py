@@ -7,6 +7,7 @@ from PIL import Image
 
 from medllava.chat.choices import find_choices
 from medllava.chat.config import Options, Sampling
+from medllava.chat.occlusion import draw_overlay, measure_parts
 from medllava.chat.sampling import Draws, Reply
 from medllava.chat.session import ChatSession
 from medllava.data.conversation import render_prompt
@@ -365,3 +366,32 @@ def test_the_beginning_of_a_stop_string_is_held_back_until_it_is_none():
     assert [reply.take(0) for _ in texts] == ["I", " ", "", "", "thx", " ", ""]
     assert reply.is_over
     assert reply.text == "I thx "
+
+
+def test_covering_the_part_that_the_answer_depends_on_is_what_is_found():
+    """An answer whose probability is the brightness of one known part of the picture."""
+    image = Image.new("RGB", (70, 70), (10, 10, 10))
+    image.paste((250, 250, 250), (50, 20, 60, 30))
+    parts = measure_parts(lambda shown: shown.getpixel((55, 25))[0] / 255, image)
+    assert [len(row) for row in parts] == [7] * 7
+    assert parts[2][5] > 0
+    assert sum(value > 0 for row in parts for value in row) == 1
+    drawn = draw_overlay(image, parts)
+    tint = [a - b for a, b in zip(drawn.getpixel((55, 25)), image.getpixel((55, 25)), strict=True)]
+    assert tint[2] < -100
+    assert drawn.getpixel((5, 65)) == (10, 10, 10)
+
+
+def test_the_probability_behind_the_overlay_is_the_models_own(colour_model: LoadedModel):
+    session = ChatSession(colour_model, sampling=GREEDY)
+    assert say(session, "Which colour?", plain("red")) == "It is red."
+    asked = session._encode(session.turns[:-1])
+    pixels = list(session._pixels[0])
+    said = session._tokenizer("It is red.", add_special_tokens=False)["input_ids"]
+    likely = session._log_probability([*asked, *said], pixels, len(said))
+    blue = list(session._process([plain("blue")]))
+    assert likely > session._log_probability([*asked, *said], blue, len(said)) + 2
+    parts = session.look([plain("red")])
+    assert max(map(max, parts)) >= 0
+    with pytest.raises(DataError, match="no such picture"):
+        session.look([])

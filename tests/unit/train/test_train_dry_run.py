@@ -72,7 +72,8 @@ def test_records_are_counted_with_the_tokenizer_and_packed_as_in_training(tmp_pa
 
 def test_too_many_dropped_records_exit_4_from_a_dry_run(tmp_path: Path) -> None:
     folder = write_random_records(tmp_path / "data", count=10)
-    (folder / "3-0.png").unlink()
+    for number in (3, 4):
+        (folder / f"{number}-0.png").unlink()
     result = CliRunner().invoke(
         app, ["train", "debug", "--stage", "1", "--data", str(folder), "--dry-run"]
     )

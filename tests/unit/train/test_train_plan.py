@@ -16,7 +16,7 @@ from medllava.errors import SetupError
 from medllava.model.loaded import LoadedModel
 from medllava.model.parts import build_model
 from medllava.model.shapes import ModelShape, read_shape
-from medllava.recipe import Adapter, Precision, Recipe, load_recipe
+from medllava.recipe import Adapter, Optimizer, Precision, Recipe, load_recipe
 from medllava.records import InstructionRecord, Stage, Turn
 from medllava.train.plan_text import render_plan
 from medllava.train.planning.costs import (
@@ -300,3 +300,46 @@ def test_planning_itself_needs_no_torch() -> None:
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+# Peaks of 7B steps on one H200, in GiB (docs/benchmarks.md): stage, pack, Liger, measured. AdamW's
+# moments were bf16 there, 4 bytes per learning parameter for the plan's 8.
+@pytest.mark.parametrize(
+    ("stage", "pack", "liger", "measured"),
+    [
+        (Stage.ALIGN, 2048, False, 23.7),
+        (Stage.ALIGN, 8192, False, 52.2),
+        (Stage.ALIGN, 8192, True, 40.9),
+        (Stage.INSTRUCT, 2048, False, 55.5),
+        (Stage.INSTRUCT, 8192, False, 97.9),
+        (Stage.INSTRUCT, 8192, True, 79.1),
+    ],
+)
+def test_memory_is_within_15_percent_of_what_an_h200_was_seen_to_take(
+    stage: Stage, pack: int, liger: bool, measured: float
+) -> None:
+    recipe = load_recipe("llava-med-v1.5")
+    shape, learning = read_shape(recipe.model), Learning.of(stage, recipe.stage[stage])
+    settings = Settings(
+        world_size=1,
+        precision=Precision.BF16,
+        optimizer=Optimizer.BF16_STOCHASTIC,
+        pack_length=pack,
+        liger=liger,
+    )
+    images = pack // 716 if stage is Stage.ALIGN else pack // 906
+    work = PassCounts(tokens=pack, supervised=pack // 6, images=images)
+    memory = compute_memory(shape, learning, settings, work)
+    memory["optimizer"] //= 2
+    assert sum(memory.values()) / GIB == pytest.approx(measured, rel=0.15)
+
+
+def test_7b_stage_2_fits_one_80_gb_card_with_eight_bit_moments_and_141_gb_with_masters() -> None:
+    eight_bit = load_recipe("llava-med-v1.5", overrides=["train.optimizer=eight_bit"])
+    chosen = plan_of(eight_bit, world_size=1, gpu="H100").chosen
+    assert chosen.fits
+    assert not chosen.settings.offload
+    masters = plan_of(load_recipe("llava-med-v1.5"), world_size=1, gpu="H200").chosen
+    assert masters.fits
+    assert not masters.settings.offload
+    assert masters.settings.optimizer is Optimizer.FP32_MASTERS
