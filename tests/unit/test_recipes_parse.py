@@ -15,6 +15,7 @@ EXPECTED = {
     "llava-med-v1.5",
     "qwen3-4b-siglip2",
     "qwen3-8b-siglip2",
+    "radlite-4b",
     "smollm2-135m",
 }
 
