@@ -12,6 +12,7 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from medllava.data.sources import image_root, iter_instruction_records
 from medllava.instruct.config import GenerateConfig
 from medllava.instruct.generate import generate_instructions
+from medllava.privacy.findings import PrivacyMode
 from medllava.records import Stage
 
 
@@ -69,7 +70,13 @@ def study(tmp_path):
 def test_a_series_is_one_record_of_evenly_spaced_slices(study, tmp_path):
     out = tmp_path / "out"
     generate_instructions(
-        GenerateConfig(figures=study, output_dir=out, stage=Stage.ALIGN, split=None)
+        GenerateConfig(
+            figures=study,
+            output_dir=out,
+            stage=Stage.ALIGN,
+            split=None,
+            privacy=PrivacyMode.OFF,
+        )
     )
     records = {len(r.images): r for r in iter_instruction_records(out)}
     series = records[8]

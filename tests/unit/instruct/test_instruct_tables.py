@@ -15,6 +15,7 @@ from medllava.data.sources import image_root, iter_instruction_records
 from medllava.errors import DataError
 from medllava.instruct.config import GenerateConfig
 from medllava.instruct.generate import generate_instructions
+from medllava.privacy.findings import PrivacyMode
 from medllava.records import Split, Stage
 
 CAPTION = "Light micrograph of a blood smear with {} red blood cells."
@@ -51,6 +52,7 @@ def write_csv(path, rows, delimiter=","):
 
 def generate(table, out, **changes):
     values = {"stage": Stage.ALIGN, "split": None} | changes
+    values.setdefault("privacy", PrivacyMode.OFF)  # test_instruct_privacy looks at the gate
     return generate_instructions(GenerateConfig(figures=table, output_dir=out, **values))
 
 
