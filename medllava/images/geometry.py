@@ -14,8 +14,8 @@ from PIL import Image
 
 PROBE_SIZES = ((61, 40), (40, 61), (50, 50))
 
-_EXTREME = 8
-"""Times as long as wide: from here on what the crop cuts away is not computed."""
+_MOST_RESIZED = 8_000_000
+"""Of a resized picture; where it has more, what the crop cuts away is not computed."""
 _MAX_PADDED_SIDE = 9_000
 """Its square is just within what is decoded."""
 
@@ -58,9 +58,9 @@ class SquareGeometry:
         """Return (3, height, width) of an RGB image."""
         if self.padding is not None and image.width != image.height:
             image = self._pad(image, self.padding)
-        if self.shortest_edge is not None and max(image.size) > _EXTREME * min(image.size):
-            return np.asarray(self._resize_middle(image)).transpose(2, 0, 1)
         width, height = self._resized(image)
+        if self.shortest_edge is not None and width * height > _MOST_RESIZED:
+            return np.asarray(self._resize_middle(image)).transpose(2, 0, 1)
         resized = image.resize((width, height), resample=self.resample)
         left, top = (width - self.width) // 2, (height - self.height) // 2
         pixels = np.asarray(resized)[top : top + self.height, left : left + self.width]

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from transformers import CLIPImageProcessorPil
@@ -28,6 +28,7 @@ def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
 
 @pytest.mark.parametrize("geometry", list(Geometry))
 @settings(max_examples=25, deadline=None)
+@example(width=3, height=80, side=8)
 @given(width=st.integers(1, 90), height=st.integers(1, 90), side=st.integers(8, 40))
 def test_pixels_equal_those_of_the_processor(
     tmp_path_factory: pytest.TempPathFactory,
