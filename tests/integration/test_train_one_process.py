@@ -4,15 +4,15 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from debug_runs import debug_config, losses
 from safetensors.torch import load_file
 
 from medllava.data.random_records import write_random_records
-from medllava.train.config import StageRunConfig
-from medllava.train.resolve import resolve_config
 from medllava.train.run import train_stage
 
 pytestmark = pytest.mark.timeout(280)
@@ -24,21 +24,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_random_records(tmp_path_factory.mktemp("data"), count=24)
 
 
-def config_of(data: Path, output_dir: Path, *overrides: str, **changes: object) -> StageRunConfig:
-    config = resolve_config(
-        "debug",
-        stage="2",
-        data=str(data),
-        init="parts",
-        output_dir=output_dir,
-        max_steps=STEPS,
-        overrides=["checkpoint.every_steps=3", *overrides],
-    )
-    return replace(config, **changes)  # type: ignore[arg-type]
-
-
-def losses(folder: Path) -> list[float]:
-    return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").open()]
+config_of = partial(debug_config, max_steps=STEPS)
 
 
 @pytest.fixture(scope="module")
