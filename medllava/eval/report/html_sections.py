@@ -29,7 +29,7 @@ def format_estimate(estimate: Mapping[str, Any] | None, *, is_share: bool = True
     if estimate is None or estimate["value"] is None:
         return "-"
     factor = 100 if is_share else 1
-    mark = "*" if 0 < estimate.get("num_images", 0) < FEW_IMAGES else ""
+    mark = "*" if 0 < (estimate.get("num_images") or 0) < FEW_IMAGES else ""
     text = f"{factor * estimate['value']:.1f}{mark}"
     if estimate["low"] is None:
         return text
