@@ -150,6 +150,6 @@ def _own_cells(
     """Yield our scores under each protocol that the report has, one cell per column."""
     real = report["conditions"]["real"]
     yield "strict", [estimate_cell(real.get(_PUBLISHED_METRICS[c])) for c in columns]
-    if "llava_med" in report:
+    if report["llava_med"]:
         paper = report["llava_med"]["paper"]  # in percent already
         yield "llava-med", [estimate_cell(paper.get(c), is_share=False) for c in columns]
