@@ -30,7 +30,7 @@ th, td { text-align: left; padding: .35rem 1.25rem .35rem 0; border-bottom: 1px 
 code { background: var(--wash); padding: .1rem .3rem; border-radius: .2rem }
 """
 
-_COLOURS = ("var(--fill)", "var(--warm)", "#7a9e4b", "#8a6fb0")
+_COLORS = ("var(--fill)", "var(--warm)", "#7a9e4b", "#8a6fb0")
 
 
 def render_page(title: str, *, subtitle: str = "", sections: Iterable[tuple[str, str]]) -> str:
@@ -86,7 +86,7 @@ def render_bars(
         rows.append(
             f'<text x="190" y="{y + 15}" text-anchor="end">{html.escape(_short(name))}</text>'
             f'<rect x="200" y="{y + 3}" width="{width:.1f}" height="16" rx="2" '
-            f'fill="{_COLOURS[0]}"/>'
+            f'fill="{_COLORS[0]}"/>'
         )
         end = width
         if name in ranges:
@@ -94,7 +94,7 @@ def render_bars(
             end = max(width, high - 200)
             rows.append(
                 f'<path d="M{low:.1f} {y + 11}H{high:.1f}M{low:.1f} {y + 7}v8M{high:.1f} {y + 7}v8"'
-                f' stroke="{_COLOURS[1]}" stroke-width="2" fill="none"/>'
+                f' stroke="{_COLORS[1]}" stroke-width="2" fill="none"/>'
             )
         rows.append(f'<text x="{206 + end:.1f}" y="{y + 15}">{_number(value)}</text>')
     return _svg(600, max(24 * len(values), 1), "".join(rows), label="bar chart")
@@ -114,10 +114,10 @@ def render_lines(
 
     parts = ['<path d="M60 20V230H620" fill="none" stroke="var(--line)"/>']
     for i, (name, line) in enumerate(series.items()):
-        colour = _COLOURS[i % len(_COLOURS)]
+        color = _COLORS[i % len(_COLORS)]
         path = " ".join("{:.1f},{:.1f}".format(*place(x, y)) for x, y in line)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts.append(f'<rect x="{70 + 140 * i}" y="4" width="10" height="10" fill="{colour}"/>')
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"/>')
+        parts.append(f'<rect x="{70 + 140 * i}" y="4" width="10" height="10" fill="{color}"/>')
         parts.append(f'<text x="{84 + 140 * i}" y="13">{html.escape(_short(name))}</text>')
     for text, x, y, anchor in (
         (_number(y1), 54, 28, "end"),

@@ -59,7 +59,7 @@ class VisionEncoderConfig:
     image_size: int = 0
     """Pixels per side; 0 keeps the encoder's own. More pixels mean more image tokens."""
     geometry: Geometry = Geometry.PAD
-    """`pad` to square with the mean colour, centre `crop`, or `stretch`."""
+    """`pad` to square with the mean color, center `crop`, or `stretch`."""
     config: dict[str, Any] = field(default_factory=dict)
     """Transformers' configuration values with `model_type`: what a `random` encoder is
     made from, and the sizes of another one for the plan, so that it needs no download."""
@@ -72,7 +72,7 @@ class ProjectorConfig:
     activation: str = "gelu"
     """Between the two linear layers, by transformers' name."""
     standardize_features: bool = False
-    """Start from standardised features and the scale of the word embeddings; helps small models."""
+    """Start from standardized features and the scale of the word embeddings; helps small models."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

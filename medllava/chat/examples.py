@@ -9,10 +9,10 @@ _SIDE = 336
 
 
 def draw_phantom() -> Image.Image:
-    """Draw a slice through a head-like phantom: nested ellipses of different grey."""
+    """Draw a slice through a head-like phantom: nested ellipses of different gray."""
     image = Image.new("L", (_SIDE, _SIDE), 0)
     draw = ImageDraw.Draw(image)
-    for box, grey in (
+    for box, gray in (
         ((58, 20, 278, 316), 235),
         ((70, 34, 266, 302), 95),
         ((108, 96, 152, 214), 35),
@@ -20,7 +20,7 @@ def draw_phantom() -> Image.Image:
         ((136, 74, 204, 128), 135),
         ((156, 222, 180, 246), 170),
     ):
-        draw.ellipse(box, fill=grey)
+        draw.ellipse(box, fill=gray)
     return image.filter(ImageFilter.GaussianBlur(1.2)).convert("RGB")
 
 

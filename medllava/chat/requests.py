@@ -57,7 +57,7 @@ def parse_view(value: Mapping[str, Any]) -> ViewConfig:
         raise DataError(f"no plane {plane!r}; it is one of {', '.join(_PLANES)}.")
     window = value.get("window")
     if window is not None and not (isinstance(window, list) and len(window) == 2):
-        raise DataError("a window is a centre and a width.")
+        raise DataError("a window is a center and a width.")
     return ViewConfig(
         frame=_index(value.get("frame"), "frame"),
         plane=plane,
@@ -65,7 +65,7 @@ def parse_view(value: Mapping[str, Any]) -> ViewConfig:
         window=None
         if window is None
         else (
-            _number(window[0], "the window's centre", low=-1e9, high=1e9),
+            _number(window[0], "the window's center", low=-1e9, high=1e9),
             _number(window[1], "the window's width", low=1e-9, high=1e9),
         ),
     )

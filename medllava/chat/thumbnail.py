@@ -1,4 +1,4 @@
-"""An image as text that a terminal shows: kitty's and iTerm2's graphics, else coloured half blocks.
+"""An image as text that a terminal shows: kitty's and iTerm2's graphics, else colored half blocks.
 
 What the terminal can is read from its environment; where it can nothing, nothing is printed.
 """
@@ -30,8 +30,8 @@ def render_thumbnail(image: Image.Image, environment: Mapping[str, str] = os.env
     if program in {"iTerm.app", "WezTerm"}:
         return _iterm(image)
     if environment.get("COLORTERM") in {"truecolor", "24bit"}:
-        return _half_blocks(image, _true_colour)
-    return _half_blocks(image, _palette_colour) if "256color" in term else ""
+        return _half_blocks(image, _true_color)
+    return _half_blocks(image, _palette_color) if "256color" in term else ""
 
 
 def _png(image: Image.Image) -> str:
@@ -53,27 +53,27 @@ def _iterm(image: Image.Image) -> str:
     return f"\x1b]1337;File=inline=1;height={_CELLS[1]};preserveAspectRatio=1:{_png(image)}\x07\n"
 
 
-def _half_blocks(image: Image.Image, colour: Callable[[Rgb], str]) -> str:
-    """Draw two pixels per cell: the upper half in the foreground colour, the lower behind it."""
+def _half_blocks(image: Image.Image, color: Callable[[Rgb], str]) -> str:
+    """Draw two pixels per cell: the upper half in the foreground color, the lower behind it."""
     small = shrink(image, (_CELLS[0], 2 * _CELLS[1]))
     pixels: Any = small.load()
     lines = []
     for y in range(0, small.height - small.height % 2 or 1, 2):
         below = min(y + 1, small.height - 1)
         cells = (
-            f"\x1b[38;{colour(pixels[x, y])};48;{colour(pixels[x, below])}m\u2580"
+            f"\x1b[38;{color(pixels[x, y])};48;{color(pixels[x, below])}m\u2580"
             for x in range(small.width)
         )
         lines.append("".join(cells) + "\x1b[0m\n")
     return "".join(lines)
 
 
-def _true_colour(rgb: Rgb) -> str:
+def _true_color(rgb: Rgb) -> str:
     return "2;{};{};{}".format(*rgb)
 
 
-def _palette_colour(rgb: Rgb) -> str:
-    """Return the nearest of xterm's 6 x 6 x 6 colours, or of its 24 greys for a grey."""
+def _palette_color(rgb: Rgb) -> str:
+    """Return the nearest of xterm's 6 x 6 x 6 colors, or of its 24 grays for a gray."""
     red, green, blue = rgb
     if max(rgb) - min(rgb) < 12:
         return f"5;{232 + min(23, red * 24 // 256)}"

@@ -1,4 +1,4 @@
-"""`medllava push`: publish a model or a data set with its card and licences."""
+"""`medllava push`: publish a model or a data set with its card and licenses."""
 
 from enum import StrEnum
 from pathlib import Path

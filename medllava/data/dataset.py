@@ -74,7 +74,7 @@ class ExampleIndex:
     kept_pixels: tuple[Path, ...] = ()
     """Images whose resized pixels were kept while indexing, in the order of their places."""
     facts: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Used records counted by licence, modality, teacher, and by what was put right in them."""
+    """Used records counted by license, modality, teacher, and by what was put right in them."""
     origins: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     """Of several sources, the number of the one that each example is from; else empty."""
     repeated_ids: int = 0

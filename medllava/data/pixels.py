@@ -1,4 +1,4 @@
-"""Image files to normalised pixels, with a cache of what was decoded and resized.
+"""Image files to normalized pixels, with a cache of what was decoded and resized.
 
 Paths enter, one float tensor leaves. Decoding and the processor's geometry are the slow part and
 give 8-bit pixels; these are kept in one memory-mapped file that all workers and ranks of a machine

@@ -37,7 +37,7 @@ class Condition(StrEnum):
     PERMUTED = "permuted"
     """Another test image, by a seeded derangement: what is left needs no look at the image."""
     BLANK = "blank"
-    """A uniform grey image of the same size."""
+    """A uniform gray image of the same size."""
     TEXT = "text"
     """No image at all."""
     MAJORITY = "majority"

@@ -60,7 +60,7 @@ def render_model_card(
 
     Args:
         facts: what the checkpoint folder knows.
-        licenses: its licences.
+        licenses: its licenses.
         repo_id: where it goes, for the commands.
         weights: their hash.
         accepted: risks that the user took on by name; the card says so.
@@ -72,7 +72,7 @@ def render_model_card(
         ("Data", _data_section(facts.stages)),
         ("Evaluation", _evaluation_section(facts.evaluations, repo_id)),
         ("Cost", _cost_section(facts.stages)),
-        ("Licence", render_license_report(licenses, accepted)),
+        ("License", render_license_report(licenses, accepted)),
         ("Limits", _limits_section(facts)),
     ]
     body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections)
@@ -88,7 +88,7 @@ def render_license_report(licenses: LicenseReport, accepted: Sequence[Risk] = ()
     lines = [
         f"Published under **{licenses.published_name}**, because {licenses.reason}.",
         "",
-        render_table(("", "what", "licence", "note"), rows),
+        render_table(("", "what", "license", "note"), rows),
     ]
     lines += [f"\nRisk accepted by the publisher, `{r.name}`: {r.reason}." for r in accepted]
     return "\n".join(lines)
@@ -101,7 +101,7 @@ def render_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> st
 
 
 def license_metadata(licenses: LicenseReport) -> dict[str, Any]:
-    """Return the hub's licence keys for the license report's conclusion."""
+    """Return the hub's license keys for the license report's conclusion."""
     terms = licenses.terms
     if terms.hub_tag:
         return {"license": terms.hub_tag}
@@ -158,12 +158,12 @@ def _parts_section(facts: ModelFacts) -> str:
         name = "none needed" if is_random else parse_license(part.license).name
         rows.append((ROLES[part.role], part.source, name, ""))
         rows += [("- from", *source_cells(source)) for source in part.sources]
-    text = render_table(("part", "source", "licence", "note"), rows)
+    text = render_table(("part", "source", "license", "note"), rows)
     return f"{text}\n\nTraining started from `{facts.start}`." if facts.start else text
 
 
 def source_cells(source: Source) -> tuple[str, str, str]:
-    """Return a source as table cells: title, licence, note with the start of its hash."""
+    """Return a source as table cells: title, license, note with the start of its hash."""
     digest = f"sha256 {source.sha256[:12]}" if source.sha256 else ""
     note = ", ".join(filter(None, (source.note, digest)))
     return source.title, parse_license(source.license).name, note
@@ -214,14 +214,14 @@ def _data_section(stages: Sequence[StageRun]) -> str:
     sources = dict.fromkeys(source for stage in stages for source in stage.data.sources)
     if sources:
         parts.append("**Where the images came from:**")
-        parts.append(render_table(("source", "licence", "note"), map(source_cells, sources)))
+        parts.append(render_table(("source", "license", "note"), map(source_cells, sources)))
     else:
         parts.append("Where the images came from: unknown.")
     return "\n\n".join(parts)
 
 
 def _breakdowns(data: Data) -> Iterator[tuple[str, Mapping[str, int]]]:
-    yield "licence", data.licenses
+    yield "license", data.licenses
     yield "modality", data.modalities
     yield "teacher", data.teachers
 

@@ -34,7 +34,7 @@ class PushConfig:
     load_check: bool = True
     """Load the staged model in a fresh process and ask it one question before uploading."""
     accepted_risks: tuple[str, ...] = ()
-    """Names of licence risks that the user takes on."""
+    """Names of license risks that the user takes on."""
     shard_bytes: int = 500_000_000
     """Data sets: image bytes per Parquet file, about."""
 

@@ -1,7 +1,7 @@
-"""Figures or instructions to Parquet that `datasets` loads, images inside, licence in every row.
+"""Figures or instructions to Parquet that `datasets` loads, images inside, license in every row.
 
 A folder of fetch-pmc or generate-instructions enters, rows stream through; what leaves is
-`data/SPLIT-NNNNN.parquet`, ATTRIBUTION.md and the counts for the card. A row whose licence does not
+`data/SPLIT-NNNNN.parquet`, ATTRIBUTION.md and the counts for the card. A row whose license does not
 let us pass it on is left out and counted by reason. Memory holds one row group.
 """
 
@@ -315,9 +315,9 @@ def _why_not(rights: _Rights, *, is_adapted: bool) -> str | None:
     if rights.flag:
         return "the figure has rights of its own"
     if not terms.is_known:
-        return "licence unknown"
+        return "license unknown"
     if not terms.may_redistribute or (is_adapted and not terms.may_derive):
-        return f"licence {terms.name} forbids it"
+        return f"license {terms.name} forbids it"
     return None
 
 

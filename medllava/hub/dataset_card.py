@@ -16,12 +16,12 @@ from medllava.hub.license_report import LicenseReport
 
 _LEAD = {
     "figures": "Figures of biomedical articles with their captions, the sentences that cite them, "
-    "and the licence and citation of each.",
+    "and the license and citation of each.",
     "instructions": "Conversations about biomedical figures, to train vision-language models on, "
-    "with the teacher, licence and citation of each.",
+    "with the teacher, license and citation of each.",
 }
 _NOTICE = (
-    "**For research only.** Nothing here is medical advice. Each row keeps the licence of its "
+    "**For research only.** Nothing here is medical advice. Each row keeps the license of its "
     "figure; see `license`, `license_url` and `citation`, and `ATTRIBUTION.md`."
 )
 _USE = """```python
@@ -39,7 +39,7 @@ def render_dataset_card(facts: DatasetFacts, licenses: LicenseReport, *, repo_id
         ("Contents", _contents(facts)),
         ("Left out", _left_out(facts.left_out)),
         ("Sources", _sources(facts)),
-        ("Licence", render_license_report(licenses)),
+        ("License", render_license_report(licenses)),
     ]
     body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections)
     title = repo_id.rsplit("/", 1)[-1]
@@ -72,7 +72,7 @@ def _metadata(facts: DatasetFacts, licenses: LicenseReport) -> str:
 def _contents(facts: DatasetFacts) -> str:
     rows = [
         ("split", _counts(facts.splits)),
-        ("licence", _counts(facts.licenses)),
+        ("license", _counts(facts.licenses)),
         ("modality", _counts(facts.modalities)),
     ]
     if facts.teachers:
@@ -90,7 +90,7 @@ def _left_out(counts: Mapping[str, int]) -> str:
 def _sources(facts: DatasetFacts) -> str:
     if not facts.sources:
         return "The articles named in `ATTRIBUTION.md`; no packages are recorded."
-    return render_table(("source", "licence", "note"), map(source_cells, facts.sources))
+    return render_table(("source", "license", "note"), map(source_cells, facts.sources))
 
 
 def _counts(counts: Mapping[str, int]) -> str:

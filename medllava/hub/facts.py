@@ -19,7 +19,7 @@ from medllava.records import FROM_PARTS, InitRecord, PartRecord, RunRecord, Sour
 from medllava.store import read_json, read_record
 
 CAPTIONS = "none, figure captions"
-"""Who wrote the replies of alignment pairs: they are under the figures' own licences."""
+"""Who wrote the replies of alignment pairs: they are under the figures' own licenses."""
 ROLES = {"language_model": "language model", "vision_encoder": "vision encoder"}
 
 

@@ -1,6 +1,6 @@
-"""The license report: every licence that applies to a publication, and what follows from them.
+"""The license report: every license that applies to a publication, and what follows from them.
 
-Code, base parts, data and teachers enter as rows; the strictest row decides the licence of the
+Code, base parts, data and teachers enter as rows; the strictest row decides the license of the
 result, with the reason in words. A combination that forbids publishing becomes a named `Risk`,
 which stops the upload until the user takes it on by that name.
 """
@@ -28,7 +28,7 @@ OWN_DATA_RISK = "own-data-public"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One thing that has a licence."""
+    """One thing that has a license."""
 
     kind: str
     """code, base, data, source or teacher."""
@@ -47,7 +47,7 @@ class Risk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LicenseReport:
-    """All rows, the licence that follows, and what stands in the way."""
+    """All rows, the license that follows, and what stands in the way."""
 
     rows: tuple[Row, ...]
     terms: Terms
@@ -57,7 +57,7 @@ class LicenseReport:
 
     @property
     def published_name(self) -> str:
-        """The licence of the result, as it is printed."""
+        """The license of the result, as it is printed."""
         return self.terms.published_name or self.terms.name
 
     def open_risks(self, accepted: Iterable[str]) -> list[Risk]:
@@ -91,7 +91,7 @@ class LicenseReport:
     def lines(self) -> list[str]:
         """Return the license report as aligned lines for a terminal."""
         width = max((len(row.what) for row in self.rows), default=0)
-        lines = ["Licences that apply:"]
+        lines = ["Licenses that apply:"]
         for row in self.rows:
             note = f"  ({row.note})" if row.note else ""
             lines.append(f"{row.kind:<8} {row.what:<{width}}  {row.terms.name}{note}")
@@ -183,7 +183,7 @@ def _iter_risks(rows: Iterable[Row], result: Terms) -> Iterator[tuple[str, str]]
     for row in rows:
         terms, under = row.terms, f"{row.what} is under {row.terms.name}"
         if row.kind == "base" and not terms.is_known:
-            yield "base-license-unknown", f"no known licence lets you pass on {row.what}"
+            yield "base-license-unknown", f"no known license lets you pass on {row.what}"
         elif row.kind == "base" and not (terms.may_redistribute and terms.may_derive):
             yield "base-no-redistribution", f"{under}, which forbids passing on changed weights"
         elif row.kind in {"data", "source"} and terms.is_known and not terms.may_derive:

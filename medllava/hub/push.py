@@ -71,7 +71,7 @@ def push(
     or, for data, README.md, ATTRIBUTION.md and data/SPLIT-NNNNN.parquet.
 
     Raises:
-        DataError: the folder is none of the three kinds, a check fails, or a licence risk is open.
+        DataError: the folder is none of the three kinds, a check fails, or a license risk is open.
         SetupError: the repository name, the token or the options are wrong.
         RemoteError: the hub refused or failed after retries.
     """
@@ -108,7 +108,7 @@ def push(
     if prepared.open_risks:
         reasons = "; ".join(f"{risk.name}: {risk.reason}" for risk in prepared.open_risks)
         raise DataError(
-            f"licences forbid publishing {config.folder}: {reasons}. Replace that part, or take "
+            f"licenses forbid publishing {config.folder}: {reasons}. Replace that part, or take "
             f"the risk on by name: {_overrides(prepared.open_risks)}."
         )
     outcome = _upload(config, prepared.repo_type, progress)

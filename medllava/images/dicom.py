@@ -18,12 +18,12 @@ from medllava.errors import MedllavaError, SetupError
 from medllava.images.limits import MAX_BYTES, MAX_PIXELS, ImageError, check_pixels, decoding
 from medllava.images.windowing import (
     Curve,
-    Grey,
+    Gray,
     Window,
     linear,
     linear_exact,
     lookup,
-    render_grey,
+    render_gray,
     sigmoid,
     square_pixels,
 )
@@ -100,7 +100,7 @@ def read_dicom(
         handle: the file, at its start.
         name: of the source, for messages.
         frame: from 0; unset takes the middle one.
-        window: centre and width in rescaled units; unset takes the file's first window, else its
+        window: center and width in rescaled units; unset takes the file's first window, else its
             lookup table, else the range of the values that are not padding.
 
     Raises:
@@ -200,10 +200,10 @@ def _pixels(dataset: Any, index: int, window: Window | None) -> npt.NDArray[np.u
         return _eight_bits(colors, 8 if colors.max(initial=0) < 256 else bits)
     if stored.ndim == 3:
         return _eight_bits(stored, int(dataset.BitsStored))
-    grey = _grey(dataset, _without_overlay_bits(dataset, stored), window)
+    gray = _gray(dataset, _without_overlay_bits(dataset, stored), window)
     shape = str(dataset.get("PresentationLUTShape") or "")
     # MONOCHROME1: the smallest value is white. DX files say the same twice, so once turns both.
-    return 255 - grey if kind == "MONOCHROME1" or shape == "INVERSE" else grey
+    return 255 - gray if kind == "MONOCHROME1" or shape == "INVERSE" else gray
 
 
 def _spacing(dataset: Any) -> tuple[float, float]:  # noqa: ANN401
@@ -311,8 +311,8 @@ def _lift_frame_values(dataset: Any, index: int) -> None:  # noqa: ANN401
                 dataset.update(item)
 
 
-def _grey(dataset: Any, stored: npt.NDArray[Any], window: Window | None) -> Grey:  # noqa: ANN401
-    return render_grey(
+def _gray(dataset: Any, stored: npt.NDArray[Any], window: Window | None) -> Gray:  # noqa: ANN401
+    return render_gray(
         stored,
         curve=linear_exact(window) if window is not None else _file_curve(dataset),
         units=lambda values: _units(dataset, values),
@@ -334,9 +334,9 @@ def _units(dataset: Any, values: npt.NDArray[Any]) -> npt.NDArray[Any]:  # noqa:
 
 def _file_curve(dataset: Any) -> Curve | None:  # noqa: ANN401
     """Return what the file says about showing its values: the first window, else a table."""
-    centres, widths = _numbers(dataset.get("WindowCenter")), _numbers(dataset.get("WindowWidth"))
-    if centres and widths and widths[0] > 0:
-        window = centres[0], widths[0]
+    centers, widths = _numbers(dataset.get("WindowCenter")), _numbers(dataset.get("WindowWidth"))
+    if centers and widths and widths[0] > 0:
+        window = centers[0], widths[0]
         function = str(dataset.get("VOILUTFunction") or "LINEAR")
         return {"SIGMOID": sigmoid, "LINEAR_EXACT": linear_exact}.get(function, linear)(window)
     tables = dataset.get("VOILUTSequence") or []

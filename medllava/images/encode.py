@@ -28,7 +28,7 @@ class CleanFile:
     """A picture and the bytes of a file of our own that holds it."""
 
     pixels: Image.Image
-    """Grey or RGB, upright."""
+    """Gray or RGB, upright."""
     data: bytes
     extension: str
     """`jpg` or `png`."""

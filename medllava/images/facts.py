@@ -31,7 +31,7 @@ class ImageFacts(Record):
     is_measured: bool = False
     """Whether a window of measured values can be chosen."""
     window: Window | None = None
-    """The file's own: centre and width."""
+    """The file's own: center and width."""
     is_ct: bool = False
     """Values are Hounsfield units, so that the usual windows of CT fit."""
     has_names: bool = False

@@ -22,10 +22,10 @@ _MAX_PADDED_SIDE = 9_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SquareGeometry:
-    """Pad to a square, resize and crop at the centre, each or none, on Pillow images."""
+    """Pad to a square, resize and crop at the center, each or none, on Pillow images."""
 
     padding: tuple[int, int, int] | None
-    """Colour of the bars; None pads nothing."""
+    """Color of the bars; None pads nothing."""
     shortest_edge: int | None
     """Side the shorter edge gets; None stretches to the crop's size."""
     height: int

@@ -56,7 +56,7 @@ def load_image(
         plane: `axial`, `coronal` or `sagittal`; NIfTI only.
         slice_index: slice along the plane's normal, from 0 at the foot, back or right;
             NIfTI only. Unset: the middle one.
-        window: centre and width for files of measured values; unset takes the file's own
+        window: center and width for files of measured values; unset takes the file's own
             window, else the range of its values. Pictures of eight bits ignore it.
         min_side: the caller needs no more than this many pixels on the shorter side; a larger
             JPEG is then decoded at a half, a quarter or an eighth, which is several times faster.

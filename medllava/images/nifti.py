@@ -16,7 +16,7 @@ from PIL import Image
 
 from medllava.errors import DataError, MedllavaError, SetupError
 from medllava.images.limits import MAX_BYTES, MAX_PIXELS, ImageError, check_pixels, decoding
-from medllava.images.windowing import Window, linear_exact, render_grey, square_pixels
+from medllava.images.windowing import Window, linear_exact, render_gray, square_pixels
 
 INSTALL = "pip install 'medllava[nifti]'"
 
@@ -51,7 +51,7 @@ def read_nifti(
         plane: `axial`, `coronal` or `sagittal`.
         index: from 0 at the right, back or foot; unset takes the middle one.
         time: volume of a 4-D file, from 0; unset takes the first.
-        window: centre and width; unset shows the range of the slice's values.
+        window: center and width; unset shows the range of the slice's values.
 
     Raises:
         ImageError: not a volume, no such slice, damaged, or too large.
@@ -168,10 +168,10 @@ def _shape(volume: Any, name: str) -> tuple[int, ...]:  # noqa: ANN401 - nibabel
 
 
 def _to_image(values: npt.NDArray[Any], window: Window | None) -> Image.Image:
-    """Return a slice as RGB: colours as they are, transparent ones on white; else windowed."""
+    """Return a slice as RGB: colors as they are, transparent ones on white; else windowed."""
     if values.dtype.names is None:
-        grey = render_grey(values, curve=linear_exact(window) if window else None)
-        return Image.fromarray(np.ascontiguousarray(grey)).convert("RGB")
+        gray = render_gray(values, curve=linear_exact(window) if window else None)
+        return Image.fromarray(np.ascontiguousarray(gray)).convert("RGB")
     channels = [np.ascontiguousarray(values[channel]) for channel in values.dtype.names]
     bands = [Image.fromarray(channel) for channel in channels]
     image = Image.merge("RGB", bands[:3])

@@ -2,8 +2,8 @@
 
 A picture enters, a short hex string leaves; two strings say whether their pictures look nearly the
 same. Near means that at most seven of the 256 bits of the difference hash differ (with the hash cut
-into eight bands such a pair agrees in one of them at least, so an index finds it) and that the grey
-values agree as well: plates of a key share their grid, not their greys.
+into eight bands such a pair agrees in one of them at least, so an index finds it) and that the gray
+values agree as well: plates of a key share their grid, not their grays.
 """
 
 from itertools import pairwise
@@ -23,30 +23,30 @@ _BAND_DIGITS = _HASH_DIGITS // NUM_BANDS
 def compute_perceptual_hash(pixels: Image.Image) -> str:
     """Return what a picture looks like; empty for nearly blank ones.
 
-    256 bits say which of neighbouring cells is brighter, 12 x 12 bytes are its grey values; both as
+    256 bits say which of neighboring cells is brighter, 12 x 12 bytes are its gray values; both as
     hex. Blank pictures all look alike, so only exact copies of them count as duplicates.
     """
     side = _HASH_SIDE
-    grey = _halved(pixels if pixels.mode == "L" else pixels.convert("L"))
-    cells = grey.resize((side + 1, side), Image.Resampling.BILINEAR).tobytes()
+    gray = _halved(pixels if pixels.mode == "L" else pixels.convert("L"))
+    cells = gray.resize((side + 1, side), Image.Resampling.BILINEAR).tobytes()
     bits = 0
     for row in range(side):
         for left, right in pairwise(cells[row * (side + 1) : (row + 1) * (side + 1)]):
             bits = bits << 1 | (left > right)
     if bits.bit_count() <= side:
         return ""
-    thumbnail = grey.resize((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), Image.Resampling.BILINEAR)
+    thumbnail = gray.resize((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), Image.Resampling.BILINEAR)
     return f"{bits:064x}{thumbnail.tobytes().hex()}"
 
 
-def _halved(grey: Image.Image) -> Image.Image:
+def _halved(gray: Image.Image) -> Image.Image:
     """Return a picture averaged down to at least `_OVERSAMPLED` pixels per cell, if it has more.
 
     The two thumbnails are made of this one: looking at every pixel twice took a third of the time
     that a picture takes.
     """
-    factor = min(grey.size) // (_OVERSAMPLED * _HASH_SIDE)
-    return grey.reduce(factor) if factor > 1 else grey
+    factor = min(gray.size) // (_OVERSAMPLED * _HASH_SIDE)
+    return gray.reduce(factor) if factor > 1 else gray
 
 
 def are_alike(look: str, other: str) -> bool:
@@ -54,9 +54,9 @@ def are_alike(look: str, other: str) -> bool:
     bits, other_bits = (int(value[:_HASH_DIGITS], 16) for value in (look, other))
     if (bits ^ other_bits).bit_count() > MAX_DISTANCE:
         return False
-    greys, other_greys = (bytes.fromhex(value[_HASH_DIGITS:]) for value in (look, other))
-    difference = sum(abs(a - b) for a, b in zip(greys, other_greys, strict=True))
-    return difference <= MAX_GREY_DIFFERENCE * len(greys)
+    grays, other_grays = (bytes.fromhex(value[_HASH_DIGITS:]) for value in (look, other))
+    difference = sum(abs(a - b) for a, b in zip(grays, other_grays, strict=True))
+    return difference <= MAX_GREY_DIFFERENCE * len(grays)
 
 
 def hash_bands(look: str) -> list[str]:

@@ -1,7 +1,7 @@
 """PNG, JPEG, TIFF, WebP, GIF, BMP, JPEG 2000, AVIF and PGM to upright, opaque, eight-bit pictures.
 
 Pillow decodes. What it leaves to its callers is done here: orientation, palettes, transparency on
-white, more than eight bits, TIFFs whose zero is white, colours in CIELAB.
+white, more than eight bits, TIFFs whose zero is white, colors in CIELAB.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image, ImageCms, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from medllava.images.limits import ImageError, check_pixels, decoding
-from medllava.images.windowing import Window, linear_exact, render_grey
+from medllava.images.windowing import Window, linear_exact, render_gray
 
 _FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP", "JPEG2000", "AVIF", "PPM")
 # Pillow would hand EPS to Ghostscript and knows many formats nobody reviews: only these are opened.
@@ -112,13 +112,13 @@ def read_raster(
     window: Window | None = None,
     min_side: int | None = None,
 ) -> Image.Image:
-    """Read one page, as RGB or grey ("L").
+    """Read one page, as RGB or gray ("L").
 
     Args:
         handle: the file, at its start.
         name: of the source, for messages.
         frame: page, from 0; unset is the first.
-        window: centre and width for more than eight bits; unset shows the range of the values.
+        window: center and width for more than eight bits; unset shows the range of the values.
         min_side: a JPEG may come smaller, with no side below this.
 
     Raises:
@@ -132,20 +132,20 @@ def read_raster(
 
 
 def flatten(image: Image.Image, *, window: Window | None = None) -> Image.Image:
-    """Return a decoded picture upright, as RGB or grey ("L"), without metadata.
+    """Return a decoded picture upright, as RGB or gray ("L"), without metadata.
 
     Args:
         image: as Pillow opened it; turned in place, and closed if it has more than eight bits.
-        window: centre and width for more than eight bits.
+        window: center and width for more than eight bits.
     """
     is_negative, is_unsigned = _has_white_zero(image), _is_unsigned_32(image)
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith(("I", "F")):
         values = _values(image, unsigned=is_unsigned)
         image.close()  # its pixels are in `values` now, and large ones do not fit twice
-        grey = render_grey(values, curve=linear_exact(window) if window else None)
+        gray = render_gray(values, curve=linear_exact(window) if window else None)
         del values
-        flat = Image.fromarray(255 - grey if is_negative else grey)
+        flat = Image.fromarray(255 - gray if is_negative else gray)
     else:
         flat = _eight_bits(image)
     flat.info = {}
@@ -198,7 +198,7 @@ def _values(image: Image.Image, *, unsigned: bool) -> npt.NDArray[Any]:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Return RGB or grey: palettes resolved, transparency on white."""
+    """Return RGB or gray: palettes resolved, transparency on white."""
     if image.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in image.info:
         layered = image.convert("RGBA")
         paper = Image.new("RGB", layered.size, "white")

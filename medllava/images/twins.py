@@ -22,12 +22,12 @@ MAX_BITS = 88
 MIN_AGREEMENT = 0.86
 """Correlation of the fine structure, laid on top of each other in the best way."""
 _PLAIN_BITS = 14
-"""Differing bits of a copy that was merely recompressed or rescaled; its greys are the same too."""
+"""Differing bits of a copy that was merely recompressed or rescaled; its grays are the same too."""
 _CANDIDATES = 8
 """Looked at closely, at most, for every picture that is asked about."""
 _SIDE, _HASH = 96, 16
 _BORDER_TOLERANCE = 14
-"""Grey levels by which a border may vary, as JPEG makes it."""
+"""Gray levels by which a border may vary, as JPEG makes it."""
 _BLANK_DEVIATION = 3.0
 _BLUR = 3.0
 _CROPS = (0, 1, 2, 3, 5)
@@ -43,8 +43,8 @@ Floats = NDArray[np.float32]
 class Signature:
     """What is compared of a picture."""
 
-    grey: Floats
-    """(96, 96) grey values without the border."""
+    gray: Floats
+    """(96, 96) gray values without the border."""
 
 
 def compute_signature(pixels: Image.Image) -> Signature | None:
@@ -53,11 +53,11 @@ def compute_signature(pixels: Image.Image) -> Signature | None:
     Args:
         pixels: with a shorter side of at least `MIN_SIDE`, where the file has as many.
     """
-    grey = pixels.convert("L")
-    values = np.asarray(grey)
+    gray = pixels.convert("L")
+    values = np.asarray(gray)
     top, bottom, left, right = _content(values)
     box = (left, top, right, bottom)
-    small = grey.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC, box=box)
+    small = gray.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC, box=box)
     cells = np.asarray(small, dtype=np.float32)
     return Signature(cells) if cells.std() > _BLANK_DEVIATION else None
 
@@ -68,9 +68,9 @@ class TwinIndex:
     def __init__(self, names: Sequence[str], signatures: Sequence[Signature]) -> None:
         """Hold the signatures of named pictures; (N, 8, 256) signs are kept of them."""
         self._names = list(names)
-        turned = [_orientations(signature.grey) for signature in signatures]
-        self._grey = [np.stack(group) for group in turned]
-        self._signs = np.array([_signs(grey) for group in turned for grey in group]).reshape(
+        turned = [_orientations(signature.gray) for signature in signatures]
+        self._gray = [np.stack(group) for group in turned]
+        self._signs = np.array([_signs(gray) for group in turned for gray in group]).reshape(
             len(turned) * 8, _HASH * _HASH
         )
 
@@ -78,23 +78,23 @@ class TwinIndex:
         """Return the names of the pictures that this one repeats."""
         if not self._names:
             return []
-        differing = (_HASH * _HASH - self._signs @ _signs(signature.grey)) / 2
+        differing = (_HASH * _HASH - self._signs @ _signs(signature.gray)) / 2
         nearest = np.argsort(differing, kind="stable")[:_CANDIDATES]
         found: dict[str, None] = {}
         for place in nearest[differing[nearest] <= MAX_BITS]:
             image, turn = divmod(int(place), 8)
             if self._names[image] in found:
                 continue
-            known = self._grey[image][turn]
+            known = self._gray[image][turn]
             # Smooth pictures have little fine structure to agree in.
-            is_plain = differing[place] <= _PLAIN_BITS and _grey_difference(known, signature) <= 4
-            if is_plain or agreement(known, signature.grey) >= MIN_AGREEMENT:
+            is_plain = differing[place] <= _PLAIN_BITS and _gray_difference(known, signature) <= 4
+            if is_plain or agreement(known, signature.gray) >= MIN_AGREEMENT:
                 found[self._names[image]] = None
         return list(found)
 
 
-def _grey_difference(known: Floats, signature: Signature) -> float:
-    return float(np.abs(known - signature.grey).mean())
+def _gray_difference(known: Floats, signature: Signature) -> float:
+    return float(np.abs(known - signature.gray).mean())
 
 
 def agreement(first: Floats, second: Floats) -> float:
@@ -132,10 +132,10 @@ def _correlation(laid: Floats, target: Floats, norm: float) -> float:
     return float((centered * target).sum()) / (size * norm) if size > _FLAT else 0.0
 
 
-def _fine(grey: Floats) -> Floats:
+def _fine(gray: Floats) -> Floats:
     """Return what is left of a picture without its coarse light and dark, of even contrast."""
     blur = _blurrer()
-    fine = grey - blur @ grey @ blur.T
+    fine = gray - blur @ gray @ blur.T
     # Where a window was changed, contrast differs from place to place.
     local = np.sqrt(np.maximum(blur @ fine**2 @ blur.T, 0)) + 2.0
     return np.asarray(fine / local, dtype=np.float32)
@@ -164,21 +164,21 @@ def _croppers() -> list[Floats]:
     return matrices
 
 
-def _orientations(grey: Floats) -> list[Floats]:
-    turned = [np.rot90(grey, quarter) for quarter in range(4)]
+def _orientations(gray: Floats) -> list[Floats]:
+    turned = [np.rot90(gray, quarter) for quarter in range(4)]
     return [np.ascontiguousarray(g) for t in turned for g in (t, t[:, ::-1])]
 
 
-def _signs(grey: Floats) -> Floats:
+def _signs(gray: Floats) -> Floats:
     """Return 256 times plus or minus one: which of two neighboring cells is brighter."""
     step = _SIDE // _HASH
-    cells = grey.reshape(_HASH, step, _HASH, step).mean(axis=(1, 3))
+    cells = gray.reshape(_HASH, step, _HASH, step).mean(axis=(1, 3))
     # Differences of a wrapped copy: the last column is compared with the first.
     return np.where(cells > np.roll(cells, -1, axis=1), 1.0, -1.0).astype(np.float32).ravel()
 
 
 def _content(values: NDArray[np.uint8]) -> tuple[int, int, int, int]:
-    """Return top, bottom, left and right of what lies inside a border of one grey."""
+    """Return top, bottom, left and right of what lies inside a border of one gray."""
     height, width = values.shape
     border = int(np.median(np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])))
     differs = np.abs(values.astype(np.int16) - border) > _BORDER_TOLERANCE

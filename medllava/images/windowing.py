@@ -1,4 +1,4 @@
-"""Measured values to grey levels: the one place where a window becomes eight bits.
+"""Measured values to gray levels: the one place where a window becomes eight bits.
 
 16-bit files, DICOM and NIfTI hold what a device measured, not what a screen shows. All of them end
 here, so every door shows the same picture. Whole numbers are looked up in a table with one entry
@@ -15,12 +15,12 @@ import numpy.typing as npt
 from PIL import Image
 
 Floats = npt.NDArray[np.float64]
-Grey = npt.NDArray[np.uint8]
+Gray = npt.NDArray[np.uint8]
 Curve = Callable[[Floats], Floats]
 """Values in the file's units to brightness from 0 to 1, of the same shape."""
 
 Window = tuple[float, float]
-"""Centre and width, in the file's own units (Hounsfield for CT)."""
+"""Center and width, in the file's own units (Hounsfield for CT)."""
 
 _PERCENTILES = (0.5, 99.5)
 _TABLE_ENTRIES = 2**17
@@ -33,30 +33,30 @@ def linear(window: Window) -> Curve:
 
     Source: DICOM PS3.3 C.11.2.1.2.1.
     """
-    centre, width = window
+    center, width = window
     if width < 1:  # not allowed, but files in small units have it and mean the plain ramp
         return linear_exact(window)
     if width == 1:
-        return lambda values: (values > centre - 0.5).astype(np.float64)
-    return _ramp(centre - 0.5 - (width - 1) / 2, centre - 0.5 + (width - 1) / 2)
+        return lambda values: (values > center - 0.5).astype(np.float64)
+    return _ramp(center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2)
 
 
 def linear_exact(window: Window) -> Curve:
-    """Return the ramp from half a width below the centre to half a width above it.
+    """Return the ramp from half a width below the center to half a width above it.
 
     Source: DICOM PS3.3 C.11.2.1.3.2.
     """
-    centre, width = window
-    return _ramp(centre - width / 2, centre + width / 2)
+    center, width = window
+    return _ramp(center - width / 2, center + width / 2)
 
 
 def sigmoid(window: Window) -> Curve:
     """Return the S-shaped curve. Source: DICOM PS3.3 C.11.2.1.3.1."""
-    centre, width = window
+    center, width = window
 
     def curve(values: Floats) -> Floats:
         # Beyond 60 the curve is flat in eight bits, and exp would overflow.
-        return 1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -60, 60)))
+        return 1 / (1 + np.exp(np.clip(-4 * (values - center) / width, -60, 60)))
 
     return curve
 
@@ -80,14 +80,14 @@ def lookup(table: npt.NDArray[Any], *, first: int, top: float) -> Curve:
     return curve
 
 
-def render_grey(
+def render_gray(
     values: npt.NDArray[Any],
     *,
     curve: Curve | None = None,
     units: Callable[[npt.NDArray[Any]], npt.NDArray[Any]] | None = None,
     padding: tuple[float, float] | None = None,
-) -> Grey:
-    """Return grey levels of the same shape, darkest value black.
+) -> Gray:
+    """Return gray levels of the same shape, darkest value black.
 
     Args:
         values: as stored, (H, W); NaN and infinity come out black.
@@ -101,17 +101,17 @@ def render_grey(
     if table is not None:
         known = convert(table.values).astype(np.float64)
         shown = curve or _auto_ramp(known, table.counts(values, padding))
-        return table.look_up(values, _to_grey(known, shown))
+        return table.look_up(values, _to_gray(known, shown))
     if curve is None:
         counted = (
             values if padding is None else values[(values < padding[0]) | (values > padding[1])]
         )
         counted = convert(counted[np.isfinite(counted)])
         curve = _auto_ramp_of(counted)
-    grey: Grey = np.empty(values.shape, dtype=np.uint8)
+    gray: Gray = np.empty(values.shape, dtype=np.uint8)
     for rows in _blocks(values):
-        grey[rows] = _to_grey(convert(values[rows]).astype(np.float64), curve)
-    return grey
+        gray[rows] = _to_gray(convert(values[rows]).astype(np.float64), curve)
+    return gray
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +142,11 @@ class _Domain:
             found[(self.values >= padding[0]) & (self.values <= padding[1])] = 0
         return found
 
-    def look_up(self, values: npt.NDArray[Any], table: Grey) -> Grey:
-        grey: Grey = np.empty(values.shape, dtype=np.uint8)
+    def look_up(self, values: npt.NDArray[Any], table: Gray) -> Gray:
+        gray: Gray = np.empty(values.shape, dtype=np.uint8)
         for rows in _blocks(values):
-            np.take(table, values[rows].astype(np.int64) - self.low, out=grey[rows])
-        return grey
+            np.take(table, values[rows].astype(np.int64) - self.low, out=gray[rows])
+        return gray
 
 
 def _blocks(values: npt.NDArray[Any]) -> list[slice]:
@@ -159,11 +159,11 @@ def _ramp(low: float, high: float) -> Curve:
     return lambda values: (values - low) / span
 
 
-def _to_grey(values: Floats, curve: Curve) -> Grey:
+def _to_gray(values: Floats, curve: Curve) -> Gray:
     finite = np.isfinite(values)
     bright = np.clip(curve(np.where(finite, values, 0.0)), 0.0, 1.0)
-    grey: Grey = np.rint(np.where(finite, bright, 0.0) * 255).astype(np.uint8)
-    return grey
+    gray: Gray = np.rint(np.where(finite, bright, 0.0) * 255).astype(np.uint8)
+    return gray
 
 
 def _auto_ramp(values: Floats, counts: npt.NDArray[np.int64]) -> Curve:

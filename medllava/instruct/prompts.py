@@ -55,7 +55,7 @@ Rules:
 2. Leave out whatever nobody could tell from the picture: names, ages, dates, places, counts of
    patients, measurements, doses, test results, abbreviations, and what happened before or after.
 3. Keep to what can be seen: the kind of image and its plane or stain, organs and structures, where
-   things lie, their size relative to each other, shape, colour, brightness, texture, arrows and
+   things lie, their size relative to each other, shape, color, brightness, texture, arrows and
    other marks, and how panels differ.
 4. Write three to five questions, each about something else and each phrased differently. Mix
    questions that ask to describe, to locate, to compare, to count, to explain, and those that can
@@ -168,7 +168,7 @@ EXAMPLES = (
         turns=(
             (
                 "How was this tissue stained?",
-                "With haematoxylin and eosin, which colours nuclei blue to purple and the rest "
+                "With haematoxylin and eosin, which colors nuclei blue to purple and the rest "
                 "of the tissue pink.",
             ),
             (
@@ -194,7 +194,7 @@ EXAMPLES = (
             ),
             (
                 "Point out the main abnormality.",
-                "In the antrum there is a mass with an ulcer in its centre and a raised, uneven "
+                "In the antrum there is a mass with an ulcer in its center and a raised, uneven "
                 "rim.",
             ),
             (

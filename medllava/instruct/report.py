@@ -50,7 +50,7 @@ def write_report(
         ("How questions begin", _bars(dict(statistics.openings.most_common(_MOST_ROWS)))),
         ("Verbs and their objects", _bars(dict(statistics.verb_objects.most_common(_MOST_ROWS)))),
         ("Left out, by rule", _bars(reasons) if reasons else render_text("Nothing.")),
-        ("Licences", _bars(dict(statistics.licenses.most_common(_MOST_ROWS)))),
+        ("Licenses", _bars(dict(statistics.licenses.most_common(_MOST_ROWS)))),
     ]
     if usage:
         sections.insert(1, ("Teacher", render_table(["", "value"], usage.items())))

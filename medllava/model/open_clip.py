@@ -1,7 +1,7 @@
 """The vision half of an open_clip checkpoint with a timm ViT trunk, such as BiomedCLIP's ViT-B/16.
 
 Its tensors are renamed to those of transformers' ViT, the fused query-key-value matrix is split,
-and the text half is left out. The normalisation is what `open_clip_config.json` states.
+and the text half is left out. The normalization is what `open_clip_config.json` states.
 """
 
 # mypy: allow-untyped-calls

@@ -63,7 +63,7 @@ def build_model(
         dtype: of all weights.
         attention: transformers' `attn_implementation`; see `attention.choose_attention`.
         calibration: RGB images from the training data that stand for all of them when the
-            projector starts from standardised features; without any, coloured noise is used.
+            projector starts from standardized features; without any, colored noise is used.
 
     Raises:
         RecipeError: the values of a random part are refused.

@@ -2,7 +2,7 @@
 
 It is transformers' own `LlavaProcessor`, set so that one `<image>` in the text becomes exactly as
 many image tokens as the encoder gives features. The image is padded to a square with the encoder's
-mean colour (LLaVA-Med v1.5), cropped or stretched, as the recipe says.
+mean color (LLaVA-Med v1.5), cropped or stretched, as the recipe says.
 """
 
 # mypy: allow-untyped-calls
@@ -76,7 +76,7 @@ def num_image_tokens(processor: LlavaProcessor) -> int:
 def build_image_processor(
     statistics: ImageStatistics, *, image_size: int, geometry: Geometry
 ) -> LlavaImageProcessorPil:
-    """Build the image half: square geometry at `image_size` pixels, the encoder's normalisation."""
+    """Build the image half: square geometry at `image_size` pixels, the encoder's normalization."""
     mean, std = statistics
     side = {"height": image_size, "width": image_size}
     return LlavaImageProcessorPil(

@@ -34,7 +34,7 @@ def standardize_projector(
     Args:
         model: freshly built.
         processor: its own.
-        images: RGB; empty takes coloured noise, whose statistics are a rough stand-in.
+        images: RGB; empty takes colored noise, whose statistics are a rough stand-in.
         seed: of that noise.
     """
     features_NPE = selected_features(model, processor, images or _noise_images(seed))
@@ -77,7 +77,7 @@ def selected_features(
 
 
 def _noise_images(seed: int) -> list[Image.Image]:
-    """Make smooth coloured noise: a few random pixels each, enlarged."""
+    """Make smooth colored noise: a few random pixels each, enlarged."""
     random = np.random.default_rng(seed)
     images = []
     for index in range(_NUM_NOISE):

@@ -1,6 +1,6 @@
 """One article from metadata to outcome: decide as early as possible, read as little as possible.
 
-Metadata first (licence, retraction), then the XML (type, licence again, figures and their words),
+Metadata first (license, retraction), then the XML (type, license again, figures and their words),
 then only the images that a figure still in the running names. What is dropped on the way is written
 down with the stage and the reason.
 """
@@ -181,10 +181,10 @@ class ArticleReader:
         if metadata.is_retracted and not config.keep_retracted:
             raise Rejection("article", "retracted", "the archive marks it as retracted")
         if not is_allowed(metadata.license, config.licenses):
-            raise Rejection("article", "license", f"{metadata.license or 'no licence code'}")
+            raise Rejection("article", "license", f"{metadata.license or 'no license code'}")
 
     def _check_article(self, article: Article, metadata: Metadata | None, draft: _Draft) -> License:
-        """Return the licence that holds, after looking at both places that state one."""
+        """Return the license that holds, after looking at both places that state one."""
         config = self._config
         if article.retracts and not config.keep_retracted:
             raise Rejection("article", "notice", f"article type {article.article_type!r}")

@@ -32,7 +32,7 @@ class FetchConfig:
     ids: Path | None = None
     """File of PMCIDs, PMIDs or DOIs, one a line; `-` is stdin."""
     query: str | None = None
-    """Search of PubMed Central in Entrez syntax; the licence filter is added."""
+    """Search of PubMed Central in Entrez syntax; the license filter is added."""
     sample: int | None = None
     """Articles to draw from the inventory."""
     image_urls: Path | None = None

@@ -54,7 +54,7 @@ class Entrez:
         self._contact = {"tool": "medllava"} | ({"email": config.email} if config.email else {})
 
     def iter_pmcids(self, query: str, licenses: Sequence[str]) -> Iterator[str]:
-        """Yield the PMCIDs that a search finds, licence filter added.
+        """Yield the PMCIDs that a search finds, license filter added.
 
         Raises:
             DataError: one day alone holds more than a search returns.
@@ -123,10 +123,10 @@ class Entrez:
 
 
 def build_term(query: str, licenses: Sequence[str]) -> str:
-    """Return a query restricted to open access and, unless any will do, to licences.
+    """Return a query restricted to open access and, unless any will do, to licenses.
 
     Raises:
-        DataError: a licence has no filter in the search.
+        DataError: a license has no filter in the search.
     """
     term = f"({query}) AND open_access[filter]"
     if "any" in licenses:
@@ -134,7 +134,7 @@ def build_term(query: str, licenses: Sequence[str]) -> str:
     unknown = [code for code in licenses if code not in _LICENSE_FILTERS]
     if unknown:
         raise DataError(
-            f"no search filter for licence {unknown[0]!r}. Use {', '.join(_LICENSE_FILTERS)}."
+            f"no search filter for license {unknown[0]!r}. Use {', '.join(_LICENSE_FILTERS)}."
         )
     filters = " OR ".join(f"{_LICENSE_FILTERS[code]}[filter]" for code in licenses)
     return f"{term} AND ({filters})"

@@ -4,7 +4,7 @@
     OUT/images/ab/...       the pictures, without metadata, under names of ours
     OUT/rejected.parquet    everything left out, with stage and reason
     OUT/summary.json        counts, funnel, snapshot, settings
-    OUT/ATTRIBUTION.md      who made what, under which licence
+    OUT/ATTRIBUTION.md      who made what, under which license
     OUT/report.html         the contact sheet
     OUT/webdataset/*.tar    the same for training that streams, if asked for
     OUT/.fetch/             listing, outcomes and kept objects: what a later run continues from

@@ -25,7 +25,7 @@ class CleanImage:
     """A decoded picture, the file that will hold it, and what is known of it."""
 
     pixels: Image.Image
-    """Grey or RGB, upright."""
+    """Gray or RGB, upright."""
     data: bytes
     extension: str
     sha256: str

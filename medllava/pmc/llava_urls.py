@@ -17,7 +17,7 @@ from medllava.store import JsonlWriter, atomic_path, iter_jsonl
 
 _PMCID = re.compile(r"\b(PMC[1-9]\d{0,11})\b")
 _GROUP_LINES = 1000
-"""Of the list looked up at a time; neighbouring lines are often of one article."""
+"""Of the list looked up at a time; neighboring lines are often of one article."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -214,7 +214,7 @@ class TableWriter:
 
 
 class AttributionWriter:
-    """Who made what, and under which licence, as Markdown."""
+    """Who made what, and under which license, as Markdown."""
 
     def __init__(self, path: Path, facts: Mapping[str, Any]) -> None:
         """Prepare to write `path`, with the source and date of a listing in its head."""
@@ -236,7 +236,7 @@ class AttributionWriter:
         parts = [article.get("citation") or article.get("title") or article["key"]]
         if article.get("title") and article["title"] not in parts[0]:
             parts.insert(0, article["title"])
-        license_ = article.get("license") or "no licence stated"
+        license_ = article.get("license") or "no license stated"
         url = f" ({article['license_url']})" if article.get("license_url") else ""
         text = " ".join(part.rstrip(".") + "." for part in parts)
         for sign in "\\`*_[]<>#|":
@@ -263,7 +263,7 @@ accessed on {date} from {where}.
 We thank NLM for making them available. NLM does not endorse this data set or anything made with it.
 The data may be older than what the archive holds today.
 
-Each article keeps its own licence, named below; whoever passes figures on must name the authors and
+Each article keeps its own license, named below; whoever passes figures on must name the authors and
 keep to it. Images were re-encoded without metadata and captions were turned into plain text.
 
 """

@@ -227,7 +227,7 @@ def _names_figure(holder: Element, index: _Index) -> bool:
 
 
 class _Places:
-    """Where elements stand, remembering the way up that neighbours share."""
+    """Where elements stand, remembering the way up that neighbors share."""
 
     def __init__(self, root: Element) -> None:
         self._root = root

@@ -59,7 +59,7 @@ class _Estimate:
 
 
 def plan_fetch(config: FetchConfig, *, progress: Progress) -> StepSummary:
-    """Estimate articles, figures, bytes, licences and hours.
+    """Estimate articles, figures, bytes, licenses and hours.
 
     Raises:
         DataError: the source cannot be used.

@@ -61,7 +61,7 @@ class Outcome:
     item: str
     order: str
     article: dict[str, Any]
-    """Key, citation, licence; what attribution needs."""
+    """Key, citation, license; what attribution needs."""
     figures: list[dict[str, Any]]
     """Kept figures: the record's fields, and hashes for the passes."""
     rejected: list[dict[str, str]]

@@ -86,7 +86,7 @@ def render_text(element: Element | None) -> str:
 
 
 def render_running_text(element: Element, marks: Marks) -> str:
-    """Return the text of a paragraph without numeric citations, not yet normalised.
+    """Return the text of a paragraph without numeric citations, not yet normalized.
 
     Args:
         element: the paragraph.

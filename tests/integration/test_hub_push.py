@@ -225,7 +225,7 @@ def test_report_of_other_weights_stops_the_push(hub, checkpoint, tmp_path):
     assert hub.changes() == []
 
 
-def test_unknown_base_licence_stops_until_the_risk_is_named(hub, tmp_path, checkpoint):
+def test_unknown_base_license_stops_until_the_risk_is_named(hub, tmp_path, checkpoint):
     edit_recipe(checkpoint, source="someone/closed", license="unknown")
     with pytest.raises(DataError, match="--accept-license-risk base-license-unknown"):
         push(config(checkpoint))

@@ -68,7 +68,7 @@ print("ANSWER:", answer[0]["generated_text"])
     assert 0 < len(answer.split()) <= 8
 
 
-def test_the_card_names_every_package_and_licence():
+def test_the_card_names_every_package_and_license():
     card = (RUN / "push/README.md").read_text()
     sources = [
         json.loads(path.read_text())

@@ -14,6 +14,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 STEPS = ("pmc.fetch", "instruct.generate", "train.run", "eval.run", "chat.session", "hub.push")
+READS_BRITISH = {"normalize.py", "panel_captions.py", "licenses.py", "columns.py", "regions.py"}
+"""Files that look for British spelling in what others wrote, or hold captions."""
 LONGEST_WAY = 14
 """Files that a newcomer opens to follow a record from one end of a step to the other."""
 
@@ -115,7 +117,7 @@ def test_one_spelling():
         f"{path.relative_to(ROOT)}:{number}: {match[0]}"
         for folder, pattern in (("medllava", "*.py"), ("docs", "*.md"), ("recipes", "*"))
         for path in sorted((ROOT / folder).rglob(pattern))
-        if path.is_file() and path.suffix in {".py", ".md", ".toml", ".sh"}
+        if path.suffix in {".py", ".md", ".toml", ".sh"} and path.name not in READS_BRITISH
         for number, line in enumerate(path.read_text().splitlines(), start=1)
         for match in words.finditer(line)
     ]

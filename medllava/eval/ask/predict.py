@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 BLANK = "blank:"
-"""Stands for the uniform grey image where a path would stand."""
+"""Stands for the uniform gray image where a path would stand."""
 
 _GREY = (128, 128, 128)
 _BLANK_SIDE = 336

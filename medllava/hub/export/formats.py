@@ -1,7 +1,7 @@
 """The formats of `push --export`, and what each needs; torch-free.
 
 gguf, gguf-f32, gguf-f16, gguf-q8_0, gguf-q4_1    llama.cpp, Ollama; `gguf` is gguf-q8_0
-fp8, awq                                          quantised safetensors for vLLM
+fp8, awq                                          quantized safetensors for vLLM
 """
 
 import importlib.util
@@ -48,7 +48,7 @@ def _check(name: str) -> None:
             )
     if name in _QUANTIZED:
         raise SetupError(
-            f"--export {name} is not written by medllava: push the folder and quantise it with "
+            f"--export {name} is not written by medllava: push the folder and quantize it with "
             "llm-compressor (pip install llmcompressor), which reads it as it lies; then measure "
             "it with medllava eval TASK --base-url. Or export gguf-q8_0 or gguf-q4_1."
         )

@@ -85,7 +85,7 @@ def test_alignment_pairs_without_a_teacher_are_captions_and_nothing_unknown(tmp_
     assert not rows[0].terms.is_known
 
 
-def test_published_start_is_named_and_its_licence_is_asked_for(tmp_path):
+def test_published_start_is_named_and_its_license_is_asked_for(tmp_path):
     run = {"stage": "instruct", "init": {"source": "org/llava", "run": None}}
     facts = write(tmp_path, run)
     assert facts.start == "org/llava"

@@ -1,4 +1,4 @@
-"""The strictest licence decides, and what forbids publishing has a name."""
+"""The strictest license decides, and what forbids publishing has a name."""
 
 import pytest
 
@@ -52,14 +52,14 @@ def risks(licenses: LicenseReport) -> list[str]:
     return [risk.name for risk in licenses.risks]
 
 
-def test_strictest_licence_decides_and_says_why():
+def test_strictest_license_decides_and_says_why():
     licenses = model_license_report(facts(licenses={"CC0": 5, "CC BY": 3, "CC BY-NC": 2}))
     assert licenses.published_name == "CC BY-NC 4.0"
     assert licenses.reason == "it is the strictest that applies (data instruct: 2 records)"
     assert risks(licenses) == []
 
 
-def test_package_licences_count_as_well():
+def test_package_licenses_count_as_well():
     source = Source(name="slides", version="1.0", license="CC BY-NC 4.0")
     assert model_license_report(facts(data_sources=(source,))).terms.hub_tag == "cc-by-nc-4.0"
 
@@ -87,13 +87,13 @@ def test_combinations_that_forbid_publishing_are_named(changes, expected):
     assert risks(model_license_report(facts(**changes))) == expected
 
 
-def test_unknown_data_makes_the_licence_unknown_and_says_so():
+def test_unknown_data_makes_the_license_unknown_and_says_so():
     licenses = model_license_report(facts(licenses={}))
     assert licenses.published_name == "unknown"
     assert "are not known" in licenses.reason
 
 
-def test_package_licence_stands_in_for_a_part_that_names_none():
+def test_package_license_stands_in_for_a_part_that_names_none():
     source = Source(name="llm-tiny", version="1", license="Apache-2.0")
     assert risks(model_license_report(facts(base=None, sources=(source,)))) == []
 

@@ -1,4 +1,4 @@
-"""What a licence's many spellings mean, and which of several is the strictest."""
+"""What a license's many spellings mean, and which of several is the strictest."""
 
 import pytest
 from hypothesis import given
@@ -42,7 +42,7 @@ def test_what_the_table_does_not_hold_is_unknown_and_may_not_be_passed_on(text):
     assert terms.rank == UNKNOWN.rank
 
 
-def test_unknown_licence_keeps_its_own_words():
+def test_unknown_license_keeps_its_own_words():
     assert parse_license("Hospital terms of 2019").name == "Hospital terms of 2019"
 
 
@@ -63,7 +63,7 @@ def test_stricter_terms_rank_higher():
         ("MIT", True, True, True),
     ],
 )
-def test_what_licences_allow(text, may_redistribute, may_derive, is_commercial):
+def test_what_licenses_allow(text, may_redistribute, may_derive, is_commercial):
     terms = parse_license(text)
     found = (terms.may_redistribute, terms.may_derive, terms.is_commercial)
     assert found == (may_redistribute, may_derive, is_commercial)

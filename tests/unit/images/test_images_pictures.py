@@ -174,14 +174,14 @@ def test_a_sixteen_bit_pgm_and_png_are_one_picture():
 
 
 def test_the_table_and_the_percentiles_agree_on_every_value():
-    from medllava.images.windowing import render_grey
+    from medllava.images.windowing import render_gray
 
     values = np.random.default_rng(1).gamma(3, 900, (300, 200)).astype(np.uint16)
     values[0, 0] = 65535
     low, high = np.percentile(values, (0.5, 99.5))
     wanted = np.rint(np.clip((values - low) / (high - low), 0, 1) * 255).astype(np.uint8)
-    assert np.array_equal(render_grey(values), wanted)
-    assert np.array_equal(render_grey(values.astype(np.float64)), wanted)
+    assert np.array_equal(render_gray(values), wanted)
+    assert np.array_equal(render_gray(values.astype(np.float64)), wanted)
 
 
 _MEASURE = """

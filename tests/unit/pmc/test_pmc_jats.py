@@ -90,7 +90,7 @@ def test_figures_of_a_group_inherit_its_caption() -> None:
         " (&lt;url&gt;http://creativecommons.org/licenses/by/2.0&lt;/url&gt;).</p></license></permissions>",
     ],
 )
-def test_licence_is_found_where_old_articles_state_it(rights: str) -> None:
+def test_license_is_found_where_old_articles_state_it(rights: str) -> None:
     markup = f"<article><front><article-meta>{rights}</article-meta></front></article>"
     license_ = read_article(parse_article(markup.encode())).license
     assert (license_.code, license_.url) == ("CC BY", "http://creativecommons.org/licenses/by/2.0")
