@@ -1,6 +1,6 @@
 """The evaluation step: questions, replies, scores, report."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,15 @@ from medllava.eval.score.scores import Values
 from medllava.layout import CONTAMINATION_FILE, EVAL_REPORT_FILE, PAGE_FILE, PREDICTIONS_FILE
 from medllava.progress import Progress, SilentProgress
 from medllava.provenance import code_commit, package_versions
-from medllava.records import EvalReport, ModelRecord, Question, StepSummary, TaskRecord
+from medllava.records import (
+    EvalReport,
+    ModelRecord,
+    Prediction,
+    ProbePrediction,
+    Question,
+    StepSummary,
+    TaskRecord,
+)
 from medllava.store import (
     contained_path,
     exclusive,
@@ -209,7 +217,9 @@ def _write(
         "page": folder / PAGE_FILE,
         "predictions": folder / PREDICTIONS_FILE,
     }
-    write_jsonl(files["predictions"], _prediction_lines(config, questions, answers))
+    write_jsonl(
+        files["predictions"], (p.to_json() for p in _iter_predictions(config, questions, answers))
+    )
     if found is not None:
         files["contamination"] = folder / CONTAMINATION_FILE
         write_jsonl(
@@ -269,26 +279,21 @@ def contamination_lines(summary: StepSummary) -> list[str]:
     return lines
 
 
-def _prediction_lines(
+def _iter_predictions(
     config: EvalConfig, questions: Sequence[Question], answers: Answers
-) -> list[dict[str, Any]]:
-    lines = [
-        {"id": question.id, "condition": condition, "seed": seed, "text": text}
-        for (condition, seed), replies in answers.runs.items()
-        for question, text in zip(questions, replies, strict=True)
-    ]
-    lines += [
-        {
-            "id": probed.base.id,
-            "condition": variant,
-            "seed": config.seeds[0],
-            "text": text,
-            "question": probed.question.question,
-        }
-        for variant, replies in answers.probes.items()
-        for probed, text in zip(answers.made[variant], replies, strict=True)
-    ]
-    return lines
+) -> Iterator[Prediction]:
+    for (condition, seed), replies in answers.runs.items():
+        for question, text in zip(questions, replies, strict=True):
+            yield Prediction(id=question.id, condition=condition, seed=seed, text=text)
+    for variant, replies in answers.probes.items():
+        for probed, text in zip(answers.made[variant], replies, strict=True):
+            yield ProbePrediction(
+                id=probed.base.id,
+                condition=variant,
+                seed=config.seeds[0],
+                text=text,
+                question=probed.question.question,
+            )
 
 
 def default_output_dir(task: str, *, checkpoint: str, predictions: Path | None) -> Path:

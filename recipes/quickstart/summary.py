@@ -11,10 +11,11 @@ import sys
 from pathlib import Path
 
 from medllava import page
-from medllava.records import Estimate, Estimates, EvalReport
+from medllava.records import Estimate, Estimates, EvalReport, Prediction
 from medllava.store import iter_jsonl, read_json, read_record, write_text
 
 NUM_EXAMPLES = 24
+REAL = "real"
 EXPECTED_GAIN = 20
 """Points of exact match that real images must be better than permuted ones."""
 
@@ -106,10 +107,10 @@ def example_cards(run: Path) -> list[tuple[str | None, list[str]]]:
     """Return every n-th held-out question with the model's answer beside its image."""
     folder = run / "instructions/test"
     image_dir = folder / read_json(folder / "summary.json")["image_dir"]
+    file = run / "eval/predictions.jsonl"
+    made = [Prediction.from_json(line, where=f"{file}, line {n}") for n, line in iter_jsonl(file)]
     answers = {
-        line["id"]: line["text"]
-        for _, line in iter_jsonl(run / "eval/predictions.jsonl")
-        if line.get("condition", "real") == "real"
+        prediction.id: prediction.text for prediction in made if prediction.condition == REAL
     }
     questions = [line for _, line in iter_jsonl(folder / "questions.jsonl")]
     cards: list[tuple[str | None, list[str]]] = []

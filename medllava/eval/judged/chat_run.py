@@ -46,6 +46,7 @@ from medllava.records import (
     Estimate,
     EvalReport,
     ModelRecord,
+    Prediction,
     StepSummary,
     TaskRecord,
 )
@@ -367,10 +368,12 @@ def _write(
         "predictions": folder / PREDICTIONS_FILE,
         "judgements": folder / JUDGEMENTS_FILE,
     }
-    real = {"condition": Condition.REAL.value, "seed": config.seeds[0]}
     write_jsonl(
         files["predictions"],
-        ({"id": q.id, **real, "text": text} for q, text in zip(questions, texts, strict=True)),
+        (
+            Prediction(id=question.id, seed=config.seeds[0], text=text).to_json()
+            for question, text in zip(questions, texts, strict=True)
+        ),
     )
     write_jsonl(files["judgements"], lines)
     written = report.to_json()

@@ -59,6 +59,13 @@ def test_all_conditions_and_probes_land_in_one_report_and_page(tiny_folder, task
     assert report["conditions"]["real"]["accuracy"].keys() == FIELDS
     assert list(report["conditions"]) == [c.value for c in Condition]
     assert report["visual_gain"]["token_recall"]["num_questions"] == 12
+    lines = lines_of(summary.artifacts["predictions"])
+    assert [list(line) for line in lines] == [
+        ["id", "condition", "seed", "text"]
+        + ["question"] * (line["condition"] not in list(Condition))
+        for line in lines
+    ]
+    assert any("question" in line for line in lines)
     assert report["probes"]["negated"]["num_questions"] == 4
     assert report["probes"]["negated"]["left_out"] == 4
     assert report["probes"]["shuffled"]["num_questions"] == 4
