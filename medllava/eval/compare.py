@@ -14,13 +14,16 @@ import numpy as np
 from medllava.data.benchmarks.questions import load_questions
 from medllava.eval.ask.predict import read_predictions
 from medllava.eval.config import Condition, EvalConfig
-from medllava.eval.report.build import SCHEMA_VERSION, score_conditions
+from medllava.eval.report.build import score_conditions
 from medllava.eval.score.intervals import bootstrap, holm, paired_p_values
 from medllava.eval.score.scores import METRICS, Values, image_clusters
 from medllava.layout import COMPARISON_FILE, PREDICTIONS_FILE
 from medllava.progress import Progress, SilentProgress
 from medllava.records import Question, StepSummary
 from medllava.store import exclusive, sha256_of, write_json
+
+SCHEMA_VERSION = 1
+"""Of `compare.json`."""
 
 
 def compare_predictions(

@@ -1,11 +1,13 @@
 """The evaluation step: questions, replies, scores, report."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from medllava.data.benchmarks.questions import QuestionSet, load_questions
 from medllava.data.benchmarks.task import published_rows
+from medllava.eval.ask.describe import describe_decoding, describe_source
 from medllava.eval.ask.requests import (
     Answers,
     ask_model,
@@ -13,10 +15,10 @@ from medllava.eval.ask.requests import (
     floors_without_model,
     read_answers,
 )
-from medllava.eval.config import Backend, Condition, EvalConfig, Protocol
+from medllava.eval.config import Condition, EvalConfig, Protocol
 from medllava.eval.contamination import IMAGE_FLAGS, Contamination, Flag, find_contamination
 from medllava.eval.probes import build_probes
-from medllava.eval.report.build import SCHEMA_VERSION, build_scores, score_conditions, score_subsets
+from medllava.eval.report.build import build_scores, score_conditions, score_subsets
 from medllava.eval.report.html import render_report
 from medllava.eval.report.html_sections import format_estimate
 from medllava.eval.score.llava_med_scores import score_llava_med, train_open_answers
@@ -24,12 +26,19 @@ from medllava.eval.score.probe_scores import score_probes
 from medllava.eval.score.scores import Values
 from medllava.layout import CONTAMINATION_FILE, EVAL_REPORT_FILE, PAGE_FILE, PREDICTIONS_FILE
 from medllava.progress import Progress, SilentProgress
-from medllava.provenance import code_commit, describe_model, package_versions
-from medllava.records import Question, StepSummary
+from medllava.provenance import code_commit, package_versions
+from medllava.records import (
+    EvalReport,
+    ModelRecord,
+    Prediction,
+    ProbePrediction,
+    Question,
+    StepSummary,
+    TaskRecord,
+)
 from medllava.store import (
     contained_path,
     exclusive,
-    sha256_of,
     write_json,
     write_jsonl,
     write_text,
@@ -68,7 +77,8 @@ def evaluate_task(
     made = build_probes(questions, config.probes, seed=config.seeds[0])
     made = {variant: altered for variant, altered in made.items() if altered}
     with exclusive(config.output_dir):
-        model = _describe_source(config)
+        model = describe_source(config)
+        described = ModelRecord.from_json(model, where=model["source"])
         if config.predictions is not None:
             answers = read_answers(config, questions, made)
         else:
@@ -78,32 +88,21 @@ def evaluate_task(
         progress.start("scores")
         values, _ = score_conditions(questions, {_real(answers): answers.runs[_real(answers)]})
         real = values[Condition.REAL.value]
-        report = _build_report(config, task, questions, answers, model)
-        report["published"] = published_rows(task.name)
-        if config.protocol is Protocol.LLAVA_MED:
-            report["llava_med"] = _llava_med_report(config, task, questions, answers)
-        if made:
-            report["probes"] = _probe_report(config, questions, answers)
-        if found is not None:
-            report["contamination"] = _contamination_report(config, questions, real, found)
+        report = replace(
+            _build_report(config, task, questions, answers, described),
+            published=tuple(published_rows(task.name)),
+            llava_med=_llava_med_report(config, task, questions, answers),
+            probes=_probe_report(config, questions, answers) if made else None,
+            contamination=None
+            if found is None
+            else _contamination_report(config, questions, real, found),
+        )
         return _write(config, task, questions, answers, report, real, found)
 
 
 def _real(answers: Answers) -> tuple[str, int]:
     """Return the run that examples and parts of the report are taken from."""
     return min(run for run in answers.runs if run[0] == Condition.REAL)
-
-
-def _describe_source(config: EvalConfig) -> dict[str, Any]:
-    if config.predictions is not None:
-        return {
-            "source": str(config.predictions),
-            "predictions_sha256": sha256_of(config.predictions),
-        }
-    model = describe_model(config.checkpoint or "")
-    if config.backend is not Backend.TRANSFORMERS:
-        model |= {"server": config.base_url, "served_model": config.served_model}
-    return model
 
 
 def _look_for_training_data(
@@ -128,43 +127,36 @@ def _build_report(
     task: QuestionSet,
     questions: Sequence[Question],
     answers: Answers,
-    model: dict[str, Any],
-) -> dict[str, Any]:
-    scores = build_scores(questions, answers.runs, draws=config.draws, seed=config.seeds[0])
-    decoding = {
-        "max_new_tokens": config.decoding.max_new_tokens,
-        "temperature": config.decoding.temperature,
-        "seeds": list(config.seeds),
-        "backend": config.backend.value,
-        "dtype": config.dtype,
-    }
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "task": {
-            "name": task.name,
-            "version": task.version,
-            "split": task.split,
-            "language": task.language,
-            "file": str(task.file),
-            "file_sha256": task.file_sha256,
-            "rule": task.rule,
-            "asked": task.describe(),
-            "notes": list(task.notes),
-            "limit": config.limit,
-        },
-        "protocol": config.protocol.value,
-        **scores,
-        "model": model,
-        "prompts": {"closed": closed_prompt_of(config, task)},
-        "decoding": {} if config.predictions else decoding,
-        "packages": package_versions(),
-        "commit": code_commit(),
-    }
+    model: ModelRecord,
+) -> EvalReport:
+    return replace(
+        build_scores(questions, answers.runs, draws=config.draws, seed=config.seeds[0]),
+        task=TaskRecord(
+            name=task.name,
+            version=task.version,
+            split=task.split,
+            language=task.language,
+            file=str(task.file),
+            file_sha256=task.file_sha256,
+            rule=task.rule,
+            asked=task.describe(),
+            notes=tuple(task.notes),
+            limit=config.limit,
+        ),
+        protocol=config.protocol.value,
+        model=model,
+        prompts={"closed": closed_prompt_of(config, task)},
+        decoding=describe_decoding(config, config.seeds),
+        packages=package_versions(),
+        commit=code_commit(),
+    )
 
 
 def _llava_med_report(
     config: EvalConfig, task: QuestionSet, questions: Sequence[Question], answers: Answers
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
+    if config.protocol is not Protocol.LLAVA_MED:
+        return None
     return score_llava_med(
         questions,
         [replies for run, replies in sorted(answers.runs.items()) if run[0] == Condition.REAL],
@@ -215,7 +207,7 @@ def _write(
     task: QuestionSet,
     questions: Sequence[Question],
     answers: Answers,
-    report: dict[str, Any],
+    report: EvalReport,
     values: Values,
     found: Contamination | None,
 ) -> StepSummary:
@@ -225,7 +217,9 @@ def _write(
         "page": folder / PAGE_FILE,
         "predictions": folder / PREDICTIONS_FILE,
     }
-    write_jsonl(files["predictions"], _prediction_lines(config, questions, answers))
+    write_jsonl(
+        files["predictions"], (p.to_json() for p in _iter_predictions(config, questions, answers))
+    )
     if found is not None:
         files["contamination"] = folder / CONTAMINATION_FILE
         write_jsonl(
@@ -242,23 +236,18 @@ def _write(
             report, questions, answers.runs[_real(answers)], values, image_dir=task.image_dir
         ),
     )
-    write_json(files["report"], report)
-    shown = (
-        "task",
-        "conditions",
-        "visual_gain",
-        "protocol",
-        "llava_med",
-        "probes",
-        "contamination",
-    )
+    written = report.to_json()
+    write_json(files["report"], written)
+    shown = ("task", "conditions", "visual_gain", "protocol")
+    if_there = ("llava_med", "probes", "contamination")
     unread = len(found.unread) if found is not None else 0
     return StepSummary(
         step="eval",
         complete=unread == 0,
         hint=_unread_hint(found) if found is not None and unread else None,
-        counts={"questions": len(questions), "images": report["num_images"]},
-        details={key: report[key] for key in shown if key in report},
+        counts={"questions": len(questions), "images": written["num_images"]},
+        details={key: written[key] for key in shown}
+        | {key: written[key] for key in if_there if written[key] is not None},
         artifacts=files,
     )
 
@@ -290,26 +279,21 @@ def contamination_lines(summary: StepSummary) -> list[str]:
     return lines
 
 
-def _prediction_lines(
+def _iter_predictions(
     config: EvalConfig, questions: Sequence[Question], answers: Answers
-) -> list[dict[str, Any]]:
-    lines = [
-        {"id": question.id, "condition": condition, "seed": seed, "text": text}
-        for (condition, seed), replies in answers.runs.items()
-        for question, text in zip(questions, replies, strict=True)
-    ]
-    lines += [
-        {
-            "id": probed.base.id,
-            "condition": variant,
-            "seed": config.seeds[0],
-            "text": text,
-            "question": probed.question.question,
-        }
-        for variant, replies in answers.probes.items()
-        for probed, text in zip(answers.made[variant], replies, strict=True)
-    ]
-    return lines
+) -> Iterator[Prediction]:
+    for (condition, seed), replies in answers.runs.items():
+        for question, text in zip(questions, replies, strict=True):
+            yield Prediction(id=question.id, condition=condition, seed=seed, text=text)
+    for variant, replies in answers.probes.items():
+        for probed, text in zip(answers.made[variant], replies, strict=True):
+            yield ProbePrediction(
+                id=probed.base.id,
+                condition=variant,
+                seed=config.seeds[0],
+                text=text,
+                question=probed.question.question,
+            )
 
 
 def default_output_dir(task: str, *, checkpoint: str, predictions: Path | None) -> Path:

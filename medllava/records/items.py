@@ -160,10 +160,21 @@ class Question(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction(Record):
-    """A model's answer to the question of the same id."""
+    """A model's answer to the question of the same id; a line of `predictions.jsonl`."""
 
     id: str
+    condition: str = "real"
+    """What was shown: `real`, a control such as `permuted`, or the variant of a probe."""
+    seed: int = 0
     text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbePrediction(Prediction):
+    """An answer to an altered question; `id` is that of the question it was made of."""
+
+    question: str
+    """As it was asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,8 @@ class Estimate(Record):
     high: float | None = None
     """None for both: fewer than two images, so nothing is known about the spread."""
     num_questions: int = 0
+    num_images: int | None = None
+    """Images that its questions are about; None: not written by files of version 1."""
 
 
 Estimates = dict[str, Estimate]

@@ -9,27 +9,26 @@ with their floors, and example answers beside their images.
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 from medllava import page
-from medllava.store import iter_jsonl, read_json, write_text
+from medllava.records import Estimate, Estimates, EvalReport, Prediction
+from medllava.store import iter_jsonl, read_json, read_record, write_text
 
 NUM_EXAMPLES = 24
+REAL = "real"
 EXPECTED_GAIN = 20
 """Points of exact match that real images must be better than permuted ones."""
 
 
 def main(run: Path) -> None:
     """Print the table and write the page."""
-    report = read_json(run / "eval/report.json")
+    report = read_record(run / "eval/report.json", EvalReport)
     rows = score_rows(report)
     width = max(len(str(row[0])) for row in rows)
     print(f"\n{'':{width}}  exact match        token recall")
     for name, exact, recall in rows:
         print(f"{name:{width}}  {exact:<18} {recall}")
-    gain = 100 * report["visual_gain"]["exact_match"]["value"]
-    verdict = "the model looks at the pictures" if gain >= EXPECTED_GAIN else "fewer than expected"
-    print(f"real minus permuted: {gain:.1f} points; {EXPECTED_GAIN} are expected: {verdict}")
+    print(verdict(visual_gain(report)))
     write_text(run / "index.html", render(run, report, rows))
     print()
     for made in (
@@ -46,19 +45,37 @@ def main(run: Path) -> None:
         print(f"  {run / made}")
 
 
-def score_rows(report: dict[str, Any]) -> list[tuple[str, str, str]]:
+def visual_gain(report: EvalReport) -> Estimates:
+    """Return real minus permuted images.
+
+    Raises:
+        SystemExit: the evaluation had no permuted images.
+    """
+    if report.visual_gain is None:
+        sys.exit("eval/report.json has no visual gain: run eval with --controls permuted.")
+    return report.visual_gain
+
+
+def verdict(gain: Estimates) -> str:
+    """Return whether the gain is what it should be, in a sentence."""
+    value = gain["exact_match"].value
+    if value is None:
+        sys.exit("eval/report.json has no exact match: run eval on the questions again.")
+    points = 100 * value
+    words = "the model looks at the pictures" if points >= EXPECTED_GAIN else "fewer than expected"
+    return f"real minus permuted: {points:.1f} points; {EXPECTED_GAIN} are expected: {words}"
+
+
+def score_rows(report: EvalReport) -> list[tuple[str, str, str]]:
     """Return (condition, exact match, token recall) with 95 % intervals, in percent."""
-    rows = []
-    for name, metrics in report["conditions"].items():
-        rows.append((name, _interval(metrics["exact_match"]), _interval(metrics["token_recall"])))
-    gain = report["visual_gain"]
-    rows.append(
-        ("real minus permuted", _interval(gain["exact_match"]), _interval(gain["token_recall"]))
-    )
-    return rows
+    rows = {**report.conditions, "real minus permuted": visual_gain(report)}
+    return [
+        (name, _interval(metrics["exact_match"]), _interval(metrics["token_recall"]))
+        for name, metrics in rows.items()
+    ]
 
 
-def render(run: Path, report: dict[str, Any], rows: list[tuple[str, str, str]]) -> str:
+def render(run: Path, report: EvalReport, rows: list[tuple[str, str, str]]) -> str:
     """Return the page."""
     losses = {
         f"stage {stage}": [
@@ -77,7 +94,7 @@ def render(run: Path, report: dict[str, Any], rows: list[tuple[str, str, str]]) 
         ),
         sections=[
             (
-                f"Score on {report['num_questions']} held-out questions",
+                f"Score on {report.num_questions} held-out questions",
                 page.render_table(headers, rows),
             ),
             ("Loss", page.render_lines(losses, x_label="step", y_label="loss")),
@@ -90,10 +107,10 @@ def example_cards(run: Path) -> list[tuple[str | None, list[str]]]:
     """Return every n-th held-out question with the model's answer beside its image."""
     folder = run / "instructions/test"
     image_dir = folder / read_json(folder / "summary.json")["image_dir"]
+    file = run / "eval/predictions.jsonl"
+    made = [Prediction.from_json(line, where=f"{file}, line {n}") for n, line in iter_jsonl(file)]
     answers = {
-        line["id"]: line["text"]
-        for _, line in iter_jsonl(run / "eval/predictions.jsonl")
-        if line.get("condition", "real") == "real"
+        prediction.id: prediction.text for prediction in made if prediction.condition == REAL
     }
     questions = [line for _, line in iter_jsonl(folder / "questions.jsonl")]
     cards: list[tuple[str | None, list[str]]] = []
@@ -114,9 +131,12 @@ def example_cards(run: Path) -> list[tuple[str | None, list[str]]]:
     return cards
 
 
-def _interval(metric: dict[str, float]) -> str:
-    value, low, high = (100 * metric[key] for key in ("value", "low", "high"))
-    return f"{value:.1f} [{low:.1f}, {high:.1f}]"
+def _interval(metric: Estimate) -> str:
+    if metric.value is None:
+        return "-"
+    if metric.low is None or metric.high is None:
+        return f"{100 * metric.value:.1f}"
+    return f"{100 * metric.value:.1f} [{100 * metric.low:.1f}, {100 * metric.high:.1f}]"
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from medllava.errors import DataError, RecordError
 from medllava.eval.config import Condition
 from medllava.eval.probes import Probed
 from medllava.progress import Progress
-from medllava.records import Question
+from medllava.records import Prediction, Question
 from medllava.store import JsonlWriter, iter_jsonl
 
 if TYPE_CHECKING:
@@ -233,13 +233,10 @@ def _read_runs(file: Path) -> dict[tuple[str, int], dict[str, str]]:
     found: dict[tuple[str, int], dict[str, str]] = {}
     for number, line in iter_jsonl(file):
         where = f"{file}, line {number}"
-        key, text = _id_and_text(line, where=where)
-        try:
-            run = (str(line.get("condition", Condition.REAL.value)), int(line.get("seed", 0)))
-        except (TypeError, ValueError):
-            raise RecordError(f"seed {line['seed']!r} is not a number: {where}.") from None
-        if found.setdefault(run, {}).setdefault(key, text) != text:
-            raise RecordError(f"id {key!r} has two different texts: {where}. Keep one.")
+        made = _read_prediction(line, where=where)
+        replies = found.setdefault((made.condition, made.seed), {})
+        if replies.setdefault(made.id, made.text) != made.text:
+            raise RecordError(f"id {made.id!r} has two different texts: {where}. Keep one.")
     return found
 
 
@@ -256,11 +253,17 @@ def _check_complete(replies: dict[str, str], questions: Sequence[Question], *, f
         _log.warning("%s ids were not asked: %s", len(replies) - len(questions), file)
 
 
-def _id_and_text(line: dict[str, Any], *, where: str) -> tuple[str, str]:
+def _read_prediction(line: dict[str, Any], *, where: str) -> Prediction:
+    """Return a line of anybody's: ids may be numbers and have other names, seeds may be text."""
     key = next((line[k] for k in ("id", "record_id", "question_id") if k in line), None)
     if key is None or isinstance(key, bool | dict | list):
         raise RecordError(f"a prediction needs id, record_id or question_id: {where}.")
     text = line.get("text")
     if not isinstance(text, str):
         raise RecordError(f"a prediction needs text, a string: {where} (id {key!r}).")
-    return str(key), text
+    try:
+        seed = int(line.get("seed", 0))
+    except (TypeError, ValueError):
+        raise RecordError(f"seed {line['seed']!r} is not a number: {where}.") from None
+    condition = str(line.get("condition", Condition.REAL.value))
+    return Prediction(id=str(key), condition=condition, seed=seed, text=text)

@@ -14,8 +14,9 @@ from typing import Any
 from medllava.data.sources import image_root
 from medllava.errors import DataError
 from medllava.eval.ask.backends import build_answerer
+from medllava.eval.ask.describe import describe_decoding, describe_source
 from medllava.eval.ask.predict import Ask, collect_replies, read_texts
-from medllava.eval.config import Backend, Condition, EvalConfig
+from medllava.eval.config import Condition, EvalConfig
 from medllava.eval.judged.chat_questions import (
     ChatQuestion,
     compare_with_released,
@@ -30,7 +31,6 @@ from medllava.eval.judged.judge import (
     parse_scores,
     plan_trials,
 )
-from medllava.eval.report.build import SCHEMA_VERSION
 from medllava.eval.report.chat_html import render_chat_report
 from medllava.layout import EVAL_REPORT_FILE, JUDGEMENTS_FILE, PAGE_FILE, PREDICTIONS_FILE
 from medllava.llm.client import OpenAIModel
@@ -40,8 +40,16 @@ from medllava.llm.protocol import ChatModel
 from medllava.llm.runner import Limits, Outcome, run_requests
 from medllava.llm.tokens import estimate_tokens
 from medllava.progress import Progress, SilentProgress
-from medllava.provenance import code_commit, describe_model, package_versions
-from medllava.records import StepSummary
+from medllava.provenance import code_commit, package_versions
+from medllava.records import (
+    BootstrapRecord,
+    Estimate,
+    EvalReport,
+    ModelRecord,
+    Prediction,
+    StepSummary,
+    TaskRecord,
+)
 from medllava.store import (
     contained_path,
     exclusive,
@@ -124,15 +132,12 @@ def judge_chat(
 
 def _answers(
     config: EvalConfig, questions: Sequence[ChatQuestion], root: Path, progress: Progress
-) -> tuple[list[str], dict[str, Any]]:
+) -> tuple[list[str], ModelRecord]:
     """Return the candidate's answers and where they are from."""
+    model = describe_source(config)
+    described = ModelRecord.from_json(model, where=model["source"])
     if config.predictions is not None:
-        found = read_texts(config.predictions, [q.id for q in questions])
-        hashed = sha256_of(config.predictions)
-        return found, {"source": str(config.predictions), "predictions_sha256": hashed}
-    model = describe_model(config.checkpoint or "")
-    if config.backend is not Backend.TRANSFORMERS:
-        model |= {"server": config.base_url, "served_model": config.served_model}
+        return read_texts(config.predictions, [q.id for q in questions]), described
     asks = [
         Ask(
             id=question.id,
@@ -161,7 +166,7 @@ def _answers(
         progress=progress,
         is_greedy=config.decoding.temperature == 0,
     )
-    return [replies[ask.key] for ask in asks], model
+    return [replies[ask.key] for ask in asks], described
 
 
 def _forget_others(file: Path, facts: dict[str, Any]) -> None:
@@ -292,8 +297,8 @@ def _build_report(
     judgements: Sequence[Judgement],
     lines: Sequence[dict[str, Any]],
     missing: int,
-    model: dict[str, Any],
-) -> dict[str, Any]:
+    model: ModelRecord,
+) -> EvalReport:
     assert config.data is not None  # noqa: S101 - the caller looked
     scores = score_judgements(questions, judgements, draws=config.draws, seed=config.seeds[0])
     overall = scores["groups"]["overall"]["relative_score"]
@@ -305,24 +310,27 @@ def _build_report(
             f"The judge's name {judge.model!r} has no date, so the model behind it may change: "
             "compare only scores of one run of the judge."
         )
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "task": {
-            "name": TASK,
-            "version": 1,
-            "split": "test",
-            "file": str(config.data),
-            "file_sha256": sha256_of(config.data),
-            "notes": notes,
-            "limit": config.limit,
+    return EvalReport(
+        task=TaskRecord(
+            name=TASK,
+            version=1,
+            split="test",
+            file=str(config.data),
+            file_sha256=sha256_of(config.data),
+            notes=tuple(notes),
+            limit=config.limit,
+        ),
+        protocol="judged",
+        num_questions=len(questions),
+        num_images=len({q.image for q in questions if q.image}),
+        conditions={
+            Condition.REAL.value: {
+                "relative_score": Estimate.from_json(overall, where="overall relative score")
+            }
         },
-        "protocol": "judged",
-        "num_questions": len(questions),
-        "num_images": len({q.image for q in questions if q.image}),
-        "conditions": {Condition.REAL.value: {"relative_score": overall}},
-        "visual_gain": None,
-        **scores,
-        "judge": {
+        groups=scores["groups"],
+        order=scores["order"],
+        judge={
             "model": judge.model,
             "answered_as": names,
             "base_url": judge.base_url,
@@ -337,23 +345,12 @@ def _build_report(
             "output_tokens": sum(line["output_tokens"] for line in lines),
             "cost_usd": _total_cost(lines),
         },
-        "model": model,
-        "decoding": {}
-        if config.predictions
-        else {
-            "max_new_tokens": config.decoding.max_new_tokens,
-            "temperature": config.decoding.temperature,
-            "backend": config.backend.value,
-        },
-        "bootstrap": {
-            "draws": config.draws,
-            "seed": config.seeds[0],
-            "over": "images",
-            "level": 0.95,
-        },
-        "packages": package_versions(),
-        "commit": code_commit(),
-    }
+        model=model,
+        decoding=describe_decoding(config, config.seeds[:1]),
+        bootstrap=BootstrapRecord(draws=config.draws, seed=config.seeds[0]),
+        packages=package_versions(),
+        commit=code_commit(),
+    )
 
 
 def _write(
@@ -361,7 +358,7 @@ def _write(
     questions: Sequence[ChatQuestion],
     texts: Sequence[str],
     lines: Sequence[dict[str, Any]],
-    report: dict[str, Any],
+    report: EvalReport,
     root: Path,
 ) -> StepSummary:
     folder = config.output_dir
@@ -371,15 +368,18 @@ def _write(
         "predictions": folder / PREDICTIONS_FILE,
         "judgements": folder / JUDGEMENTS_FILE,
     }
-    real = {"condition": Condition.REAL.value, "seed": config.seeds[0]}
     write_jsonl(
         files["predictions"],
-        ({"id": q.id, **real, "text": text} for q, text in zip(questions, texts, strict=True)),
+        (
+            Prediction(id=question.id, seed=config.seeds[0], text=text).to_json()
+            for question, text in zip(questions, texts, strict=True)
+        ),
     )
     write_jsonl(files["judgements"], lines)
-    write_text(files["page"], render_chat_report(report, questions, texts, lines, image_dir=root))
-    write_json(files["report"], report)
-    facts = report["judge"]
+    written = report.to_json()
+    write_text(files["page"], render_chat_report(written, questions, texts, lines, image_dir=root))
+    write_json(files["report"], written)
+    facts = written["judge"]
     return StepSummary(
         step="eval",
         complete=facts["missing"] == 0,
@@ -390,7 +390,7 @@ def _write(
             "missing": facts["missing"],
             **({} if facts["cost_usd"] is None else {"cost_usd": facts["cost_usd"]}),
         },
-        details={key: report[key] for key in ("groups", "order", "judge", "conditions")},
+        details={key: written[key] for key in ("groups", "order", "judge", "conditions")},
         artifacts=files,
     )
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from medllava.eval.judged.chat_questions import ChatQuestion
 from medllava.eval.judged.judge import Trial
 from medllava.eval.score.intervals import Values, bootstrap
+from medllava.records import Estimate
 
 _TAIL = 0.025
 
@@ -113,7 +114,6 @@ def _relative_scores(
     tables: dict[str, dict[str, Any]] = {}
     for i, name in enumerate(groups):
         reference, candidate = 2 * i, 2 * i + 1
-        count = int(result.num_questions[reference])
         tables[name] = {
             "reference": result.estimate(reference).to_json(),
             "candidate": result.estimate(candidate).to_json(),
@@ -122,24 +122,36 @@ def _relative_scores(
                 result.means[reference],
                 result.samples[:, candidate],
                 result.samples[:, reference],
-                int(result.num_clusters[reference]),
-            )
-            | {"num_questions": count},
+                num_images=int(result.num_clusters[reference]),
+                num_questions=int(result.num_questions[reference]),
+            ).to_json(),
         }
     return tables
 
 
 def _ratio(
-    above: float, below: float, samples_above: Values, samples_below: Values, num_images: int
-) -> dict[str, Any]:
+    above: float,
+    below: float,
+    samples_above: Values,
+    samples_below: Values,
+    *,
+    num_questions: int,
+    num_images: int,
+) -> Estimate:
     if not below > 0:
-        return {"value": None, "low": None, "high": None}
+        return Estimate(value=None, num_questions=num_questions, num_images=num_images)
     low = high = None
     if num_images > 1:
         with np.errstate(invalid="ignore", divide="ignore"):
             ratios = samples_above / samples_below
         low, high = (float(v) for v in np.nanquantile(ratios, [_TAIL, 1 - _TAIL]))
-    return {"value": float(above / below), "low": low, "high": high}
+    return Estimate(
+        value=float(above / below),
+        low=low,
+        high=high,
+        num_questions=num_questions,
+        num_images=num_images,
+    )
 
 
 def _order_effects(by_question: Mapping[str, Sequence[Judgement]]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Replies to `report.json`: every score with its interval, beside its floors.
 
-Replies by condition and seed enter; plain JSON values leave. `html` draws them, `compare` and the
-quickstart read them.
+Replies by condition and seed enter; an `EvalReport` with its scores leaves. `run` adds what was
+asked of whom, `html` draws it, hub and the quickstart read it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,9 +13,8 @@ import numpy as np
 from medllava.eval.config import Condition
 from medllava.eval.score.intervals import Bootstrap, Values, bootstrap
 from medllava.eval.score.scores import METRIC_NAMES, METRICS, image_clusters, score_replies
-from medllava.records import AnswerType, Question
+from medllava.records import AnswerType, BootstrapRecord, Estimates, EvalReport, Question
 
-SCHEMA_VERSION = 1
 _KEY_METRICS = ("exact_match", "token_recall", "closed_accuracy", "open_token_recall")
 """Shown per category, where more would be noise."""
 _NO_CATEGORY = "(none)"
@@ -54,8 +53,8 @@ def score_conditions(
 
 def build_scores(
     questions: Sequence[Question], replies: Replies, *, draws: int, seed: int
-) -> dict[str, Any]:
-    """Return the scores of a report, each with its 95 % interval over images.
+) -> EvalReport:
+    """Return a report's scores, each with its 95 % interval over images; the rest is not filled in.
 
     Args:
         questions: what was asked.
@@ -76,19 +75,17 @@ def build_scores(
                 columns.add(group, metric, np.where(members, real[:, column], np.nan))
     clusters = image_clusters(questions)
     result = bootstrap(np.stack(columns.values, axis=1), clusters, draws=draws, seed=seed)
-    scores: dict[str, Any] = {
-        "num_questions": len(questions),
-        "num_images": len({q.image for q in questions if q.image is not None}),
-        "counts": {t.value: sum(q.answer_type is t for q in questions) for t in AnswerType},
-        "conditions": {name: _estimates(name, columns, result) for name in means},
-        "visual_gain": _gain(columns, result),
-        "by_answer_type": _named_groups("answer_type:", groups, columns, result),
-        "by_category": _named_groups("category:", groups, columns, result),
-        "bootstrap": {"draws": draws, "seed": seed, "over": "images", "level": 0.95},
-    }
-    if len(by_seed[Condition.REAL.value]) > 1:
-        scores["seed_deviation"] = _seed_deviation(by_seed[Condition.REAL.value])
-    return scores
+    return EvalReport(
+        num_questions=len(questions),
+        num_images=len({q.image for q in questions if q.image is not None}),
+        counts={t.value: sum(q.answer_type is t for q in questions) for t in AnswerType},
+        conditions={name: _estimates(name, columns, result) for name in means},
+        visual_gain=_gain(columns, result),
+        by_answer_type=_named_groups("answer_type:", groups, columns, result),
+        by_category=_named_groups("category:", groups, columns, result),
+        seed_deviation=_seed_deviation(by_seed[Condition.REAL.value]),
+        bootstrap=BootstrapRecord(draws=draws, seed=seed),
+    )
 
 
 def score_subsets(
@@ -116,7 +113,10 @@ def score_subsets(
         np.stack(columns.values, axis=1), image_clusters(questions), draws=draws, seed=seed
     )
     return {
-        name: {"num_questions": int(sum(members)), "scores": _estimates(name, columns, result)}
+        name: {
+            "num_questions": int(sum(members)),
+            "scores": {m: e.to_json() for m, e in _estimates(name, columns, result).items()},
+        }
         for name, members in subsets.items()
     }
 
@@ -134,19 +134,19 @@ def _groups(questions: Sequence[Question]) -> dict[str, Any]:
     return groups
 
 
-def _estimates(group: str, columns: _Columns, result: Bootstrap) -> dict[str, Any]:
+def _estimates(group: str, columns: _Columns, result: Bootstrap) -> Estimates:
     """Return metric to estimate, leaving out metrics that no question of the group has."""
     estimates = {
         metric.name: result.estimate(columns.index[group, metric.name])
         for metric in METRICS
         if (group, metric.name) in columns.index
     }
-    return {name: e.to_json() for name, e in estimates.items() if e.value is not None}
+    return {name: estimate for name, estimate in estimates.items() if estimate.value is not None}
 
 
 def _named_groups(
     prefix: str, groups: Mapping[str, Any], columns: _Columns, result: Bootstrap
-) -> dict[str, Any]:
+) -> dict[str, Estimates]:
     return {
         group.removeprefix(prefix): _estimates(group, columns, result)
         for group in groups
@@ -154,7 +154,7 @@ def _named_groups(
     }
 
 
-def _gain(columns: _Columns, result: Bootstrap) -> dict[str, Any] | None:
+def _gain(columns: _Columns, result: Bootstrap) -> Estimates | None:
     """Return real minus permuted for every share where more is better."""
     if (Condition.PERMUTED.value, METRIC_NAMES[0]) not in columns.index:
         return None
@@ -167,12 +167,14 @@ def _gain(columns: _Columns, result: Bootstrap) -> dict[str, Any] | None:
             )
             gain = result.difference(real, permuted)
             if gain.value is not None:
-                gains[metric.name] = gain.to_json()
+                gains[metric.name] = gain
     return gains
 
 
 def _seed_deviation(by_seed: Sequence[Values]) -> dict[str, float]:
-    """Return the standard deviation of each metric's mean between seeds."""
+    """Return the standard deviation of each metric's mean between seeds; of one seed, nothing."""
+    if len(by_seed) < 2:
+        return {}
     means = np.array([np.nanmean(_some(values), axis=0) for values in by_seed])
     deviations = means.std(axis=0, ddof=1)
     return {

@@ -53,7 +53,8 @@ def render_chat_report(
         f"chat, judged: {report['model']['source']}",
         subtitle=(
             f"{report['num_questions']:,} questions about {report['num_images']:,} images, graded "
-            f"by {report['judge']['model']}; intervals: 95 %, bootstrap over images. "
+            f"by {report['judge']['model']}; intervals: 95 %, bootstrap over images; "
+            "*: fewer than 20 images. "
             "No clinical use."
         ),
         sections=sections,

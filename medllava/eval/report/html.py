@@ -18,7 +18,7 @@ from medllava.eval.report.html_sections import (
     published_section,
 )
 from medllava.eval.score.scores import METRICS, Metric, Values
-from medllava.records import Question
+from medllava.records import EvalReport, Question
 from medllava.store import contained_path
 
 _NUM_CARDS = 12
@@ -26,7 +26,7 @@ _THUMBNAIL_PIXELS = 256
 
 
 def render_report(
-    report: Mapping[str, Any],
+    evaluation: EvalReport,
     questions: Sequence[Question],
     replies: Sequence[str],
     values: Values,
@@ -36,31 +36,32 @@ def render_report(
     """Return the page.
 
     Args:
-        report: as written to `report.json`.
+        evaluation: as written to `report.json`.
         questions: what was asked.
         replies: under the real condition, in the same order.
         values: their scores, (questions, metrics).
         image_dir: where images are; None or unreadable images are left out.
     """
-    task, scores = report["task"], report
-    sections = [("Scores", _score_table(scores) + _floor_bars(scores["conditions"]))]
-    sections += _groups("By answer type", scores["by_answer_type"])
-    sections += _groups("By category", scores["by_category"])
-    sections += probe_section(report.get("probes"))
-    sections += contamination_section(report.get("contamination"))
-    sections += llava_med_section(report.get("llava_med"))
-    sections += published_section(task["name"], report)
+    report = evaluation.to_json()
+    task = evaluation.task
+    sections = [("Scores", _score_table(report) + _floor_bars(report["conditions"]))]
+    sections += _groups("By answer type", report["by_answer_type"])
+    sections += _groups("By category", report["by_category"])
+    sections += probe_section(evaluation.probes)
+    sections += contamination_section(evaluation.contamination)
+    sections += llava_med_section(evaluation.llava_med)
+    sections += published_section(task.name, report)
     right, wrong = _examples(questions, values)
     for heading, rows in (("Worst errors", wrong), ("Right answers", right)):
         cards = [_card(questions[row], replies[row], image_dir) for row in rows]
         if cards:
             sections.append((heading, page.render_cards(cards)))
-    sections.append(("What was asked, and with what", _facts(report)))
+    sections.append(("What was asked, and with what", _facts(evaluation)))
     return page.render_page(
-        f"{task['name']}: {report['model']['source']}",
+        f"{task.name}: {evaluation.model.source}",
         subtitle=(
-            f"{scores['num_questions']:,} questions about {scores['num_images']:,} images, "
-            f"{task['split']}; intervals: 95 %, over images; *: fewer than 20 images. "
+            f"{evaluation.num_questions:,} questions about {evaluation.num_images:,} images, "
+            f"{task.split}; intervals: 95 %, over images; *: fewer than 20 images. "
             "No clinical use."
         ),
         sections=sections,
@@ -128,21 +129,22 @@ def _groups(heading: str, groups: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(heading, table + page.render_text("Token recall, %:") + bars)]
 
 
-def _facts(report: Mapping[str, Any]) -> str:
-    task, model = report["task"], report["model"]
+def _facts(report: EvalReport) -> str:
+    task, decoding = report.task, report.decoding
     facts = {
-        "model": model["source"],
-        "weights (SHA-256)": model.get("weights_sha256") or "-",
-        "questions": f"{task['name']}, version {task['version']}, {task['split']}",
-        "file": f"{task['file']} (SHA-256 {task['file_sha256']})",
-        "open or closed": task["rule"],
-        "answer-format prompt": report["prompts"]["closed"] or "none: asked as written",
-        "decoding": ", ".join(f"{key} {value}" for key, value in report["decoding"].items())
-        or "made elsewhere",
-        "protocol": report["protocol"],
-        "packages": ", ".join(f"{name} {v}" for name, v in report["packages"].items()),
-        "code": report["commit"] or "-",
-        "notes": " ".join(task["notes"]) or "-",
+        "model": report.model.source,
+        "weights (SHA-256)": report.model.weights_sha256 or "-",
+        "questions": f"{task.name}, version {task.version}, {task.split}",
+        "file": f"{task.file} (SHA-256 {task.file_sha256})",
+        "open or closed": task.rule,
+        "answer-format prompt": report.prompts["closed"] or "none: asked as written",
+        "decoding": ", ".join(f"{key} {value}" for key, value in decoding.to_json().items())
+        if decoding
+        else "made elsewhere",
+        "protocol": report.protocol,
+        "packages": ", ".join(f"{name} {v}" for name, v in report.packages.items()),
+        "code": report.commit or "-",
+        "notes": " ".join(task.notes) or "-",
     }
     return page.render_table(["", ""], list(facts.items()))
 

@@ -29,7 +29,7 @@ def format_estimate(estimate: Mapping[str, Any] | None, *, is_share: bool = True
     if estimate is None or estimate["value"] is None:
         return "-"
     factor = 100 if is_share else 1
-    mark = "*" if 0 < estimate.get("num_images", 0) < FEW_IMAGES else ""
+    mark = "*" if 0 < (estimate.get("num_images") or 0) < FEW_IMAGES else ""
     text = f"{factor * estimate['value']:.1f}{mark}"
     if estimate["low"] is None:
         return text
@@ -150,6 +150,6 @@ def _own_cells(
     """Yield our scores under each protocol that the report has, one cell per column."""
     real = report["conditions"]["real"]
     yield "strict", [estimate_cell(real.get(_PUBLISHED_METRICS[c])) for c in columns]
-    if "llava_med" in report:
+    if report["llava_med"]:
         paper = report["llava_med"]["paper"]  # in percent already
         yield "llava-med", [estimate_cell(paper.get(c), is_share=False) for c in columns]

@@ -16,6 +16,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from medllava.records import Estimate
+
 Values = NDArray[np.float64]
 _CELLS = 4_000_000
 """Weights held at once; bounds memory at about 32 MB."""
@@ -26,29 +28,6 @@ FEW_IMAGES = 20
 _PRIOR_CORRELATION, _PRIOR_EVENTS = 0.1, 4
 """What answers about one image share where right (or wrong) ones are too rare to tell."""
 _LEAST_EFFECT = 0.02
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
-    """A mean with its 95 % interval."""
-
-    value: float | None
-    """None: no question counts."""
-    low: float | None
-    high: float | None
-    """None for both: fewer than two images, so nothing is known about the spread."""
-    num_questions: int = 0
-    num_images: int = 0
-
-    def to_json(self) -> dict[str, float | int | None]:
-        """Return plain values."""
-        return {
-            "value": self.value,
-            "low": self.low,
-            "high": self.high,
-            "num_questions": self.num_questions,
-            "num_images": self.num_images,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +236,7 @@ def _draw_weights(rng: np.random.Generator, num_clusters: int, size: int) -> NDA
 
 def _estimate(mean: float, samples: Values, num_questions: int, num_clusters: int) -> Estimate:
     if num_questions == 0:
-        return Estimate(value=None, low=None, high=None)
+        return Estimate(value=None, num_images=0)
     low = high = None
     if num_clusters > 1:
         known = samples[~np.isnan(samples)]

@@ -18,7 +18,8 @@ from medllava.eval.judged.chat_questions import compare_with_released, read_chat
 from medllava.eval.judged.chat_run import JudgeConfig, judge_chat
 from medllava.eval.judged.chat_scores import Judgement, score_as_llava_med, score_judgements
 from medllava.eval.judged.judge import Trial, build_request, parse_scores, plan_trials
-from medllava.store import iter_jsonl, read_json
+from medllava.records import EvalReport
+from medllava.store import iter_jsonl, read_json, read_record
 
 DOMAINS = ("chest_xray", "mri", "histology", "gross", "ct_scan")
 
@@ -269,6 +270,12 @@ def test_the_model_answers_itself_where_no_predictions_are_given(tiny_folder, ch
         )
         judge_chat(config, judge)
     report = read_json(tmp_path / "out" / "report.json")
+    typed = read_record(tmp_path / "out" / "report.json", EvalReport)
+    assert typed.to_json() == report
+    overall = typed.conditions["real"]["relative_score"]
+    assert overall.to_json() == report["groups"]["overall"]["relative_score"]
+    assert overall.num_images is not None
+    assert overall.num_images > 0
     assert report["model"]["weights_sha256"]
     assert report["judge"]["judgements"] == 8
     assert "data:image/jpeg" in (tmp_path / "out" / "report.html").read_text()

@@ -196,7 +196,7 @@ def test_ten_thousand_answers_with_ten_thousand_draws_take_seconds():
     scores = build_scores(questions, {("real", 0): replies}, draws=10_000, seed=0)
     # The budget is 5 s of one quiet core; processor time is nearly free of what else runs.
     assert time.process_time() - start < 8
-    assert scores["conditions"]["real"]["token_recall"]["num_questions"] == 10_000
+    assert scores.conditions["real"]["token_recall"].num_questions == 10_000
 
 
 def test_a_comparison_with_itself_finds_nothing():

@@ -11,7 +11,10 @@ from medllava.eval.ask.workers import share_asks
 from medllava.eval.config import Backend, Condition, DecodingConfig, EvalConfig, parse_backend
 from medllava.eval.probes import Probe
 from medllava.eval.run import evaluate_task
-from medllava.store import iter_jsonl, read_json
+from medllava.records import EvalReport
+from medllava.store import iter_jsonl, read_json, read_record
+
+FIELDS = {"value", "low", "high", "num_questions", "num_images"}
 
 
 def make_config(task_file, output_dir, **changes):
@@ -50,8 +53,19 @@ def test_all_conditions_and_probes_land_in_one_report_and_page(tiny_folder, task
     )
     summary = evaluate_task(config)
     report = read_json(summary.artifacts["report"])
+    typed = read_record(summary.artifacts["report"], EvalReport)
+    assert typed.to_json() == report
+    assert report["schema_version"] == EvalReport.VERSION
+    assert report["conditions"]["real"]["accuracy"].keys() == FIELDS
     assert list(report["conditions"]) == [c.value for c in Condition]
     assert report["visual_gain"]["token_recall"]["num_questions"] == 12
+    lines = lines_of(summary.artifacts["predictions"])
+    assert [list(line) for line in lines] == [
+        ["id", "condition", "seed", "text"]
+        + ["question"] * (line["condition"] not in list(Condition))
+        for line in lines
+    ]
+    assert any("question" in line for line in lines)
     assert report["probes"]["negated"]["num_questions"] == 4
     assert report["probes"]["negated"]["left_out"] == 4
     assert report["probes"]["shuffled"]["num_questions"] == 4
