@@ -41,7 +41,7 @@ def explain(error: BaseException) -> Failure:
     """Return what a person and a script are told about an exception that ended a command."""
     name = type(error).__name__
     if isinstance(error, MedllavaError):
-        return Failure(type=name, message=str(error), exit_code=error.exit_code)
+        return Failure(type=_family(error), message=str(error), exit_code=error.exit_code)
     if isinstance(error, KeyboardInterrupt | EOFError | typer.Abort):
         return Failure(type="Interrupted", message="interrupted.", exit_code=EXIT_INTERRUPTED)
     if isinstance(error, OSError):
@@ -57,6 +57,12 @@ def explain(error: BaseException) -> Failure:
         exit_code=EXIT_BUG,
         details="".join(traceback.format_exception(error)),
     )
+
+
+def _family(error: MedllavaError) -> str:
+    """Return the class that scripts may rely on: the one in `errors`, not a room's own below it."""
+    classes = [c for c in type(error).__mro__ if c.__module__ == MedllavaError.__module__]
+    return type(error).__name__ if classes[0] is MedllavaError else classes[0].__name__
 
 
 def _explain_os(error: OSError) -> Failure:

@@ -296,11 +296,12 @@ def test_an_address_where_nobody_listens_fails_in_seconds(tmp_path: Path, addres
 
 
 SCRIPT = """
-import json, sys
+import json, signal, sys
 from pathlib import Path
 from medllava.instruct.config import GenerateConfig
 from medllava.instruct.generate import generate_instructions
 from medllava.records import Stage
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests may run in the background
 values = json.loads(sys.argv[1])
 paths = {k: Path(values.pop(k)) for k in ("figures", "output_dir", "prices")}
 generate_instructions(GenerateConfig(stage=Stage.INSTRUCT, **paths, **values))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -186,6 +187,7 @@ def test_an_installed_package_inside_the_users_repository_reports_no_commit(tmp_
         text=True,
         check=True,
         cwd=users,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
     )
     assert done.stdout.strip() == "None"
     assert code_commit() is not None  # these tests run from a checkout

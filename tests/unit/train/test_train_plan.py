@@ -234,7 +234,7 @@ def test_steps_follow_from_records_packs_and_ranks() -> None:
 
 
 def test_too_many_dropped_records_refuse_the_run_with_reasons() -> None:
-    recipe = load_recipe("debug")
+    recipe = load_recipe("debug", overrides=["data.max_dropped=0.05"])
     plan = plan_of(recipe, data=statistics(90, 64, num_dropped={"image missing": 10}))
     assert plan.refusal is not None
     assert "10.0% of the records" in plan.refusal
