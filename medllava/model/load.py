@@ -170,12 +170,21 @@ def save_model(loaded: LoadedModel, folder: Path, *, dtype: torch.dtype | None =
             )
         if dtype is not None:
             _write_dtype(temporary / _LAST, dtype)
+        _forget_loading(loaded.processor.tokenizer)
         loaded.processor.save_pretrained(temporary)
         for path in sorted(temporary.iterdir(), key=lambda p: p.name == _LAST):
             path.chmod(0o644)
             path.replace(folder / path.name)
     finally:
         shutil.rmtree(temporary)
+
+
+def _forget_loading(tokenizer: Any) -> None:  # noqa: ANN401 - transformers has no types
+    """Drop what loading noted, so that a run that goes on saves what a fresh one does."""
+    for name in ("is_local", "local_files_only"):
+        tokenizer.init_kwargs.pop(name, None)
+    if tokenizer.backend == "pil":  # the image processor's: loading gives both the same
+        tokenizer.backend = tokenizer.init_kwargs["backend"] = "tokenizers"
 
 
 def _exported_state(model: Any, dtype: torch.dtype | None) -> dict[str, Tensor]:  # noqa: ANN401 - a LLaVA

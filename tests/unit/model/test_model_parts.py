@@ -298,3 +298,18 @@ def test_clip_tower_reloads_bit_by_bit(tmp_path: Path) -> None:
     state = model.model.state_dict()
     assert state.keys() == again.keys()
     assert all(torch.equal(state[name], again[name]) for name in state)
+
+
+def test_a_model_that_was_loaded_is_saved_as_it_was(tmp_path: Path) -> None:
+    """A run that goes on from a checkpoint leaves the files of one that was never stopped."""
+    from medllava.model.load import load_model, save_model
+    from medllava.recipe import load_recipe
+
+    save_model(build_model(load_recipe("debug").model, seed=0), tmp_path / "fresh")
+    save_model(load_model(str(tmp_path / "fresh")), tmp_path / "again")
+    fresh, again = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+        for name in ("fresh", "again")
+    )
+    assert fresh.keys() == again.keys()
+    assert [name for name in fresh if fresh[name] != again[name]] == []
