@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from medllava.errors import DataError
-from medllava.eval.score.closed import closed_hit
-from medllava.eval.score.normalize import words
 from medllava.records import AnswerType, Question
+from medllava.score.closed import closed_hit
+from medllava.score.normalize import words
 
 _LETTERS = "ABCDEFGH"
 

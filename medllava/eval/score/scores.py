@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from medllava.eval.score import open_ended as open_
-from medllava.eval.score.closed import chosen_choice, closed_hit
-from medllava.eval.score.final_answer import final_answer
 from medllava.records import AnswerType, Question
+from medllava.score import open_ended as open_
+from medllava.score.closed import chosen_choice, closed_hit
+from medllava.score.final_answer import final_answer
 
 Values = NDArray[np.float64]
 
