@@ -179,6 +179,8 @@ class Question(Record):
     """Of a multiple-choice item, in the order they are shown."""
     category: str | None = None
     """Question type or modality, for the per-type rows of a report."""
+    modality: str | None = None
+    """Kind of its image: a floor shows another image of the same kind."""
     key_steps: tuple[tuple[str, ...], ...] = ()
     """What a sound line of reasoning passes through, in order, each step in its wordings; for
     rewards by step (R1-VL)."""
