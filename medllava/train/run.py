@@ -78,8 +78,9 @@ from medllava.train.run_record import (
 )
 from medllava.train.settings import Settings, machine_settings
 from medllava.train.sharding import check_sharding, whole_weights
-from medllava.train.stages import Learning
+from medllava.train.stages import BY_TRL, Learning
 from medllava.train.trainer import StageTrainer
+from medllava.train.trl_run import train_by_trl
 
 _SILENT = SilentProgress()
 _ALONE = Ranks()
@@ -130,7 +131,11 @@ def _train_exclusively(config: StageRunConfig, ranks: Ranks, progress: Progress)
         ranks.wait()
         if (config.output_dir / RUN_FILE).exists():
             return _summarize(config, read_record(config.output_dir / RUN_FILE, RunRecord))
-        return _train(config, ranks, progress)
+        if config.stage not in BY_TRL:
+            return _train(config, ranks, progress)
+        if not train_by_trl(config, ranks, progress):
+            return _stopped(config)
+        return _summarize(config, read_record(config.output_dir / RUN_FILE, RunRecord))
 
 
 def _train(config: StageRunConfig, ranks: Ranks, progress: Progress) -> StepSummary:
@@ -396,6 +401,7 @@ def _summarize(config: StageRunConfig, run: RunRecord) -> StepSummary:
         "loss_last": run.loss_last,
         "tokens_per_second": run.tokens_per_second,
         "seconds": run.seconds,
+        **run.measures,
     }
     hint = f"medllava eval TASK --ckpt {output_dir}"
     if config.stage is Stage.ALIGN:
