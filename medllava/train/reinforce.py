@@ -25,6 +25,7 @@ from trl import GRPOConfig, GRPOTrainer
 from medllava.data.benchmarks.questions import QuestionSet, image_paths, load_questions
 from medllava.data.conversation import needs_special_tokens, question_text, render_prompt
 from medllava.data.dropped import DropReason
+from medllava.data.other_pictures import OtherPictures, count_modalities
 from medllava.data.random_records import RANDOM_DATA, write_random_questions
 from medllava.errors import DataError, RecipeError, SetupError
 from medllava.images.load import load_image
@@ -38,7 +39,6 @@ from medllava.recipe import ReinforceConfig
 from medllava.records import IMAGE_TOKEN, DataRecord, Question, Split, Turn
 from medllava.train.config import FROM_PARTS, StageRunConfig
 from medllava.train.monitor import MetricsFile
-from medllava.train.other_pictures import OtherPictures, count_modalities
 from medllava.train.recorded import RecordedTrainer, StageRun
 from medllava.train.rewards import THINK_PROMPT, Showing, build_rewards, reply_of
 from medllava.train.settings import Settings

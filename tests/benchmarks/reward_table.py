@@ -24,9 +24,9 @@ RECIPE = "smollm2-135m"
 QUESTIONS, ANSWERS = 4, 4
 """Of a step of GRPO."""
 ADAPTER = {"adapter": "lora", "lora_rank": 16, "lora_alpha": 32, "lora_dropout": 0.0}
-RATES = {"learning_rate": 2e-4, "schedule": "constant", "warmup_ratio": 0.0, "max_grad_norm": 1.0}
+RATES = {"learning_rate": 5e-4, "schedule": "constant", "warmup_ratio": 0.0, "max_grad_norm": 1.0}
 ARMS = {
-    "supervised": ("finetune", {"projector_learning_rate": 2e-4}),
+    "supervised": ("finetune", {"projector_learning_rate": 5e-4}),
     "grpo": ("reinforce", {}),
     "looking": ("reinforce", {"rewards.looking": 0.5}),
 }
@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("-o", "--output-dir", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS))
-    parser.add_argument("--steps", type=int, default=12, help="of GRPO, 16 answers each")
+    parser.add_argument("--steps", type=int, default=6, help="of GRPO, 16 answers each")
     options = parser.parse_args()
     for seed in options.seeds:
         for arm in options.arms:
