@@ -120,13 +120,14 @@ class _Killed(SilentProgress):
 def test_a_run_that_goes_on_keeps_its_precision_whatever_a_new_trial_says(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    auto = "train.precision=auto"
     monkeypatch.setattr(hardware, "_NARROWEST", 1)
     monkeypatch.setattr(hardware, "try_bf16", lambda width, wide: 4.0)
-    train_stage(config_of(data, tmp_path / "whole"))
+    train_stage(config_of(data, tmp_path / "whole", auto))
     with pytest.raises(InterruptedError):
-        train_stage(config_of(data, tmp_path / "cut"), progress=_Killed(4))
+        train_stage(config_of(data, tmp_path / "cut", auto), progress=_Killed(4))
     monkeypatch.setattr(hardware, "try_bf16", lambda width, wide: 0.1)
-    train_stage(config_of(data, tmp_path / "cut"))
+    train_stage(config_of(data, tmp_path / "cut", auto))
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
     run = json.loads((tmp_path / "cut" / "run.json").read_text())
     assert run["settings"]["precision"] == "bf16"
