@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from loopback import Faults, Handler, serving
+from loopback import Handler, serving, take_fault
 
 from medllava.llm.protocol import ChatRequest, Message
 
@@ -36,7 +36,7 @@ class LoopbackModel:
 
     def __init__(self, answer: Callable[[str], str] = lambda text: f"You said: {text}") -> None:
         self.answer = answer
-        self.faults = Faults()
+        self.faults: dict[str, list[str]] = {}
         self.rejects: Callable[[dict[str, Any]], tuple[int, dict[str, Any]] | None] = lambda _: None
         """Status and error of a body that is refused, or None."""
         self.honours_keys = True
@@ -141,7 +141,7 @@ class _Handler(Handler):
             status, error = refusal
             self.reply_json(status, {"error": error})
             return
-        fault = model.faults.take(last_text(body))
+        fault = take_fault(model.faults, last_text(body))
         if fault in BEFORE_ANSWERING:
             self._fail(fault)
             return
@@ -186,8 +186,8 @@ class LoopbackBatches(LoopbackModel):
         self.polls = 2
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, dict[str, Any]] = {}
-        self.item_faults = Faults()
-        self.call_faults = Faults()
+        self.item_faults: dict[str, list[str]] = {}
+        self.call_faults: dict[str, list[int]] = {}
         """By `METHOD /path` without ids: statuses to answer with, once each."""
         self.calls: Counter[str] = Counter()
         self.most_items: int | None = None
@@ -242,7 +242,7 @@ class LoopbackBatches(LoopbackModel):
         for line in lines:
             item = json.loads(line)
             text = last_text(item["body"])
-            fault = self.item_faults.take(text)
+            fault = take_fault(self.item_faults, text)
             answer: dict[str, Any] = {"id": "1", "custom_id": item["custom_id"], "error": None}
             if fault in {"500", "400"}:
                 code = "content_filter" if fault == "400" else None
@@ -311,7 +311,7 @@ class _BatchHandler(_Handler):
     def _refuse(self, call: str) -> bool:
         with self.model.lock:
             self.model.calls[call] += 1
-        status = self.model.call_faults.take(call)
+        status = take_fault(self.model.call_faults, call)
         if status is not None:
             self.reply(status, b'{"error": {"message": "busy"}}')
         return status is not None

@@ -7,22 +7,19 @@ A server is a `Handler` with the state it answers from; `serving` runs it until 
 import json
 import threading
 import time
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+_lock = threading.Lock()
 
-class Faults(dict[Any, list[Any]]):
-    """What goes wrong, by what is asked for: each entry once, in order, then it works."""
 
-    lock = threading.Lock()
-
-    def take(self, key: Hashable) -> Any:
-        """Return the next fault of `key`, or None."""
-        with self.lock:
-            waiting = self.get(key)
-            return waiting.pop(0) if waiting else None
+def take_fault(faults: Mapping[Any, list[Any]], key: object) -> Any:
+    """Return the next thing that is to go wrong with what is asked for; each happens once."""
+    with _lock:
+        waiting = faults.get(key)
+        return waiting.pop(0) if waiting else None
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from loopback import Faults, Handler, serving
+from loopback import Handler, serving, take_fault
 
 OUTAGES = ("301", "302", "401", "403", "407", "451", "html", "empty", "wrong-bytes", "portal-json")
 """What an hour of trouble between us and the bucket looks like: answers that are not its own."""
@@ -23,7 +23,7 @@ class LoopbackArchive:
 
     def __init__(self, objects: dict[str, bytes]) -> None:
         self.objects = dict(objects)
-        self.faults = Faults()
+        self.faults: dict[str, list[str]] = {}
         self.served: Counter[str] = Counter()
         self.searches: list[str] = []
         self.search_dates: dict[str, list[int]] = {}
@@ -114,7 +114,7 @@ class _Handler(Handler):
         if self.archive.latency:
             time.sleep(self.archive.latency)
         with self.archive.lock:
-            fault = self.archive.faults.take(key)
+            fault = take_fault(self.archive.faults, key)
             self.archive.asked += 1
             self.archive.outage += self.archive.outage_after.pop(self.archive.asked, 0)
             if self.archive.outage > 0:

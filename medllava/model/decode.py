@@ -179,6 +179,7 @@ class Reply:
         self.ids: list[int] = []
         self.text = ""
         self.is_over = False
+        self._length: int | None = None  # of the text before a stop string
 
     def take(self, token: int) -> str:
         """Add a token; return what may be shown because of it."""
@@ -193,13 +194,14 @@ class Reply:
             return ""
         ends = [decoded.index(stop) for stop in self._stop if stop in decoded]
         if ends:
-            self.is_over = True
-            return self._show(decoded[: min(ends)])
+            self.is_over, self._length = True, min(ends)
+            return self.rest()
         return self._show(decoded[: len(decoded) - self._num_held(decoded)])
 
     def rest(self) -> str:
         """Return what was held back, now that nothing follows."""
-        return self._show(self._decode(self.ids).removesuffix(_PENDING))
+        decoded = self._decode(self.ids)[: self._length]
+        return "" if decoded[len(self.text) :] == _PENDING else self._show(decoded)
 
     def _show(self, text: str) -> str:
         if len(text) <= len(self.text):
