@@ -8,6 +8,7 @@ what a step hands back, `base` how all of them are read and written.
 from medllava.records.base import Record, VersionedRecord
 from medllava.records.items import (
     IMAGE_TOKEN,
+    OWN,
     AnswerType,
     FigureRecord,
     InstructionRecord,
@@ -19,6 +20,7 @@ from medllava.records.items import (
     Split,
     Stage,
     Turn,
+    is_own,
 )
 from medllava.records.report import (
     BootstrapRecord,
@@ -44,6 +46,7 @@ from medllava.records.summary import StepSummary
 __all__ = [
     "FROM_PARTS",
     "IMAGE_TOKEN",
+    "OWN",
     "AnswerType",
     "BootstrapRecord",
     "DataRecord",
@@ -72,4 +75,5 @@ __all__ = [
     "TaskRecord",
     "Turn",
     "VersionedRecord",
+    "is_own",
 ]
