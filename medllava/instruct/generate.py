@@ -183,7 +183,12 @@ def _write_template(config: GenerateConfig, writer: InstructionsWriter, progress
 
     progress.start("reading facts")
     frequencies = count_answers(f for f in figures() if reject_reason(f) is None)
-    teacher = TemplateTeacher(frequencies, closed_share=config.closed_share, seed=config.seed)
+    teacher = TemplateTeacher(
+        frequencies,
+        closed_share=config.closed_share,
+        seed=config.seed,
+        closed_replies=config.closed_replies,
+    )
     progress.start("asking")
     for figure in figures():
         progress.advance()
@@ -221,7 +226,7 @@ def _write_exchanges(
             )
         turns.append(Turn(role="user", content=text))
         turns.append(
-            Turn(role="assistant", content=exchange.answer, answer_type=exchange.answer_type)
+            Turn(role="assistant", content=exchange.reply, answer_type=exchange.answer_type)
         )
         writer.write_question(
             Question(
