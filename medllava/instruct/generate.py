@@ -236,6 +236,7 @@ def _write_exchanges(
                 answer=exchange.answer,
                 answer_type=exchange.answer_type,
                 category=exchange.category,
+                modality=figure.modality.value,
             )
         )
         writer.counts[f"{exchange.answer_type.value}_questions"] += 1

@@ -156,6 +156,8 @@ class Question(Record):
     """Of a multiple-choice item, in the order they are shown."""
     category: str | None = None
     """Question type or modality, for the per-type rows of a report."""
+    modality: str | None = None
+    """Kind of its image: a floor shows another image of the same kind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
