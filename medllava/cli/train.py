@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from medllava.train.config import StageRunConfig
 
 DEFAULT_RECIPE = "llava-med-v1.5"
-_STAGES = ("1", "2", "3", "align", "instruct", "finetune")
+_STAGES = ("align", "instruct", "finetune", "prefer", "reinforce")
 
 
 def _check_stage(value: str) -> str:
-    if value not in _STAGES:
-        raise typer.BadParameter(f"{value!r} is not 1 (align), 2 (instruct) or 3 (finetune).")
+    numbers = [str(number) for number in range(1, len(_STAGES) + 1)]
+    if value not in (*numbers, *_STAGES):
+        named = ", ".join(f"{n} ({name})" for n, name in zip(numbers, _STAGES, strict=True))
+        raise typer.BadParameter(f"{value!r} is not one of {named}.")
     return value
 
 
@@ -31,7 +33,7 @@ def run(
         str,
         typer.Option(
             "--stage",
-            help="1 align, 2 instruct, 3 finetune.",
+            help="1 align, 2 instruct, 3 finetune, 4 prefer, 5 reinforce.",
             show_default=False,
             callback=_check_stage,
         ),
@@ -43,7 +45,8 @@ def run(
         typer.Option(
             "--data",
             metavar="PATH[:WEIGHT]",
-            help="Instructions folder or file; stage 3: also a benchmark. Several are mixed.",
+            help="Instructions folder or file; stage 3: also a benchmark; 4: preferences; "
+            "5: questions or a benchmark. Several are mixed.",
         ),
     ] = None,
     image_dir: Annotated[

@@ -184,7 +184,12 @@ def _write_template(config: GenerateConfig, writer: InstructionsWriter, progress
 
     progress.start("reading facts")
     frequencies = count_answers(f for f in figures() if reject_reason(f) is None)
-    teacher = TemplateTeacher(frequencies, closed_share=config.closed_share, seed=config.seed)
+    teacher = TemplateTeacher(
+        frequencies,
+        closed_share=config.closed_share,
+        seed=config.seed,
+        closed_replies=config.closed_replies,
+    )
     progress.start("asking")
     for figure in figures():
         progress.advance()
@@ -222,7 +227,7 @@ def _write_exchanges(
             )
         turns.append(Turn(role="user", content=text))
         turns.append(
-            Turn(role="assistant", content=exchange.answer, answer_type=exchange.answer_type)
+            Turn(role="assistant", content=exchange.reply, answer_type=exchange.answer_type)
         )
         writer.write_question(
             Question(
@@ -232,6 +237,7 @@ def _write_exchanges(
                 answer=exchange.answer,
                 answer_type=exchange.answer_type,
                 category=exchange.category,
+                modality=figure.modality.value,
             )
         )
         writer.counts[f"{exchange.answer_type.value}_questions"] += 1

@@ -37,11 +37,13 @@ class Modality(StrEnum):
 
 
 class Stage(StrEnum):
-    """A stage of the curriculum, in order 1, 2, 3."""
+    """A stage of the curriculum, in order 1 to 5."""
 
     ALIGN = "align"
     INSTRUCT = "instruct"
     FINETUNE = "finetune"
+    PREFER = "prefer"
+    REINFORCE = "reinforce"
 
 
 class AnswerType(StrEnum):
@@ -153,6 +155,27 @@ class InstructionRecord(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PreferenceRecord(Record):
+    """One prompt with a better and a worse reply; a line of `preferences.jsonl`."""
+
+    record_id: str
+    images: tuple[str, ...] = ()
+    turns: tuple[Turn, ...]
+    """Up to the user turn that both replies answer."""
+    chosen: str
+    rejected: str
+    rejected_by: str = ""
+    """How the worse reply came to be: `rule:side`, `model:noise`, `teacher:organ`, ..."""
+    teacher: str = ""
+    """Who wrote the better one."""
+    figure_id: str | None = None
+    modality: Modality | None = None
+    license: str | None = None
+    split: Split = Split.TRAIN
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Question(Record):
     """One benchmark item; also a line of a user's own task file."""
 
@@ -166,6 +189,11 @@ class Question(Record):
     """Of a multiple-choice item, in the order they are shown."""
     category: str | None = None
     """Question type or modality, for the per-type rows of a report."""
+    modality: str | None = None
+    """Kind of its image: a floor shows another image of the same kind."""
+    key_steps: tuple[tuple[str, ...], ...] = ()
+    """What a sound line of reasoning passes through, in order, each step in its wordings; for
+    rewards by step (R1-VL)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
