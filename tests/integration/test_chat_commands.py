@@ -263,7 +263,7 @@ def test_a_terminal_takes_what_people_paste_and_drag_and_obeys_no_model(
             assert control not in raw, "the model reaches the terminal"
         assert "\\x1b]52" in raw
         screen.read_until("> ")
-        screen.type(f"/image http://127.0.0.1:{server.server_port}/never.png\n")
+        screen.type(f"/image {server.address}/never.png\n")
         assert server.slow.wait(30)
         screen.type("\x03")
         assert "[stopped]" in screen.read_until("> ")
