@@ -20,6 +20,7 @@ from medllava.data.benchmarks.task import Task, compare_counts, load_task, task_
 from medllava.data.conversation import question_text, user_turn
 from medllava.data.sources import image_root
 from medllava.errors import DataError, RecordError
+from medllava.layout import INSTRUCTIONS_FILE
 from medllava.records import (
     AnswerType,
     InstructionRecord,
@@ -28,7 +29,7 @@ from medllava.records import (
     Stage,
     Turn,
 )
-from medllava.store import contained_path
+from medllava.store import contained_path, iter_jsonl
 
 DISJOINT_TRAIN = "disjoint-train"
 DISJOINT_TEST = "disjoint-test"
@@ -286,3 +287,13 @@ def disjoint_part(parsed: Sequence[Parsed], split: str) -> list[Parsed]:
     held_out = set(ordered[: max(1, math.floor(_TEST_SHARE * len(ordered)))])
     is_test = split == DISJOINT_TEST
     return [item for item in parsed if (item.question.image in held_out) == is_test]
+
+
+def holds_questions(path: Path) -> bool:
+    """Tell questions with answers, or a benchmark's own folder, from instructions."""
+    if path.is_dir():
+        return not (path / INSTRUCTIONS_FILE).is_file()
+    if path.suffix != ".jsonl":
+        return False
+    first = next(iter_jsonl(path), None)
+    return first is not None and {"question", "answer"} <= first[1].keys()
