@@ -64,7 +64,7 @@ MUTATIONS = (
     ),
     Mutation(
         "the held-out share is another one",
-        "data/benchmarks/questions.py",
+        "data/benchmarks/disjoint.py",
         "_TEST_SHARE = 0.2\n",
         "_TEST_SHARE = 0.22\n",
         "unit/eval/test_eval_echo.py",

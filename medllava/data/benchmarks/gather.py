@@ -1,22 +1,21 @@
 """A split of a benchmark, gathered from local files or from the hub.
 
 A path or a task enters, a `Gathered` leaves: parsed rows, what was rejected and why, and where the
-images are. `questions` makes a `QuestionSet` of it. The hub's copy comes by `datasets`, at the
-commit that the task names; what was fetched once is read from its cache, without the network too.
+images are. `benchmarks` makes a `QuestionSet` of it.
 """
 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from medllava.data.benchmarks import files
+from medllava.data.benchmarks.hub import hub_archive, hub_rows
 from medllava.data.benchmarks.rows import Parsed, Row, parse_row
 from medllava.data.benchmarks.task import Task
-from medllava.errors import DataError, RecordError, RemoteError
+from medllava.errors import DataError, RecordError
 from medllava.layout import QUESTIONS_FILE
 from medllava.store import sha256_of
 
@@ -176,62 +175,3 @@ def _hash_files(paths: Sequence[Path]) -> str:
 def _hash_parsed(parsed: Sequence[Parsed]) -> str:
     lines = "".join(json.dumps(item.question.to_json()) + "\n" for item in parsed)
     return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def hub_rows(task: Task, split: str) -> Iterator[tuple[int, Row]]:
-    """Yield (number from 1, row) of a split; images stay bytes.
-
-    Raises:
-        RemoteError: the hub cannot be reached and nothing is cached; says what to do offline.
-    """
-    import datasets  # noqa: PLC0415 - costs seconds, only where the hub is asked
-
-    arguments: dict[str, Any] = {}
-    if task.hub.files:
-        arguments["data_files"] = {split: task.hub.files[split]}
-    try:
-        table = datasets.load_dataset(
-            task.hub.id, revision=task.hub.revision, split=split, **arguments
-        )
-    except _failures() as error:
-        raise _unreachable(task, error) from error
-    for name, feature in table.features.items():
-        if isinstance(feature, datasets.Image):
-            table = table.cast_column(name, datasets.Image(decode=False))
-    yield from enumerate(table, start=1)
-
-
-def hub_archive(task: Task) -> Path:
-    """Fetch and unpack the archive of a task's hub copy; return the folder.
-
-    Raises:
-        RemoteError: the hub cannot be reached and nothing is cached.
-    """
-    import datasets  # noqa: PLC0415 - costs seconds, only where the hub is asked
-
-    folder = Path(task.hub.id)
-    address = f"hf://datasets/{task.hub.id}@{task.hub.revision}/{task.hub.archive}"
-    source = str(folder / str(task.hub.archive)) if folder.is_dir() else address
-    try:
-        return Path(datasets.DownloadManager().download_and_extract(source))
-    except _failures() as error:
-        raise _unreachable(task, error) from error
-
-
-def _failures() -> tuple[type[Exception], ...]:
-    """Return what the hub's client raises for a network, a login or a file that is not right."""
-    import httpx  # noqa: PLC0415 - only where the hub is asked
-    from datasets.exceptions import DatasetsError  # noqa: PLC0415
-
-    return (OSError, RuntimeError, ValueError, httpx.HTTPError, DatasetsError)
-
-
-def _unreachable(task: Task, error: Exception) -> RemoteError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    unpack = f" (unpack {task.hub.archive} in it)" if task.hub.archive else ""
-    return RemoteError(
-        f"{task.title} cannot be fetched ({reason:.160}): dataset {task.hub.id} of the Hugging "
-        f"Face hub. Name a local copy with --data; where there is a network, this makes one"
-        f"{unpack}: hf download --repo-type dataset {task.hub.id} --revision {task.hub.revision} "
-        "--local-dir DIR."
-    )

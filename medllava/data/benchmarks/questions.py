@@ -7,12 +7,12 @@ here; pickle is never opened.
 """
 
 import hashlib
-import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from medllava.data.benchmarks.disjoint import DISJOINT_SPLITS, disjoint_part
 from medllava.data.benchmarks.files import find_image_folder, find_pickles
 from medllava.data.benchmarks.gather import Gathered, gather_files, gather_hub
 from medllava.data.benchmarks.rows import Parsed
@@ -30,12 +30,6 @@ from medllava.records import (
     Turn,
 )
 from medllava.store import contained_path, iter_jsonl
-
-DISJOINT_TRAIN = "disjoint-train"
-DISJOINT_TEST = "disjoint-test"
-DISJOINT_SPLITS = (DISJOINT_TRAIN, DISJOINT_TEST)
-_TEST_SHARE = 0.2
-"""VQA-RAD is split by question: a model has seen every test image in training. Here it has not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,24 +263,6 @@ def _notes(
         notes.append(compare_counts(task, split=split, language=language, found=found))
         notes += task.notes
     return tuple(notes)
-
-
-def disjoint_part(parsed: Sequence[Parsed], split: str) -> list[Parsed]:
-    """Return the questions of one side; a question goes where its image goes.
-
-    Images are ordered by the SHA-256 of their name and the first fifth is for testing, so the
-    division depends on nothing but the names.
-
-    Raises:
-        DataError: there are fewer than two images.
-    """
-    images = {item.question.image for item in parsed if item.question.image is not None}
-    if len(images) < 2:
-        raise DataError("an image-disjoint split needs at least two images. Check the data.")
-    ordered = sorted(images, key=lambda image: hashlib.sha256(image.encode()).digest())
-    held_out = set(ordered[: max(1, math.floor(_TEST_SHARE * len(ordered)))])
-    is_test = split == DISJOINT_TEST
-    return [item for item in parsed if (item.question.image in held_out) == is_test]
 
 
 def holds_questions(path: Path) -> bool:

@@ -7,7 +7,7 @@ import benchmark_copies as copies
 import pytest
 
 from medllava.data.benchmarks import task as benchmark_task
-from medllava.data.benchmarks.gather import hub_rows
+from medllava.data.benchmarks.hub import hub_rows
 from medllava.data.benchmarks.questions import (
     finetune_records,
     image_paths,

@@ -10,7 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from medllava.cli.app import app
-from medllava.data.benchmarks.questions import disjoint_part
+from medllava.data.benchmarks.disjoint import disjoint_part
 from medllava.data.benchmarks.rows import parse_row
 from medllava.eval.config import Condition, DecodingConfig, EvalConfig
 from medllava.eval.run import evaluate_task
