@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from medllava.chat.config import Options, Sampling, ViewConfig
+from medllava.chat.config import Options, ViewConfig
 from medllava.errors import DataError
+from medllava.model.sampling import Sampling
 
 if TYPE_CHECKING:
     from starlette.requests import Request
