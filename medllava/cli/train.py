@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medllava.cli.console import EXIT_INCOMPLETE, Console
-from medllava.cli.options import DryRun, Json, Overrides, Quiet, Resume, Verbose
+from medllava.cli.options import DryRun, GateName, Json, Overrides, Privacy, Quiet, Resume, Verbose
 
 if TYPE_CHECKING:
     from medllava.train.config import StageRunConfig
@@ -71,6 +71,7 @@ def run(
     validation_data: Annotated[
         Path | None, typer.Option("--validation-data", help="Held-out records to measure loss on.")
     ] = None,
+    privacy: Privacy = GateName.AUTO,
     resume: Resume = True,
     dry_run: DryRun = False,
     show_sample: Annotated[
@@ -85,6 +86,7 @@ def run(
     verbose: Verbose = 0,
 ) -> None:
     """Train one stage of a recipe."""
+    from medllava.privacy.findings import PrivacyMode
     from medllava.train.resolve import resolve_config
 
     console = Console("train", json_output=json_output, quiet=quiet, verbose=verbose)
@@ -100,6 +102,7 @@ def run(
         max_steps=max_steps,
         validation_data=validation_data,
         resume=resume,
+        privacy=PrivacyMode(privacy.value),
         command=shlex.join(["medllava", *sys.argv[1:]]),
     )
     if dry_run:

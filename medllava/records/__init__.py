@@ -8,6 +8,7 @@ what a step hands back, `base` how all of them are read and written.
 from medllava.records.base import Record, VersionedRecord
 from medllava.records.items import (
     IMAGE_TOKEN,
+    OWN,
     AnswerType,
     FigureRecord,
     InstructionRecord,
@@ -20,6 +21,7 @@ from medllava.records.items import (
     Split,
     Stage,
     Turn,
+    is_own,
 )
 from medllava.records.report import (
     BootstrapRecord,
@@ -39,12 +41,13 @@ from medllava.records.run import (
     PackingRecord,
     PartRecord,
     RunRecord,
+    StepSummary,
 )
-from medllava.records.summary import StepSummary
 
 __all__ = [
     "FROM_PARTS",
     "IMAGE_TOKEN",
+    "OWN",
     "AnswerType",
     "BootstrapRecord",
     "DataRecord",
@@ -74,4 +77,5 @@ __all__ = [
     "TaskRecord",
     "Turn",
     "VersionedRecord",
+    "is_own",
 ]

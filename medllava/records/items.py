@@ -14,6 +14,16 @@ from medllava.records.base import Record
 IMAGE_TOKEN = "<image>"  # noqa: S105 - a placeholder in text, not a secret
 """Stands in a user turn for one image; the processor expands it to `num_image_tokens`."""
 
+OWN = "own"
+"""License of pictures whose owner names no other, and `context` of figures out of a table of one's
+own. It travels to the model's card; what is under it is looked through for names, and pushed to a
+private repository unless the user says otherwise."""
+
+
+def is_own(license_name: str | None) -> bool:
+    """Tell the license of data of one's own, however it is written: `own`, `own data`."""
+    return (license_name or "").strip().lower().replace("-", " ").split(" ")[0] == OWN
+
 
 class Modality(StrEnum):
     """Kind of picture; the first five are LLaVA-Med's domains."""
