@@ -42,6 +42,7 @@ from medllava.instruct.phrases import ENGLISH, check_language
 from medllava.instruct.preferences import (
     check_ways,
     estimate_preferences,
+    inherited_choice,
     is_instructions,
     preferences_image_dir,
     write_preferences,
@@ -120,7 +121,7 @@ def _estimate_any(config: GenerateConfig, progress: Progress) -> StepSummary:
 def _generate_any(config: GenerateConfig, progress: Progress) -> StepSummary:
     """Generate from a figures folder, or from a table that is imported first."""
     if config.stage is Stage.PREFER and is_instructions(config.figures):
-        return _generate(config, progress)  # their pictures passed the gate when they were made
+        return _generate(config, inherited_choice(config), progress)
     if is_table(config.figures):
         config = _imported(config, config.output_dir / TABLE_FOLDER, progress)
     if config.check_privacy:

@@ -47,6 +47,8 @@ from medllava.layout import INSTRUCTIONS_FILE
 from medllava.llm.ledger import Ledger
 from medllava.llm.protocol import ChatReply, ChatRequest, Message
 from medllava.llm.replies import useless_reason
+from medllava.privacy.findings import PrivacyMode
+from medllava.privacy.own import Choice, is_own_record, read_choice
 from medllava.progress import Progress
 from medllava.records import (
     IMAGE_TOKEN,
@@ -140,6 +142,26 @@ def check_ways(config: GenerateConfig) -> None:
         )
     if config.formats or config.llava_json:
         raise DataError("pairs are written in one layout. Leave --format and --llava-json out.")
+
+
+def inherited_choice(config: GenerateConfig) -> Choice:
+    """Return what was decided about the privacy of instructions when they were made.
+
+    Raises:
+        DataError: they are of somebody's own data, and nothing says that they were looked at.
+    """
+    folder = config.figures if config.figures.is_dir() else config.figures.parent
+    choice = read_choice(folder)
+    if choice is not None:
+        return choice
+    records = read_instructions(config.figures)
+    is_own = any(not isinstance(r, Dropped) and is_own_record(r) for r in records)
+    if is_own and config.privacy is not PrivacyMode.OFF:
+        raise DataError(
+            f"nothing says that the privacy gate looked at these: {config.figures}. Make them "
+            "with generate-instructions, or add --privacy off."
+        )
+    return Choice(mode=PrivacyMode.OFF, is_own=is_own)
 
 
 def estimate_preferences(config: GenerateConfig, reject_reason: RejectReason) -> StepSummary:

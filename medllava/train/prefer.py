@@ -7,7 +7,7 @@ with an adapter or without, and a run that goes on has the reference it began wi
 Source: DPO, Rafailov et al. 2023 (arXiv 2305.18290); its relatives as TRL implements them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,15 @@ from medllava.records import DataRecord
 from medllava.store import atomic_path
 from medllava.train.config import StageRunConfig
 from medllava.train.monitor import read_metrics
-from medllava.train.preference_pairs import PairBatches, PairSet, lay_out_pairs, load_pairs
+from medllava.train.preference_pairs import (
+    PairBatches,
+    PairData,
+    PairSet,
+    lay_out_pairs,
+    load_pairs,
+)
 from medllava.train.recorded import RecordedTrainer, StageRun
+from medllava.train.stage_data import StageData
 
 REFERENCE_FILE = "reference.safetensors"
 """Log-probabilities of all replies before the first step."""
@@ -53,6 +60,7 @@ class PreferJob:
     """Pairs, and how a run goes through them."""
 
     config: StageRunConfig
+    path: Path
     pairs: PairSet
     held_out: PairSet | None
     order: tuple[int, ...]
@@ -101,6 +109,7 @@ class PreferJob:
         )
         return cls(
             config=config,
+            path=path,
             pairs=pairs,
             held_out=load(config.validation_data) if config.validation_data else None,
             order=tuple(order),
@@ -108,6 +117,14 @@ class PreferJob:
             fingerprint=pairs.fingerprint,
             dropped=pairs.dropped,
         )
+
+    def gate_data(self) -> StageData:
+        """Return the pairs as the privacy gate reads them."""
+        return PairData(path=self.path, image_root=image_root(self.path, self.config.image_dir))
+
+    def images(self) -> Collection[Path]:
+        """Return the image files that are learned from."""
+        return {path for pair in self.pairs.pairs for path in pair.images}
 
     def describe_data(self) -> DataRecord:
         """Return what is learned from, in counts."""
@@ -122,7 +139,7 @@ class PreferJob:
             dropped=len(self.dropped),
             dropped_by_reason=reasons,
             tokens=self.pairs.num_tokens,
-            images=len({path for pair in self.pairs.pairs for path in pair.images}),
+            images=len(self.images()),
             fingerprint=self.fingerprint,
             by_license=facts.get("license", {}),
             by_modality=facts.get("modality", {}),

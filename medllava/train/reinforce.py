@@ -8,9 +8,7 @@ Source: GRPO, Shao et al. 2024 (arXiv 2402.03300); DAPO, Yu et al. 2025 (arXiv 2
 Dr. GRPO, Liu et al. 2025 (arXiv 2503.20783).
 """
 
-import hashlib
-import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,26 +20,25 @@ from torch import nn
 from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from medllava.data.benchmarks.questions import QuestionSet, image_paths, load_questions
+from medllava.data.benchmarks.questions import QuestionSet, image_paths
 from medllava.data.conversation import needs_special_tokens, question_text, render_prompt
-from medllava.data.dropped import DropReason
-from medllava.data.other_pictures import OtherPictures, count_modalities
-from medllava.data.random_records import RANDOM_DATA, write_random_questions
+from medllava.data.other_pictures import count_modalities
 from medllava.errors import DataError, RecipeError, SetupError
 from medllava.images.load import load_image
-from medllava.layout import QUESTIONS_FILE
 from medllava.model.load import load_model
 from medllava.model.loaded import LoadedModel
 from medllava.model.processor import num_image_tokens
 from medllava.progress import Progress
 from medllava.provenance import trace_sources
 from medllava.recipe import ReinforceConfig
-from medllava.records import IMAGE_TOKEN, DataRecord, Question, Split, Turn
+from medllava.records import IMAGE_TOKEN, DataRecord, Question, Turn
 from medllava.train.config import FROM_PARTS, StageRunConfig
 from medllava.train.monitor import MetricsFile
 from medllava.train.recorded import RecordedTrainer, StageRun
 from medllava.train.rewards import THINK_PROMPT, Showing, build_rewards, reply_of
 from medllava.train.settings import Settings
+from medllava.train.showings import find_questions, fingerprint_of, lay_out, usable_questions
+from medllava.train.stage_data import StageData
 
 ANSWERS_FILE = "answers.jsonl"
 """Every answer that was given, with its step and what it was worth."""
@@ -66,14 +63,16 @@ class ReinforceJob:
 
     config: StageRunConfig
     settings: Settings
+    asked: QuestionSet
     questions: tuple[Question, ...]
-    images: Mapping[str, Path]
+    """The usable ones."""
+    files: Mapping[str, Path]
+    """Of their images, by name."""
     showings: tuple[Showing, ...]
     """Of the whole run, in order."""
     num_steps: int
     fingerprint: str
     dropped: tuple[Mapping[str, str], ...]
-    closed_prompt: str
 
     @classmethod
     def of(cls, config: StageRunConfig, settings: Settings, progress: Progress) -> "ReinforceJob":
@@ -86,7 +85,7 @@ class ReinforceJob:
         stage = config.recipe.stage.reinforce
         check_batch(stage)
         asked = find_questions(config)
-        usable, dropped = _readable(config, asked, progress)
+        usable, dropped = usable_questions(config, asked, progress)
         images = image_paths(asked, usable)
         showings, num_steps = lay_out(
             usable,
@@ -105,14 +104,23 @@ class ReinforceJob:
         return cls(
             config=config,
             settings=settings,
+            asked=asked,
             questions=tuple(usable),
-            images=images,
+            files=images,
             showings=tuple(showings),
             num_steps=num_steps,
-            fingerprint=_fingerprint(showings, asked.closed_prompt),
+            fingerprint=fingerprint_of(showings, asked.closed_prompt),
             dropped=tuple(dropped),
-            closed_prompt=asked.closed_prompt,
         )
+
+    def gate_data(self) -> StageData:
+        """Return the questions as the privacy gate reads them."""
+        root = self.asked.image_dir or self.asked.file.parent
+        return StageData(path=self.asked.file, image_root=root, questions=self.asked)
+
+    def images(self) -> Collection[Path]:
+        """Return the image files that are looked at."""
+        return self.files.values()
 
     def describe_data(self) -> DataRecord:
         """Return what is asked, in counts."""
@@ -125,7 +133,7 @@ class ReinforceJob:
             used=len(self.questions),
             dropped=len(self.dropped),
             dropped_by_reason=reasons,
-            images=len(self.images),
+            images=len(self.files),
             fingerprint=self.fingerprint,
             by_modality=count_modalities(self.questions),
         )
@@ -190,7 +198,7 @@ class ReinforceJob:
 
     def ask(self, question: Question, stage: ReinforceConfig) -> str:
         """Return the words of a question, the same that `eval` asks with."""
-        text = question_text(question, closed_prompt=self.closed_prompt)
+        text = question_text(question, closed_prompt=self.asked.closed_prompt)
         return f"{text}\n{THINK_PROMPT}" if stage.rewards.think else text
 
     def measure(self, records: list[dict[str, Any]]) -> dict[str, float]:
@@ -375,124 +383,3 @@ def check_batch(stage: ReinforceConfig) -> None:
             f"{answers} answers of a step ({stage.global_batch_size} questions x "
             f"{stage.generations} answers)."
         )
-
-
-def find_questions(config: StageRunConfig) -> QuestionSet:
-    """Find the questions: a benchmark's train split, a file, or what the template teacher wrote.
-
-    Raises:
-        DataError: nothing is there, or its form is not known.
-        RecipeError: several sources are named.
-    """
-    if config.mixture:
-        raise RecipeError("stage 5 takes one source of questions: name one --data.")
-    source = config.data
-    if source == RANDOM_DATA:
-        folder = config.output_dir / "random-data"
-        source = str(write_random_questions(folder, seed=config.recipe.train.seed))
-    path = Path(source)
-    if (path / QUESTIONS_FILE).is_file():
-        path = path / QUESTIONS_FILE
-    split = None if path.is_file() else Split.TRAIN.value
-    name = str(path) if path.exists() else source
-    return load_questions(name, split=split, image_dir=config.image_dir)
-
-
-def _readable(
-    config: StageRunConfig, asked: QuestionSet, progress: Progress
-) -> tuple[list[Question], list[Mapping[str, str]]]:
-    """Leave out, by name, what has no picture or one that does not open.
-
-    Raises:
-        DataError: more than `data.max_dropped` cannot be used, or nothing is left.
-    """
-    shown = [question for question in asked.questions if question.image is not None]
-    wrong: dict[str, str] = {}
-    for image, path in image_paths(asked, shown).items():
-        try:
-            load_image(path)
-        except DataError as error:
-            wrong[image] = str(error)
-    usable: list[Question] = []
-    dropped: list[Mapping[str, str]] = []
-    for question in asked.questions:
-        reason = detail = ""
-        if question.image is None:
-            reason = "no picture to look at"
-        elif question.image in wrong:
-            reason, detail = DropReason.UNREADABLE_IMAGE.value, wrong[question.image]
-        if reason:
-            dropped.append({"record_id": question.id, "reason": reason, "detail": detail})
-        else:
-            usable.append(question)
-    share = len(dropped) / len(asked.questions)
-    if not usable or share > config.recipe.data.max_dropped:
-        first = dropped[0]
-        raise DataError(
-            f"{share:.1%} of the questions cannot be used (the first is {first['record_id']!r}: "
-            f"{first['reason']}): {config.data}. Check --image-dir, or allow it with --set "
-            f"data.max_dropped={share + 0.005:.2f}."
-        )
-    if dropped:
-        progress.note(f"not used: {len(dropped):,} of {len(asked.questions):,} questions")
-    return usable, dropped
-
-
-def lay_out(
-    questions: Sequence[Question],
-    images: Mapping[str, Path],
-    *,
-    per_step: int,
-    epochs: float,
-    max_steps: int | None,
-    looking: bool,
-    seed: int,
-) -> tuple[list[Showing], int]:
-    """Return every showing of a run in order, and the steps they make.
-
-    Args:
-        questions: all with a picture.
-        images: their files by name.
-        per_step: showings of one step; with `looking` about half of them are of other pictures, so
-            that a run costs the same with and without.
-        epochs: passes over the questions.
-        max_steps: fewer or more steps than the passes make; None takes the passes.
-        looking: show each question beside another picture too, where there is one.
-        seed: of the order and of the other pictures.
-    """
-    passes = _passes(questions, images, looking=looking, seed=seed)
-    if max_steps is None:
-        whole, part = divmod(epochs, 1)
-        length = sum(len(next(passes)) for _ in range(int(whole)))
-        if part:
-            length += round(part * len(next(passes)))
-        max_steps = max(1, length // per_step)
-        passes = _passes(questions, images, looking=looking, seed=seed)
-    showings: list[Showing] = []
-    while len(showings) < max_steps * per_step:
-        showings += next(passes)
-    return showings[: max_steps * per_step], max_steps
-
-
-def _passes(
-    questions: Sequence[Question], images: Mapping[str, Path], *, looking: bool, seed: int
-) -> Iterator[list[Showing]]:
-    others = OtherPictures(questions) if looking else None
-    rng = random.Random(seed)
-    while True:
-        showings = []
-        for question in rng.sample(questions, len(questions)):
-            showings.append(Showing(question=question, image=images[str(question.image)]))
-            other = others.of(question, rng) if others else None
-            if other is not None:
-                showings.append(Showing(question=question, image=images[other], is_other=True))
-        yield showings
-
-
-def _fingerprint(showings: Sequence[Showing], closed_prompt: str) -> str:
-    digest = hashlib.sha256(closed_prompt.encode())
-    for showing in showings:
-        question = showing.question
-        line = [question.id, question.question, question.answer, showing.image.name]
-        digest.update("\x00".join([*line, *question.choices]).encode() + b"\n")
-    return digest.hexdigest()

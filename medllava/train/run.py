@@ -60,7 +60,7 @@ from medllava.train.checkpoint import (
 )
 from medllava.train.config import StageRunConfig
 from medllava.train.freezing import checkpoint_activations
-from medllava.train.hardware import PrecisionChoice, choose_precision, this_gpu
+from medllava.train.hardware import this_gpu
 from medllava.train.monitor import (
     Arithmetic,
     MetricsFile,
@@ -70,6 +70,7 @@ from medllava.train.monitor import (
 )
 from medllava.train.planning.data_counts import count_index
 from medllava.train.planning.fit import fit_settings
+from medllava.train.precision import precision_of_run
 from medllava.train.ranks import Ranks
 from medllava.train.recorded import StageRun, StopRequest
 from medllava.train.run_record import (
@@ -78,7 +79,7 @@ from medllava.train.run_record import (
     describe_machine,
     describe_parts,
 )
-from medllava.train.settings import Settings, machine_settings, wants_launcher
+from medllava.train.settings import Settings, machine_settings
 from medllava.train.sharding import check_sharding, whole_weights
 from medllava.train.stages import BY_TRL, Learning
 from medllava.train.trainer import StageTrainer
@@ -192,7 +193,7 @@ def _prepare(config: StageRunConfig, ranks: Ranks, folder: Path | None, progress
     output_dir, recipe = config.output_dir, config.recipe
     data = prepare.share_data(config, ranks)
     shape = _find_shape(config)
-    choice = _choose_precision(config, shape, ranks, folder)
+    choice = precision_of_run(config, shape, ranks, folder)
     progress.note(f"computing in {choice.precision.value}: {choice.reason}")
     base = machine_settings(
         recipe,
@@ -238,20 +239,6 @@ def _prepare(config: StageRunConfig, ranks: Ranks, folder: Path | None, progress
         index=index,
         schedule=schedule,
     )
-
-
-def _choose_precision(
-    config: StageRunConfig, shape: ModelShape | None, ranks: Ranks, folder: Path | None
-) -> PrecisionChoice:
-    """Choose what the run computes in; one that goes on keeps what it began with."""
-    begun = noted(config.output_dir, PRECISION_KEY)
-    if begun is None and folder:  # a run begun before the key held it
-        begun = read_record(folder / RUN_FILE, RunRecord).settings.get("precision")
-    if begun is not None:
-        return PrecisionChoice(precision=Precision(begun), reason="as the run began")
-    train = config.recipe.train
-    is_sharded = ranks.world_size > 1 or wants_launcher(config.recipe)
-    return choose_precision(train.precision, shape, is_sharded=is_sharded)
 
 
 def _make_trainer(run: _Run, stack: ExitStack, *, done: int, progress: Progress) -> StageTrainer:

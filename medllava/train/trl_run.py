@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -31,18 +31,19 @@ from medllava.layout import (
 )
 from medllava.model.load import save_model
 from medllava.model.loaded import LoadedModel
-from medllava.model.shapes import read_shape
+from medllava.model.shapes import ModelShape, read_shape
 from medllava.progress import Progress
 from medllava.provenance import weights_sha256
+from medllava.recipe import Precision
 from medllava.records import DataRecord, RunRecord, Stage
 from medllava.run_readme import render_run_readme
 from medllava.store import write_json, write_text
 from medllava.train import prepare
 from medllava.train.arguments import argument_values
-from medllava.train.checkpoint import check_run_key, list_checkpoints
+from medllava.train.checkpoint import PRECISION_KEY, check_run_key, list_checkpoints
 from medllava.train.config import StageRunConfig
 from medllava.train.freezing import checkpoint_activations
-from medllava.train.hardware import this_gpu, uses_bf16
+from medllava.train.hardware import this_gpu
 from medllava.train.monitor import (
     Arithmetic,
     MetricsFile,
@@ -50,6 +51,8 @@ from medllava.train.monitor import (
     summarize_metrics,
     write_report,
 )
+from medllava.train.precision import precision_of_run
+from medllava.train.privacy import pass_gate
 from medllava.train.ranks import Ranks
 from medllava.train.recorded import RecordedTrainer, StageRun, StopRequest
 from medllava.train.run_record import describe_init, describe_machine, describe_parts
@@ -78,6 +81,14 @@ class Job(Protocol):
     @property
     def dropped(self) -> tuple[Mapping[str, str], ...]:
         """Lines of `dropped.jsonl`."""
+        ...
+
+    def gate_data(self) -> StageData:
+        """Return the records as the privacy gate reads them."""
+        ...
+
+    def images(self) -> Collection[Path]:
+        """Return the image files that are learned from."""
         ...
 
     def describe_data(self) -> DataRecord:
@@ -126,17 +137,24 @@ def train_by_trl(config: StageRunConfig, ranks: Ranks, progress: Progress) -> bo
         torch.set_num_threads(config.recipe.train.threads)
     checkpoints = list_checkpoints(config.output_dir)
     done, folder = checkpoints[-1] if checkpoints else (0, None)
+    shape = _shape(config)
+    choice = precision_of_run(config, shape, ranks, folder)
+    progress.note(f"computing in {choice.precision.value}: {choice.reason}")
     settings = machine_settings(
         config.recipe,
         config.recipe.stage[config.stage],
         world_size=1,
         has_cuda=torch.cuda.is_available(),
-        is_half=uses_bf16(config.recipe),
+        is_half=choice.precision is Precision.BF16,
     )
     progress.start("load model")
     loaded = _load(config, settings, folder)
     job = _make_job(config, loaded, settings, progress)
-    check_run_key(config.output_dir, {"examples": job.fingerprint})
+    check_run_key(
+        config.output_dir,
+        {"examples": job.fingerprint, PRECISION_KEY: settings.precision.value},
+    )
+    pass_gate(config, job.gate_data(), job.images(), progress=progress)
     _write_inputs(config, job)
     if folder:
         progress.note(f"continuing after step {done} of {job.num_steps}")
@@ -230,10 +248,17 @@ def _plan(
     )
 
 
-def _arithmetic(config: StageRunConfig) -> Arithmetic | None:
+def _shape(config: StageRunConfig) -> ModelShape | None:
+    """Return the sizes of the recipe's parts; None where a checkpoint stands for absent ones."""
     try:
-        shape = read_shape(config.recipe.model)
+        return read_shape(config.recipe.model)
     except SetupError:
+        return None
+
+
+def _arithmetic(config: StageRunConfig) -> Arithmetic | None:
+    shape = _shape(config)
+    if shape is None:
         return None
     gpu = this_gpu()
     learning = Learning.of(config.stage, config.recipe.stage[config.stage])

@@ -21,11 +21,12 @@ from medllava.train import rewards, trl_run
 from medllava.train.arguments import argument_values
 from medllava.train.config import StageRunConfig
 from medllava.train.ranks import Ranks
-from medllava.train.reinforce import ReinforceJob, lay_out
+from medllava.train.reinforce import ReinforceJob
 from medllava.train.resolve import resolve_config
 from medllava.train.rewards import Showing
 from medllava.train.run import train_stage
 from medllava.train.settings import machine_settings
+from medllava.train.showings import lay_out
 from tests.unit.train.test_train_prefer import KillAfter, Killed, records
 
 pytestmark = pytest.mark.timeout(200)
