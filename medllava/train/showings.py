@@ -135,6 +135,7 @@ def _passes(
 
 
 def fingerprint_of(showings: Sequence[Showing], closed_prompt: str) -> str:
+    """Return a digest of what is asked beside which picture, in order."""
     digest = hashlib.sha256(closed_prompt.encode())
     for showing in showings:
         question = showing.question
