@@ -80,8 +80,8 @@ MUTATIONS = (
     Mutation(
         "half an image is kept in the cache",
         "data/pixels.py",
-        "pixels = self._decode(path)\n        row[:-1] = pixels.reshape(-1)",
-        "pixels = self._decode(path)\n        row[: len(row) // 2] = pixels.reshape(-1)[: len(row) // 2]",
+        "_decode(path)\n        row[:-1] = pixels.reshape(-1)",
+        "_decode(path)\n        row[: len(row) // 2] = pixels.reshape(-1)[: len(row) // 2]",
         "unit/data/test_data_pixels.py",
     ),
     Mutation(
