@@ -33,6 +33,9 @@ _BATCHES_PER_WINDOW = 8
 """Questions that are sorted by length together; their prefixes are held at once."""
 _ENCODER_BATCH = 8
 
+_Group = tuple[tuple[str, ...], tuple[int, ...]]
+"""Images and the tokens up to the last of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Prompt:
@@ -43,9 +46,9 @@ class _Prompt:
     suffix: tuple[int, ...]
 
     @property
-    def group(self) -> tuple[str | None, tuple[int, ...]]:
-        """Prompts of one group share image and prefix."""
-        return self.ask.image, self.prefix
+    def group(self) -> "_Group":
+        """Prompts of one group share their images and prefix."""
+        return self.ask.images, self.prefix
 
 
 class Engine:
@@ -96,7 +99,7 @@ class Engine:
                 ) from None
 
     def _prompt(self, ask: Ask) -> _Prompt:
-        turn = user_turn(ask.text, num_images=int(ask.image is not None))
+        turn = user_turn(ask.text, num_images=len(ask.images))
         text = render_prompt(self._processor, [turn], open_reply=True)
         add = needs_special_tokens(self._processor, text)
         if ask.image is not None:
@@ -114,7 +117,7 @@ class Engine:
 
     def _windows(self, prompts: Sequence[_Prompt]) -> Iterator[list[_Prompt]]:
         """Collect whole groups until there are enough questions to sort by length."""
-        groups: dict[tuple[str | None, tuple[int, ...]], list[_Prompt]] = {}
+        groups: dict[_Group, list[_Prompt]] = {}
         for prompt in prompts:
             groups.setdefault(prompt.group, []).append(prompt)
         window: list[_Prompt] = []
@@ -158,7 +161,8 @@ class Engine:
     def _embed(self, ids: Tensor, prompts: Sequence[_Prompt]) -> Tensor:
         """Return (B, T, D) embeddings with each prompt's image features in their places."""
         embeddings: Tensor = self._model.get_input_embeddings()(ids)
-        pixels = self._pixels.prepare([_open_image(prompt.ask.image) for prompt in prompts])
+        images = [_open_image(image) for prompt in prompts for image in prompt.ask.images]
+        pixels = self._pixels.prepare(images)
         pixels = pixels.to(self._device, self._model.dtype)
         config = self._model.config
         features = self._model.get_image_features(
@@ -232,13 +236,11 @@ class Engine:
 class _Prefixes:
     """Keys and values of the prefixes of one window."""
 
-    rows: dict[tuple[str | None, tuple[int, ...]], int]
+    rows: dict[_Group, int]
     layers: list[tuple[Tensor, Tensor]]
     """Per layer keys and values, (groups, heads, prefix tokens, width)."""
 
-    def cache(
-        self, groups: Sequence[tuple[str | None, tuple[int, ...]]], *, device: torch.device
-    ) -> DynamicCache:
+    def cache(self, groups: Sequence[_Group], *, device: torch.device) -> DynamicCache:
         """Return a cache with one row per prompt; empty where prompts have no prefix."""
         cache = DynamicCache()
         if self.layers:
@@ -277,9 +279,7 @@ def _stream(ask: Ask) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:7]))
 
 
-def _open_image(image: str | None) -> Image.Image:
+def _open_image(image: str) -> Image.Image:
     if image == BLANK:
         return blank_image()
-    if image is None:
-        raise ValueError("a prompt with image tokens has no image")
     return load_image(Path(image))

@@ -61,7 +61,7 @@ def _closed_accuracy(question: Question, reply: str) -> float:
 def _accuracy(question: Question, reply: str) -> float:
     """Return what others print as one accuracy: the right choice, the place, the very words."""
     if question.box:
-        return float(_iou(question, reply) >= HIT)
+        return float(_iou(question, reply) >= HIT - 1e-9)  # rounding must not lose a hit
     if question.answer_type is AnswerType.CLOSED:
         return _closed_accuracy(question, reply)
     return open_.exact_match(scored_text(question, reply), question.answer)
@@ -150,10 +150,23 @@ def _join_groups(questions: Sequence[Question], right: Values) -> None:
 
 
 def image_clusters(questions: Sequence[Question]) -> NDArray[np.int64]:
-    """Number the images; a question without one is a cluster of its own."""
+    """Number the images; a question without one is a cluster of its own.
+
+    Images that one question shows together are one cluster, and so are those they are shown with.
+    """
+    joined: dict[str, str] = {}
+
+    def first_of(image: str) -> str:
+        while joined.setdefault(image, image) != image:
+            image = joined[image]
+        return image
+
+    for question in questions:
+        for image in question.more_images:
+            joined[first_of(image)] = first_of(question.images[0])
     numbers: dict[tuple[str, str], int] = {}
     keys = (
-        ("question", question.id) if question.image is None else ("image", question.image)
+        ("question", question.id) if question.image is None else ("image", first_of(question.image))
         for question in questions
     )
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
