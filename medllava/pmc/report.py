@@ -20,14 +20,13 @@ from medllava.pmc.selection import (
     shard_dir,
     shard_marker,
     sweep_temporary,
-    waiting_lock,
     work_dir,
 )
 from medllava.pmc.state import Listing, Outcomes
 from medllava.pmc.webdataset import write_webdataset
 from medllava.progress import Progress
 from medllava.records import StepSummary
-from medllava.store import write_json, write_text
+from medllava.store import waiting_lock, write_json, write_text
 
 NUM_CARDS = 48
 _COUNTS = ("articles", "figures", "mentions", "kept", "kept_images", "kept_mentions", "rejected")

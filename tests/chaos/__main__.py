@@ -2,6 +2,7 @@
 
 python -m tests.chaos fuzz --cases 10000        # damaged inputs for every reader
 python -m tests.chaos kills --kills 200         # every step killed at random moments
+python -m tests.chaos mutations                 # one line of the code wrong: who notices?
 """
 
 import argparse
@@ -10,12 +11,13 @@ import tempfile
 from pathlib import Path
 
 from tests.chaos.fuzz import run_fuzz
+from tests.chaos.mutations import print_mutations
 
 
 def main() -> int:
     """Print one table; exit 1 where a fault got through."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kind", choices=("fuzz", "kills"))
+    parser.add_argument("kind", choices=("fuzz", "kills", "mutations"))
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
@@ -32,6 +34,8 @@ def main() -> int:
                     f" {row.slowest:>7.2f}s  {broken}"
                 )
             return int(any(row.broken for row in rows))
+        if options.kind == "mutations":
+            return print_mutations(Path(folder))
         from tests.chaos.kills import print_kills
 
         return print_kills(Path(folder), kills=options.kills, seed=options.seed)
