@@ -19,6 +19,7 @@ from medllava.chat.examples import EXAMPLES
 from medllava.chat.exchange import open_image
 from medllava.chat.occlusion import CAPTION, draw_overlay
 from medllava.chat.page_text import fill_page, read_template
+from medllava.chat.privacy import PrivacyWatch, Told
 from medllava.chat.requests import (
     PageQuestion,
     parse_object,
@@ -65,6 +66,7 @@ class Handlers:
         self._sessions = sessions
         self._uploads = asyncio.Semaphore(_MAX_UPLOADS)
         self._decodes = asyncio.Semaphore(_MAX_DECODES)
+        self._watch = PrivacyWatch(sent_to)
         self._facts = {
             "model": model,
             "sentTo": sent_to,
@@ -138,6 +140,7 @@ class Handlers:
             try:
                 image = await self._render(data, ViewConfig())
                 facts = await asyncio.to_thread(describe_image, data)
+                told = await self._watch_over(data, image)
                 name = unquote(request.headers.get("x-medllava-name", ""))[:_MAX_NAME]
                 picture = self._sessions.add(session, name=name, data=data, facts=facts)
             except MedllavaError as error:
@@ -149,6 +152,7 @@ class Handlers:
                 "height": image.height,
                 "preview": await asyncio.to_thread(_preview, image),
                 "facts": facts.to_json(),
+                "warnings": [{"text": one.text, "isUrgent": one.is_urgent} for one in told],
             }
         )
 
@@ -239,6 +243,10 @@ class Handlers:
         session = self._sessions.find(request.path_params["key"])
         picture = session.pictures.get(request.path_params["picture"]) if session else None
         return (session, picture) if session and picture else None
+
+    async def _watch_over(self, data: bytes, image: Image.Image) -> list[Told]:
+        async with self._decodes:
+            return await asyncio.to_thread(self._watch.look, data, [image])
 
     async def _render(self, data: bytes, view: ViewConfig) -> Image.Image:
         """Decode one view of a file, at most two at once: a small file may be a large picture."""

@@ -23,7 +23,7 @@ async function upload(picture, blob) {
   const reply = await checked(await call(`/conversations/${await conversation()}/images`,
     { body: blob, headers: { "x-medllava-name": encodeURIComponent(picture.name) } }));
   const found = await reply.json();
-  Object.assign(picture, { id: found.id, facts: found.facts, width: found.width,
+  Object.assign(picture, { id: found.id, facts: found.facts, warnings: found.warnings, width: found.width,
     height: found.height, preview: found.preview });
   drawPicture(picture);
   if (Object.keys(picture.view).length) await render(picture);
@@ -48,14 +48,10 @@ function drawPicture(picture) {
   const remove = button(figure, "\u00d7", () => { drop(picture); forget(picture); },
     `Remove ${picture.name || "the image"}`);
   remove.className = "remove";
-  if (facts.sentTo && picture.facts.is_burned_in)
-    add("p", figure, `The file says that text may stand in this picture: a name in it would go to ${
-      facts.sentTo}.`, "warn").setAttribute("role", "alert");
-  else if (picture.facts.has_names)
-    add("p", figure, facts.sentTo
-      ? `This file names a person in its tags. The tags stay here; only the picture goes to ${
-        facts.sentTo}.` : "This file names a person in its tags; the model sees only the picture.",
-      "warn");
+  for (const { text, isUrgent } of picture.warnings) {
+    const warning = add("p", figure, text, "warn");
+    if (isUrgent) warning.setAttribute("role", "alert");
+  }
   drawTools(picture);
   picture.zoom = 1; picture.x = picture.y = 0;
   stage.addEventListener("wheel", (event) => wheel(picture, event), { passive: false });
