@@ -1,7 +1,9 @@
 """Run the harness of faults and print its tables.
 
 python -m tests.chaos fuzz --cases 10000        # damaged inputs for every reader
-python -m tests.chaos kills --kills 200         # every step killed at random moments
+python -m tests.chaos kills --cases 200         # every step killed at random moments
+python -m tests.chaos disk --cases 60           # every step on a disk that fills (Linux, as root)
+python -m tests.chaos http --cases 20           # an archive that misbehaves
 """
 
 import argparse
@@ -9,15 +11,17 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.chaos.disk import print_disks
 from tests.chaos.fuzz import run_fuzz
+from tests.chaos.http import print_faults
+from tests.chaos.kills import print_kills
 
 
 def main() -> int:
     """Print one table; exit 1 where a fault got through."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kind", choices=("fuzz", "kills"))
-    parser.add_argument("--cases", type=int, default=10_000)
-    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("kind", choices=("fuzz", "kills", "disk", "http"))
+    parser.add_argument("--cases", type=int, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="folder for inputs that broke a reader")
     options = parser.parse_args()
@@ -32,9 +36,8 @@ def main() -> int:
                     f" {row.slowest:>7.2f}s  {broken}"
                 )
             return int(any(row.broken for row in rows))
-        from tests.chaos.kills import print_kills
-
-        return print_kills(Path(folder), kills=options.kills, seed=options.seed)
+        tables = {"kills": print_kills, "disk": print_disks, "http": print_faults}
+        return tables[options.kind](Path(folder), cases=options.cases, seed=options.seed)
 
 
 if __name__ == "__main__":
