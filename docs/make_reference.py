@@ -85,7 +85,8 @@ def render_recipe() -> str:
             if dataclasses.is_dataclass(hint):
                 tables.append((key, hint))
                 continue
-            note = notes.get((config.__name__, field.name), "")
+            owners = (notes.get((owner.__name__, field.name), "") for owner in config.__mro__)
+            note = next(filter(None, owners), "")
             if not note:
                 sys.exit(f"recipe setting {key} has no docstring; say what it means")
             rows.append(f"| `{field.name}` | {_type(hint)} | {_default(field)} | {note} |")

@@ -4,7 +4,8 @@ A name that two rooms know stands here; a name that only one room reads and writ
 the journal of a step) stays in that room. Nothing is imported, so every room may read this.
 
     figures folder        figures.parquet  rejected.parquet  images/  ATTRIBUTION.md  summary.json
-    instructions folder   instructions.jsonl  questions.jsonl  rejected.jsonl  summary.json
+    instructions folder   instructions.jsonl  questions.jsonl  preferences.jsonl  rejected.jsonl
+                          summary.json
     run folder            config.json  model*.safetensors  processor and tokenizer files
                           recipe.json  run.json  metrics.jsonl  dropped.jsonl  report.html
                           README.md  learned.safetensors  checkpoints/  eval/  push/  export/
@@ -51,6 +52,8 @@ REJECTED_FIGURES_FILE = "rejected.parquet"
 ATTRIBUTION_FILE = "ATTRIBUTION.md"
 INSTRUCTIONS_FILE = "instructions.jsonl"
 QUESTIONS_FILE = "questions.jsonl"
+PREFERENCES_FILE = "preferences.jsonl"
+"""Pairs of replies for stage 4, in place of instructions."""
 REJECTED_FILE = "rejected.jsonl"
 PRIVACY_FILE = "privacy.jsonl"
 """What the privacy gate saw of every item: findings by place, never their words."""

@@ -1,4 +1,4 @@
-"""Recipes: one TOML file describes one model, its parts, its data and its three stages.
+"""Recipes: one TOML file describes one model, its parts, its data and its stages.
 
 A recipe is complete and readable alone: no inheritance, no interpolation. The loader is strict; an
 unknown key, a wrong type or a missing value is a `RecipeError` with the full dotted path, the file
@@ -26,6 +26,29 @@ Schedule = StrEnum("Schedule", ["COSINE", "LINEAR", "CONSTANT", "WARMUP_STABLE_D
 Adapter = StrEnum("Adapter", ["NONE", "LORA", "QLORA"])
 Precision = StrEnum("Precision", ["AUTO", "BF16", "FP32"])
 Optimizer = StrEnum("Optimizer", ["FP32_MASTERS", "BF16_STOCHASTIC", "EIGHT_BIT"])
+PreferenceLoss = StrEnum(
+    "PreferenceLoss",
+    [
+        "SIGMOID",
+        "SIGMOID_NORM",
+        "HINGE",
+        "IPO",
+        "ROBUST",
+        "EXO_PAIR",
+        "NCA_PAIR",
+        "BCO_PAIR",
+        "SPPO_HARD",
+        "AOT",
+        "AOT_UNPAIRED",
+        "APO_ZERO",
+        "APO_DOWN",
+        "DISCOPOP",
+    ],
+)
+"""Losses of TRL's DPOTrainer, by its names; `sigmoid` is DPO."""
+PolicyLoss = StrEnum("PolicyLoss", ["GRPO", "DAPO", "DR_GRPO", "BNPO"])
+"""How TRL's GRPOTrainer averages the loss over tokens, by its names."""
+RewardScale = StrEnum("RewardScale", ["GROUP", "BATCH", "NONE"])
 
 
 class Attention(StrEnum):
@@ -182,8 +205,94 @@ class StageConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PreferConfig(StageConfig):
+    """Stage 4: pairs of replies, by TRL's DPO. A batch counts pairs."""
+
+    learning_rate: float = 5e-6
+    """Peak rate of AdamW for what learns in the stage."""
+    global_batch_size: int = 32
+    """Pairs per optimizer step over all ranks."""
+    micro_batch_size: int = 4
+    """Pairs per device and forward pass."""
+    adapter: Adapter = Adapter.LORA
+    """`lora` learns low-rank updates, `none` the whole language model. The reference is the model
+    that the stage starts from, whose log-probabilities are computed once and kept."""
+    lora_dropout: float = 0.0
+    """Switched off by TRL, so that policy and reference differ by what was learned only."""
+    loss: PreferenceLoss = PreferenceLoss.SIGMOID
+    """`sigmoid` is DPO; the others are TRL's relatives of it."""
+    beta: float = 0.1
+    """How dearly a step away from the reference is paid; `ipo` calls it tau."""
+    label_smoothing: float = 0.0
+    """Share of pairs taken to be the wrong way round, for `robust`, `exo_pair` and `aot`."""
+    likelihood_weight: float = 0.0
+    """Weight of the chosen reply's own negative log-likelihood beside the loss (RPO)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardConfig:
+    """What a reply is rewarded for: weights of parts between 0 and 1."""
+
+    score: float = 1.0
+    """The strict protocol's score: closed and choice right or wrong, open by token recall."""
+    looking: float = 0.0
+    """Share of the score taken off where the same answer is given about another picture of the
+    same modality (lambda); 0 shows no other picture."""
+    format: float = 0.0
+    """One clear answer: a closed question is answered with one of its answers, and with `think`
+    the reasoning stands in its tags, before the answer."""
+    length: float = 0.0
+    """Taken off as words pass `max_words`, all of it at twice as many."""
+    max_words: int = 64
+    """Words that cost nothing; reasoning counts."""
+    steps: float = 0.0
+    """R1-VL's StepRAR: share of a question's key steps that the reply passes through."""
+    reasoning: float = 0.0
+    """R1-VL's StepRVR: reasoning that describes, then reasons, then answers, in that order."""
+    think: bool = False
+    """Ask for reasoning in <think></think> before the answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReinforceConfig(StageConfig):
+    """Stage 5: rewards, by TRL's GRPO. A batch counts questions, each answered several times."""
+
+    learning_rate: float = 5e-6
+    """Peak rate of AdamW for what learns in the stage."""
+    global_batch_size: int = 16
+    """Questions per optimizer step over all ranks, other pictures counted."""
+    micro_batch_size: int = 8
+    """Answers per device and forward pass of the update."""
+    adapter: Adapter = Adapter.LORA
+    """`lora` learns low-rank updates, `none` the whole language model."""
+    lora_dropout: float = 0.0
+    """Switched off by TRL, so that an answer is as likely while learning as it was when given."""
+    generations: int = 8
+    """Answers to each question, compared with each other."""
+    max_new_tokens: int = 128
+    """Longest answer."""
+    temperature: float = 1.0
+    """Of the answers' sampling; 0 would give equal answers, which teach nothing."""
+    loss: PolicyLoss = PolicyLoss.DAPO
+    """`grpo` averages within each answer first, `dapo` and `bnpo` over tokens, `dr_grpo` divides by
+    a constant."""
+    scale_rewards: RewardScale = RewardScale.BATCH
+    """What advantages are divided by: the deviation of the `group`'s rewards as in GRPO, of the
+    `batch`'s, or nothing (Dr. GRPO). `group` would undo the weight of `rewards.looking`."""
+    kl: float = 0.0
+    """Weight of the distance from the model that the stage starts from; above 0 it is kept in
+    memory."""
+    clip: float = 0.2
+    """How far one update may change an answer's likelihood ratio."""
+    vllm: bool = False
+    """Let vLLM give the answers, on the GPU that trains."""
+    rewards: RewardConfig = field(default_factory=RewardConfig)
+    """What an answer is rewarded for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StagesConfig:
-    """Settings of the three stages."""
+    """Settings of the stages."""
 
     align: StageConfig
     """Stage 1: the projector learns on figure-caption pairs."""
@@ -191,6 +300,10 @@ class StagesConfig:
     """Stage 2: projector and language model learn on conversations."""
     finetune: StageConfig
     """Stage 3: the same two learn on a benchmark's train split."""
+    prefer: PreferConfig = field(default_factory=PreferConfig)
+    """Stage 4: the better of two replies is made likelier."""
+    reinforce: ReinforceConfig = field(default_factory=ReinforceConfig)
+    """Stage 5: the model's own answers are made likelier as they are rewarded."""
 
     def __getitem__(self, stage: Stage) -> StageConfig:
         """Return the settings of `stage`."""

@@ -6,7 +6,7 @@ Both the terminal and a script come through here; the page, which writes no file
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -15,7 +15,7 @@ from PIL import Image
 
 from medllava.chat.config import ViewConfig
 from medllava.errors import DataError
-from medllava.images.load import load_image
+from medllava.images.load import load_image, load_series
 from medllava.records import IMAGE_TOKEN, Turn
 from medllava.store import write_json, write_text
 
@@ -41,6 +41,21 @@ def open_image(source: str | bytes, view: ViewConfig) -> Image.Image:
         slice_index=view.slice_index,
         window=view.window,
     )
+
+
+def open_images(source: str, view: ViewConfig) -> list[tuple[ViewConfig, Image.Image]]:
+    """Read what the user named: one picture, or those that stand for a folder's DICOM series.
+
+    Returns:
+        Each picture with the view that opens it again.
+
+    Raises:
+        MedllavaError: see `medllava.images.load.load_series`.
+    """
+    if view.frame is None and Path(source).is_dir():
+        slices = load_series(Path(source), window=view.window)
+        return [(replace(view, frame=number), image) for number, image in slices]
+    return [(view, open_image(source, view))]
 
 
 def parse_source(text: str) -> str:

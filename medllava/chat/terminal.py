@@ -14,7 +14,7 @@ from PIL import Image
 
 from medllava.chat.config import Answer, Options, Sampling, ViewConfig
 from medllava.chat.conversation import Conversation
-from medllava.chat.exchange import Said, open_image, parse_source, save_conversation
+from medllava.chat.exchange import Said, open_images, parse_source, save_conversation
 from medllava.chat.occlusion import CAPTION, draw_overlay
 from medllava.chat.transcript import parse_transcript
 from medllava.errors import DataError, MedllavaError
@@ -142,10 +142,11 @@ class Terminal:
             self._write(f"{_PROMPT if one.turn.role == 'user' else ''}{_plain(one)}\n")
 
     def _show(self, source: str) -> None:
-        image = open_image(source, self._view)
-        self._pending.append((source, self._view, image))
-        self._out.write(self._draw(image))  # escape sequences of our own
-        self._write(f"{source} ({image.width} x {image.height})\n")
+        for view, image in open_images(source, self._view):
+            self._pending.append((source, view, image))
+            self._out.write(self._draw(image))  # escape sequences of our own
+            part = f", slice {view.frame}" if Path(source).is_dir() else ""
+            self._write(f"{source} ({image.width} x {image.height}{part})\n")
 
     def _handle(self, line: str) -> None:
         """Run a command or ask; what goes wrong is told, and the conversation goes on."""

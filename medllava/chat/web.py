@@ -25,7 +25,7 @@ from PIL import Image
 from medllava.chat.config import NOTICE, PASSWORD_VARIABLE, ViewConfig
 from medllava.chat.conversation import Conversation
 from medllava.chat.examples import EXAMPLES
-from medllava.chat.exchange import open_image
+from medllava.chat.exchange import open_image, open_images
 from medllava.chat.middleware import Gate
 from medllava.chat.occlusion import CAPTION, draw_overlay
 from medllava.chat.requests import PageQuestion, parse_question, parse_view
@@ -70,11 +70,12 @@ def read_given(sources: Sequence[str], view: ViewConfig) -> tuple[tuple[str, byt
     """
     given = []
     for source in sources:
-        image = open_image(source, view)
         path = Path(source)
-        # What came from an address is passed on as the picture that it showed.
-        data = path.read_bytes() if path.is_file() else encode_image(image, "PNG")
-        given.append((path.name, data))
+        for shown, image in open_images(source, view):
+            # What came from an address or a folder is passed on as the picture that it showed.
+            data = path.read_bytes() if path.is_file() else encode_image(image, "PNG")
+            part = f" {shown.frame}" if path.is_dir() else ""
+            given.append((f"{path.name}{part}", data))
     return tuple(given)
 
 

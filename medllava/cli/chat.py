@@ -20,7 +20,8 @@ def run(
         list[str] | None,
         typer.Argument(
             metavar="[IMAGE]...",
-            help="Show these: PNG, JPEG, TIFF, WebP, DICOM or NIfTI files, or http(s) addresses.",
+            help="Show these: PNG, JPEG, TIFF, WebP, DICOM or NIfTI files, folders of a DICOM "
+            "series, or http(s) addresses.",
         ),
     ] = None,
     checkpoint: Checkpoint = DEFAULT_CHECKPOINT,
@@ -96,7 +97,11 @@ def run(
     ] = None,
     frame: Annotated[
         int | None,
-        typer.Option("--frame", min=0, help="Show this frame of a DICOM or TIFF, from 0."),
+        typer.Option(
+            "--frame",
+            min=0,
+            help="Show this frame of a DICOM or TIFF, or slice of a series, from 0.",
+        ),
     ] = None,
     plane: Annotated[
         Plane, typer.Option("--plane", help="Show this plane of a NIfTI volume.")

@@ -69,11 +69,13 @@ def answer(
     Raises:
         DataError: there is no question.
     """
-    from medllava.chat.exchange import open_image
+    from medllava.chat.exchange import open_images
     from medllava.chat.transcript import parse_transcript
     from medllava.errors import DataError
 
-    pictures = [open_image(source, view) for source in images]  # before the model: it is quick
+    pictures = [  # before the model: it is quick
+        image for source in images for _, image in open_images(source, view)
+    ]
     talk = parse_transcript(_read(continued), folder=continued.parent) if continued else None
     conversation = _open_model(config, console)()
     if talk is not None:

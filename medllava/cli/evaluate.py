@@ -37,6 +37,12 @@ def run(
             help="Floors beside the score: permuted, blank, text, majority, constant, or all.",
         ),
     ] = "majority,constant",
+    permutations: Annotated[
+        int,
+        typer.Option(
+            "--permutations", min=1, help="Orders of permuted images; the floor is their average."
+        ),
+    ] = 3,
     probes: Annotated[
         str,
         typer.Option(
@@ -145,6 +151,7 @@ def run(
         language=language,
         limit=limit,
         conditions=parse_conditions(controls),
+        permutations=permutations,
         probes=parse_probes(probes),
         train_data=tuple(train_data or ()),
         train_image_dir=train_image_dir,

@@ -12,6 +12,7 @@ from medllava.cli.options import DryRun, Json, Limit, OutputDir, Quiet, Seed, Ve
 StageName = StrEnum("StageName", ["ALIGN", "INSTRUCT"])
 SplitName = StrEnum("SplitName", ["TRAIN", "VALIDATION", "TEST", "ALL"])
 PrivacyName = StrEnum("PrivacyName", ["AUTO", "STOP", "REPORT", "MASK", "OFF"])
+RepliesName = StrEnum("RepliesName", ["WORD", "NAMED", "REASONED"])
 FormatName = StrEnum("FormatName", ["LLAVA", "MESSAGES", "SWIFT"])
 PositionName = StrEnum("PositionName", ["BEFORE", "AFTER", "RANDOM"])
 
@@ -112,6 +113,14 @@ def run(
     closed_share: Annotated[
         float, typer.Option("--closed-share", min=0, max=1, help="template: share of yes/no.")
     ] = 0.5,
+    closed_replies: Annotated[
+        RepliesName,
+        typer.Option(
+            "--closed-replies",
+            help='template: reply to yes/no with a word ("no"), named ("No, it is an X-ray.") or '
+            'reasoned ("It is an X-ray, so no.").',
+        ),
+    ] = RepliesName.WORD,
     multi_turn: Annotated[
         bool, typer.Option("--multi-turn", help="template: one conversation per figure.")
     ] = False,
@@ -157,7 +166,7 @@ def run(
     verbose: Verbose = 0,
 ) -> None:
     """Turn figures into conversations that a model can learn from."""
-    from medllava.instruct.config import GenerateConfig, ImagePosition
+    from medllava.instruct.config import ClosedReplies, GenerateConfig, ImagePosition
     from medllava.instruct.generate import generate_instructions
     from medllava.instruct.teacher import parse_request_options
     from medllava.privacy.findings import PrivacyMode
@@ -178,6 +187,7 @@ def run(
         limit=limit,
         questions_per_figure=questions_per_figure,
         closed_share=closed_share,
+        closed_replies=ClosedReplies(closed_replies.value),
         multi_turn=multi_turn,
         image_position=None if image_position is None else ImagePosition(image_position.value),
         seed=seed,

@@ -1,5 +1,6 @@
 """Options that several commands share, declared once."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -33,6 +34,15 @@ Device = Annotated[
 ]
 Resume = Annotated[
     bool, typer.Option("--resume/--no-resume", help="Go on from what an earlier run left.")
+]
+GateName = StrEnum("GateName", ["AUTO", "STOP", "REPORT", "OFF"])
+Privacy = Annotated[
+    GateName,
+    typer.Option(
+        "--privacy",
+        help="Names in tags, pixels and texts: stop, report or off; auto stops for data of one's "
+        "own, and does as generate-instructions was told for a folder it wrote.",
+    ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 Json = Annotated[

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from medllava.cli.console import Console
-from medllava.cli.options import Json, Quiet, Verbose
+from medllava.cli.options import GateName, Json, Privacy, Quiet, Verbose
 
 
 class Gated(StrEnum):
@@ -67,6 +67,7 @@ def run(
             "--accept-license-risk", metavar="NAME", help="Publish despite this risk; repeatable."
         ),
     ] = None,
+    privacy: Privacy = GateName.AUTO,
     load_check: Annotated[
         bool,
         typer.Option(
@@ -84,6 +85,7 @@ def run(
     """Publish a model or data set, with a card whose every number has a source."""
     from medllava.hub.config import PushConfig
     from medllava.hub.push import push
+    from medllava.privacy.findings import PrivacyMode
 
     if not repo and not exports:
         raise typer.BadParameter("name a repository, or --export FORMAT to write files only.")
@@ -99,6 +101,7 @@ def run(
         revision=revision,
         create_pr=create_pr,
         accepted_risks=tuple(accepted_risks or ()),
+        privacy=PrivacyMode(privacy.value),
         load_check=load_check,
         dry_run=dry_run,
     )

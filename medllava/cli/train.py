@@ -8,18 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medllava.cli.console import EXIT_INCOMPLETE, Console
-from medllava.cli.options import DryRun, Json, Overrides, Quiet, Resume, Verbose
+from medllava.cli.options import DryRun, GateName, Json, Overrides, Privacy, Quiet, Resume, Verbose
 
 if TYPE_CHECKING:
     from medllava.train.config import StageRunConfig
 
 DEFAULT_RECIPE = "llava-med-v1.5"
-_STAGES = ("1", "2", "3", "align", "instruct", "finetune")
+_STAGES = ("align", "instruct", "finetune", "prefer", "reinforce")
 
 
 def _check_stage(value: str) -> str:
-    if value not in _STAGES:
-        raise typer.BadParameter(f"{value!r} is not 1 (align), 2 (instruct) or 3 (finetune).")
+    numbers = [str(number) for number in range(1, len(_STAGES) + 1)]
+    if value not in (*numbers, *_STAGES):
+        named = ", ".join(f"{n} ({name})" for n, name in zip(numbers, _STAGES, strict=True))
+        raise typer.BadParameter(f"{value!r} is not one of {named}.")
     return value
 
 
@@ -31,7 +33,7 @@ def run(
         str,
         typer.Option(
             "--stage",
-            help="1 align, 2 instruct, 3 finetune.",
+            help="1 align, 2 instruct, 3 finetune, 4 prefer, 5 reinforce.",
             show_default=False,
             callback=_check_stage,
         ),
@@ -43,7 +45,8 @@ def run(
         typer.Option(
             "--data",
             metavar="PATH[:WEIGHT]",
-            help="Instructions folder or file; stage 3: also a benchmark. Several are mixed.",
+            help="Instructions folder or file; stage 3: also a benchmark; 4: preferences; "
+            "5: questions or a benchmark. Several are mixed.",
         ),
     ] = None,
     image_dir: Annotated[
@@ -68,6 +71,7 @@ def run(
     validation_data: Annotated[
         Path | None, typer.Option("--validation-data", help="Held-out records to measure loss on.")
     ] = None,
+    privacy: Privacy = GateName.AUTO,
     resume: Resume = True,
     dry_run: DryRun = False,
     show_sample: Annotated[
@@ -82,6 +86,7 @@ def run(
     verbose: Verbose = 0,
 ) -> None:
     """Train one stage of a recipe."""
+    from medllava.privacy.findings import PrivacyMode
     from medllava.train.resolve import resolve_config
 
     console = Console("train", json_output=json_output, quiet=quiet, verbose=verbose)
@@ -97,6 +102,7 @@ def run(
         max_steps=max_steps,
         validation_data=validation_data,
         resume=resume,
+        privacy=PrivacyMode(privacy.value),
         command=shlex.join(["medllava", *sys.argv[1:]]),
     )
     if dry_run:

@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -40,9 +40,9 @@ class ImageScreen:
 
     open_image: Callable[[Path], object] = load_image
     """Decodes an image; a record whose image it refuses is dropped."""
-    lost_before: frozenset[str] | None = None
-    """Of a run that goes on, the records it dropped for their images when it began: the same ones
-    are dropped now, whatever has become of the files since."""
+    lost_before: frozenset[int] | None = None
+    """Of a run that goes on, the items of this source, by number, that it dropped for their images
+    when it began: the same ones are dropped now, whatever has become of the files since."""
 
     def try_image(self, path: Path) -> str:
         """Return what is wrong with an image, nothing if it opens.
@@ -122,7 +122,7 @@ def save_index(index: ExampleIndex, path: Path) -> None:
         "images": [str(image) for image in index.images],
         "record_ids": index.record_ids,
         "kept_pixels": [str(image) for image in index.kept_pixels],
-        "dropped": [[d.record_id, d.reason.value, d.detail] for d in index.dropped],
+        "dropped": list(iter_dropped(index)),
         "facts": index.facts,
         "image_tokens": index.image_tokens,
         "shortened": index.shortened,
@@ -147,8 +147,8 @@ def load_index(path: Path) -> ExampleIndex:
         record_ids=tuple(texts["record_ids"]),
         kept_pixels=tuple(Path(image) for image in texts["kept_pixels"]),
         dropped=tuple(
-            Dropped(record_id=record_id, reason=DropReason(reason), detail=detail)
-            for record_id, reason, detail in texts["dropped"]
+            Dropped(**{**values, "reason": DropReason(values["reason"])})
+            for values in texts["dropped"]
         ),
         facts=texts["facts"],
         image_tokens=texts["image_tokens"],
@@ -183,20 +183,19 @@ def build_index(
     """
     builder = _Builder(image_tokens=image_tokens, images=screen or ImageScreen())
     progress.start("read records")
-    remaining = iter(records)
+    numbered = enumerate(records, start=1)
     with ThreadPoolExecutor(_READERS) as pool:
-        while chunk := list(islice(remaining, _CHUNK)):
-            checked = pool.map(lambda record: _check(record, image_root), chunk)
-            kept = builder.screen(zip(chunk, checked, strict=True))
-            kept = builder.open_images(kept, pool)
+        while chunk := list(islice(numbered, _CHUNK)):
+            checked = pool.map(lambda one: _check(one[0], one[1], image_root), chunk)
+            kept = builder.open_images(builder.screen(checked), pool)
             encoded = encode_records(
-                [record for record, _ in kept],
+                [one.record for one in kept],
                 processor,
                 image_tokens=image_tokens,
                 max_length=max_length,
             )
-            for (record, paths), text in zip(kept, encoded, strict=True):
-                builder.add(record, paths, text)
+            for one, text in zip(kept, encoded, strict=True):
+                builder.add(one, text)
             progress.advance(len(chunk))
     index = builder.finish()
     if index.repeated_ids:
@@ -222,11 +221,24 @@ def join_indexes(indexes: Sequence[ExampleIndex]) -> ExampleIndex:
         record_ids=record_ids,
         image_tokens=indexes[0].image_tokens,
         shortened=sum(index.shortened for index in indexes),
-        dropped=tuple(drop for index in indexes for drop in index.dropped),
+        dropped=tuple(
+            replace(drop, source=number)
+            for number, index in enumerate(indexes)
+            for drop in index.dropped
+        ),
         facts={name: dict(counts) for name, counts in facts.items()},
         origins=np.repeat(np.arange(len(indexes)), [len(index) for index in indexes]),
         repeated_ids=len(record_ids) - len(set(record_ids)),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """A record that can be tokenized."""
+
+    item: int
+    record: InstructionRecord
+    paths: list[Path]
 
 
 class _Builder:
@@ -247,52 +259,47 @@ class _Builder:
         self.facts: dict[str, Counter[str]] = {name: Counter() for name in _COUNTED}
         self.repairs: Counter[str] = Counter()
 
-    def screen(
-        self, checked: Iterable[tuple[InstructionRecord | Dropped, "list[Path] | Dropped"]]
-    ) -> list[tuple[InstructionRecord, list[Path]]]:
+    def screen(self, checked: Iterable[_Checked | Dropped]) -> list[_Checked]:
         """Keep the records that can be tokenized; note the others."""
         kept = []
-        for record, outcome in checked:
+        for outcome in checked:
             if isinstance(outcome, Dropped):
                 self.dropped.append(outcome)
-            elif isinstance(record, InstructionRecord):
-                kept.append((record, outcome))
+            else:
+                kept.append(outcome)
         return kept
 
-    def open_images(
-        self,
-        kept: list[tuple[InstructionRecord, list[Path]]],
-        pool: ThreadPoolExecutor,
-    ) -> list[tuple[InstructionRecord, list[Path]]]:
+    def open_images(self, kept: list[_Checked], pool: ThreadPoolExecutor) -> list[_Checked]:
         """Decode the images not seen before; keep the records whose images all can be read.
 
         A header that can be read says nothing of the body, and a damaged body would otherwise end
         the run at the step that needs it.
         """
-        new = list(dict.fromkeys(p for _, paths in kept for p in paths if p not in self.refused))
+        new = list(dict.fromkeys(p for one in kept for p in one.paths if p not in self.refused))
         refusals = pool.map(self.screening.try_image, new)
         self.refused.update(zip(new, refusals, strict=True))
         usable = []
-        for record, paths in kept:
-            wrong = "; ".join(self.refused[path] for path in paths if self.refused[path])
+        for one in kept:
+            wrong = "; ".join(self.refused[path] for path in one.paths if self.refused[path])
             if self.screening.lost_before is not None:
-                is_lost = record.record_id in self.screening.lost_before
+                is_lost = one.item in self.screening.lost_before
                 wrong = (wrong or "it was so when the run began") if is_lost else ""
             if wrong:
-                is_there = all(_is_file(path) for path in paths)
+                is_there = all(_is_file(path) for path in one.paths)
                 reason = DropReason.UNREADABLE_IMAGE if is_there else DropReason.MISSING_IMAGE
-                drop = Dropped(record_id=record.record_id, reason=reason, detail=wrong)
-                self.dropped.append(drop)
+                name = one.record.record_id
+                self.dropped.append(
+                    Dropped(record_id=name, reason=reason, detail=wrong, item=one.item)
+                )
             else:
-                usable.append((record, paths))
+                usable.append(one)
         return usable
 
-    def add(
-        self, record: InstructionRecord, paths: list[Path], text: EncodedText | Dropped
-    ) -> None:
+    def add(self, one: _Checked, text: EncodedText | Dropped) -> None:
         """Take one tokenized record, or note why not."""
+        record, paths = one.record, one.paths
         if isinstance(text, Dropped):
-            self.dropped.append(text)
+            self.dropped.append(replace(text, item=one.item))
             return
         self.ids.append(text.input_ids)
         self.supervised.append(text.supervised)
@@ -334,26 +341,27 @@ class _Builder:
         )
 
 
-def iter_dropped(index: ExampleIndex) -> Iterator[dict[str, str]]:
+def iter_dropped(index: ExampleIndex) -> Iterator[dict[str, Any]]:
     """Yield what was dropped as JSON objects, in file order by kind of check."""
     for drop in index.dropped:
-        yield {"record_id": drop.record_id, "reason": drop.reason.value, "detail": drop.detail}
+        yield asdict(drop) | {"reason": drop.reason.value}
 
 
-def _check(record: InstructionRecord | Dropped, image_root: Path) -> list[Path] | Dropped:
-    """Return the record's image files, or why it cannot be used."""
+def _check(item: int, record: InstructionRecord | Dropped, image_root: Path) -> _Checked | Dropped:
+    """Return the record with its image files, or why it cannot be used."""
     if isinstance(record, Dropped):
-        return record
+        return replace(record, item=item)
+    name = record.record_id
     if not check_placeholders(record):
-        return Dropped(record_id=record.record_id, reason=DropReason.PLACEHOLDERS)
+        return Dropped(record_id=name, reason=DropReason.PLACEHOLDERS, item=item)
     paths = []
-    for name in record.images:
+    for image in record.images:
         try:
-            path = contained_path(image_root, name)
+            path = contained_path(image_root, image)
         except (DataError, OSError, ValueError):  # ".." and what no file system takes for a name
-            return Dropped(record_id=record.record_id, reason=DropReason.BAD_PATH, detail=name)
+            return Dropped(record_id=name, reason=DropReason.BAD_PATH, detail=image, item=item)
         paths.append(path)
-    return paths
+    return _Checked(item, record, paths)
 
 
 def _is_file(path: Path) -> bool:

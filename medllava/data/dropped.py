@@ -42,6 +42,10 @@ class Dropped:
     record_id: str
     reason: DropReason
     detail: str = ""
+    item: int = 0
+    """Its number in its source, from 1; ids repeat in real files and over sources."""
+    source: int = 0
+    """Number of its source in a mixture, from 0."""
 
     def describe(self) -> str:
         """Return one line for a message."""

@@ -34,8 +34,12 @@ class Condition(StrEnum):
     """What the model was shown; `real` is the benchmark, the others are floors beside it."""
 
     REAL = "real"
+    PERMUTED_WITHIN = "permuted_within"
+    """Another test image of the same modality, by a seeded derangement: what is left needs no look
+    at the image beyond telling an X-ray from a slide. Questions whose image has no other of its
+    kind are left out."""
     PERMUTED = "permuted"
-    """Another test image, by a seeded derangement: what is left needs no look at the image."""
+    """Another test image of any kind, by a seeded derangement."""
     BLANK = "blank"
     """A uniform gray image of the same size."""
     TEXT = "text"
@@ -46,7 +50,10 @@ class Condition(StrEnum):
     """The best single answer to all closed questions of one kind; no model is asked."""
 
 
-ASKED_CONDITIONS = frozenset({Condition.REAL, Condition.PERMUTED, Condition.BLANK, Condition.TEXT})
+PERMUTATIONS = (Condition.PERMUTED_WITHIN, Condition.PERMUTED)
+"""Conditions that show another image of the test; the first is the harder floor."""
+
+ASKED_CONDITIONS = frozenset({Condition.REAL, *PERMUTATIONS, Condition.BLANK, Condition.TEXT})
 """Conditions for which the model answers; the others follow from the references."""
 
 
@@ -92,6 +99,8 @@ class EvalConfig:
     dtype: str = "auto"
     gpus: int = 1
     """Processes, one GPU each, that share the images between them."""
+    permutations: int = 1
+    """Orders in which permuted images are shown; their average is the floor."""
     seeds: tuple[int, ...] = (0,)
     """Of sampling and of every random choice; several are averaged."""
     draws: int = 10_000
@@ -103,6 +112,13 @@ class EvalConfig:
     train_image_dir: Path | None = None
     """What the images of `train_data` are relative to; None: as in training."""
     resume: bool = True
+
+    def seeds_of(self, condition: Condition) -> tuple[int, ...]:
+        """Return the seeds under which a condition is asked; each permutation has one."""
+        if condition not in PERMUTATIONS:
+            return self.seeds
+        first = self.seeds[0]
+        return tuple(range(first, first + max(self.permutations, len(self.seeds))))
 
 
 VLLM_ADDRESS = "http://localhost:8000/v1"
@@ -129,6 +145,8 @@ def parse_backend(text: str) -> tuple[Backend, str | None]:
 def parse_conditions(text: str) -> tuple[Condition, ...]:
     """Read the value of `--controls`: names with commas between, `all`, or nothing.
 
+    `permuted` asks for both its forms; the one within kinds is left out where none is known.
+
     Raises:
         DataError: a name is not known.
     """
@@ -139,4 +157,6 @@ def parse_conditions(text: str) -> tuple[Condition, ...]:
     if unknown:
         known = ", ".join(condition for condition in Condition if condition != Condition.REAL)
         raise DataError(f"--controls {unknown[0]!r} is not one of {known}, all.")
+    if Condition.PERMUTED in names:
+        names.append(Condition.PERMUTED_WITHIN)
     return tuple(c for c in Condition if c is Condition.REAL or c.value in names)

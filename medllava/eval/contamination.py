@@ -20,11 +20,11 @@ from medllava.data.benchmarks.task import task_names
 from medllava.data.dropped import Dropped
 from medllava.data.sources import image_root, read_instructions
 from medllava.errors import DataError
-from medllava.eval.score.normalize import words
 from medllava.images.load import load_image
 from medllava.images.twins import MIN_SIDE, Signature, TwinIndex, compute_signature
 from medllava.layout import INSTRUCTIONS_FILE, QUESTIONS_FILE
 from medllava.records import IMAGE_TOKEN, Question
+from medllava.score.normalize import words
 from medllava.store import contained_path, iter_jsonl, sha256_of
 
 NGRAM_WORDS = 8

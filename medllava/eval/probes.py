@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from medllava.errors import DataError
-from medllava.eval.score.closed import NO, YES, answer_word, is_yes_no, reference_choice
-from medllava.eval.score.normalize import words
 from medllava.records import AnswerType, Question
+from medllava.score.closed import NO, YES, answer_word, is_yes_no, reference_choice
+from medllava.score.normalize import words
 
 
 class Probe(StrEnum):

@@ -18,12 +18,12 @@ from medllava.eval.ask.requests import (
 from medllava.eval.config import Condition, EvalConfig, Protocol
 from medllava.eval.contamination import IMAGE_FLAGS, Contamination, Flag, find_contamination
 from medllava.eval.probes import build_probes
-from medllava.eval.report.build import build_scores, score_conditions, score_subsets
+from medllava.eval.report.build import build_scores, score_subsets
 from medllava.eval.report.html import render_report
-from medllava.eval.report.html_sections import format_estimate
+from medllava.eval.report.html_sections import format_estimate, gain_rows
 from medllava.eval.score.llava_med_scores import score_llava_med, train_open_answers
 from medllava.eval.score.probe_scores import score_probes
-from medllava.eval.score.scores import Values
+from medllava.eval.score.scores import Values, score_replies
 from medllava.layout import CONTAMINATION_FILE, EVAL_REPORT_FILE, PAGE_FILE, PREDICTIONS_FILE
 from medllava.progress import Progress, SilentProgress
 from medllava.provenance import code_commit, package_versions
@@ -86,8 +86,7 @@ def evaluate_task(
         answers.runs |= floors_without_model(config, questions)
         found = _look_for_training_data(config, task, questions, progress)
         progress.start("scores")
-        values, _ = score_conditions(questions, {_real(answers): answers.runs[_real(answers)]})
-        real = values[Condition.REAL.value]
+        real = score_replies(questions, answers.real()[0])
         report = replace(
             _build_report(config, task, questions, answers, described),
             published=tuple(published_rows(task.name)),
@@ -98,11 +97,6 @@ def evaluate_task(
             else _contamination_report(config, questions, real, found),
         )
         return _write(config, task, questions, answers, report, real, found)
-
-
-def _real(answers: Answers) -> tuple[str, int]:
-    """Return the run that examples and parts of the report are taken from."""
-    return min(run for run in answers.runs if run[0] == Condition.REAL)
 
 
 def _look_for_training_data(
@@ -159,7 +153,7 @@ def _llava_med_report(
         return None
     return score_llava_med(
         questions,
-        [replies for run, replies in sorted(answers.runs.items()) if run[0] == Condition.REAL],
+        answers.real(),
         candidates=train_open_answers(task, config.task, data=config.data),
         draws=config.draws,
         seed=config.seeds[0],
@@ -171,7 +165,7 @@ def _probe_report(
 ) -> dict[str, Any]:
     return score_probes(
         questions,
-        answers.runs[_real(answers)],
+        answers.real()[0],
         answers.made,
         answers.probes,
         draws=config.draws,
@@ -232,13 +226,12 @@ def _write(
         )
     write_text(
         files["page"],
-        render_report(
-            report, questions, answers.runs[_real(answers)], values, image_dir=task.image_dir
-        ),
+        render_report(report, questions, answers.real()[0], values, image_dir=task.image_dir),
     )
     written = report.to_json()
     write_json(files["report"], written)
-    shown = ("task", "conditions", "visual_gain", "protocol")
+    gains = ("visual_gain", "visual_gain_over", "gain_over_all", "num_permutations")
+    shown = ("task", "conditions", *gains, "protocol")
     if_there = ("llava_med", "probes", "contamination")
     unread = len(found.unread) if found is not None else 0
     return StepSummary(
@@ -284,9 +277,11 @@ def _iter_predictions(
 ) -> Iterator[Prediction]:
     for (condition, seed), replies in answers.runs.items():
         for question, text in zip(questions, replies, strict=True):
+            if text is None:
+                continue
             yield Prediction(id=question.id, condition=condition, seed=seed, text=text)
-    for variant, replies in answers.probes.items():
-        for probed, text in zip(answers.made[variant], replies, strict=True):
+    for variant, altered in answers.probes.items():
+        for probed, text in zip(answers.made[variant], altered, strict=True):
             yield ProbePrediction(
                 id=probed.base.id,
                 condition=variant,
@@ -308,18 +303,25 @@ def default_output_dir(task: str, *, checkpoint: str, predictions: Path | None) 
 def score_lines(summary: StepSummary) -> list[str]:
     """Return the scores as lines for a terminal."""
     asked = [summary.details["task"]["asked"], *summary.details["task"]["notes"]]
-    rows = dict(summary.details["conditions"])
-    if summary.details["visual_gain"]:
-        rows["real minus permuted"] = summary.details["visual_gain"]
+    rows = {name.replace("_", " "): row for name, row in summary.details["conditions"].items()}
+    rows |= gain_rows(summary.details)
     names = [name for name in _PRINTED if name in rows[Condition.REAL.value]]
-    lines = [f"{'':<20}" + "".join(f"{name.replace('_', ' '):>22}" for name in names)]
+    width = max(len(row) for row in rows) + 2
+    lines = [f"{'':<{width}}" + "".join(f"{name.replace('_', ' '):>22}" for name in names)]
     for row, estimates in rows.items():
         cells = "".join(f"{format_estimate(estimates.get(name)):>22}" for name in names)
-        lines.append(f"{row:<20}{cells}")
+        lines.append(f"{row:<{width}}{cells}")
     lines.append(
         "in %, with 95 % intervals over images (shares: Wilson with their design effect; "
         "differences: bootstrap); *: fewer than 20 images"
     )
+    if summary.details["visual_gain"]:
+        counted = summary.details["visual_gain"]["accuracy"]["num_questions"]
+        lines.append(
+            f"real minus permuted: among {summary.details['visual_gain_over']}, "
+            f"{summary.details['num_permutations']} orders; {counted:,} questions, those whose "
+            "image has another to take its place"
+        )
     for kind, estimate in summary.details.get("llava_med", {}).get("paper", {}).items():
         lines.append(f"LLaVA-Med protocol, {kind:<6} {estimate['value']:>22.4f}")
     return [*asked, "", *lines, *contamination_lines(summary)]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from medllava.layout import EXPORT_DIR, PUSH_DIR
+from medllava.privacy.findings import PrivacyMode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +36,8 @@ class PushConfig:
     """Load the staged model in a fresh process and ask it one question before uploading."""
     accepted_risks: tuple[str, ...] = ()
     """Names of license risks that the user takes on."""
+    privacy: PrivacyMode = PrivacyMode.AUTO
+    """What happens where a row of a data set may tell who a patient is."""
     shard_bytes: int = 500_000_000
     """Data sets: image bytes per Parquet file, about."""
 

@@ -21,7 +21,7 @@ from datasets import Features, Image, List, Value
 from medllava.data.sources import image_root, iter_instruction_records
 from medllava.errors import DataError
 from medllava.hub.facts import CAPTIONS
-from medllava.hub.licenses import parse_license
+from medllava.hub.licenses import OWN_DATA, parse_license
 from medllava.hub.privacy import find_secret, hide_paths
 from medllava.layout import ATTRIBUTION_FILE, FIGURES_FILE, INSTRUCTIONS_FILE
 from medllava.progress import Progress
@@ -88,7 +88,7 @@ class DatasetFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Rights:
+class Rights:
     """What a row owes to the figure it shows."""
 
     license: str | None
@@ -106,9 +106,16 @@ def dataset_kind(folder: Path) -> str | None:
 
 
 def stage_figures(
-    folder: Path, staged: Path, *, shard_bytes: int, progress: Progress
+    folder: Path, staged: Path, *, is_private: bool, shard_bytes: int, progress: Progress
 ) -> DatasetFacts:
     """Write the figures of `folder` that may be passed on.
+
+    Args:
+        folder: of fetch-pmc, or of a table that was imported.
+        staged: folder to write into.
+        is_private: the repository is not for everyone, so data of one's own may go there.
+        shard_bytes: of images in one file, about.
+        progress: told of every figure.
 
     Raises:
         DataError: a figure's image is absent, or a row holds a secret; names the figure.
@@ -123,13 +130,8 @@ def stage_figures(
         acknowledgement=_acknowledgement(folder),
     )
     with writer:
-        for record in _iter_figures(folder):
+        for record, rights in iter_figures(folder, facts.left_out, is_private=is_private):
             progress.advance()
-            rights = _rights_of(record)
-            reason = _why_not(rights, is_adapted=False)
-            if reason:
-                facts.left_out[reason] += 1
-                continue
             row = {key: value for key, value in record.to_json().items() if key in _FIGURE_FEATURES}
             row["images"] = _images(folder, record.images, where=record.figure_id)
             writer.write(row, split=record.split.value, owner=record.figure_id, rights=rights)
@@ -138,15 +140,16 @@ def stage_figures(
 
 
 def stage_instructions(
-    folder: Path, staged: Path, *, shard_bytes: int, progress: Progress
+    folder: Path, staged: Path, *, is_private: bool, shard_bytes: int, progress: Progress
 ) -> DatasetFacts:
     """Write the conversations of `folder` whose figures may be passed on.
+
+    Args: as for `stage_figures`.
 
     Raises:
         DataError: an image is absent, or a row holds a secret; names the record.
     """
     images = image_root(folder / INSTRUCTIONS_FILE, None)
-    rights_by_figure = _FigureRights(images)
     facts = DatasetFacts(
         kind=INSTRUCTIONS,
         sources=trace_sources(folder),
@@ -159,13 +162,8 @@ def stage_instructions(
         acknowledgement=_acknowledgement(images),
     )
     with writer:
-        for record in iter_instruction_records(folder):
+        for record, rights in iter_records(folder, facts.left_out, is_private=is_private):
             progress.advance()
-            rights = rights_by_figure.of(record)
-            reason = _why_not(rights, is_adapted=record.stage is not Stage.ALIGN)
-            if reason:
-                facts.left_out[reason] += 1
-                continue
             row = _instruction_row(record, rights)
             row["images"] = _images(images, record.images, where=record.record_id)
             owner = record.figure_id or record.record_id
@@ -174,6 +172,34 @@ def stage_instructions(
             unnamed = CAPTIONS if record.stage is Stage.ALIGN else "unknown"
             facts.teachers[record.teacher or unnamed] += 1
     return facts
+
+
+def iter_figures(
+    folder: Path, left_out: Counter[str], *, is_private: bool
+) -> Iterator[tuple[FigureRecord, Rights]]:
+    """Yield the figures that may be passed on; count the others by reason."""
+    for record in _read_figures(folder):
+        rights = _rights_of(record)
+        reason = _why_not(rights, is_adapted=False, is_private=is_private)
+        if reason:
+            left_out[reason] += 1
+        else:
+            yield record, rights
+
+
+def iter_records(
+    folder: Path, left_out: Counter[str], *, is_private: bool
+) -> Iterator[tuple[InstructionRecord, Rights]]:
+    """Yield the conversations whose figures may be passed on; count the others by reason."""
+    rights_by_figure = _FigureRights(image_root(folder / INSTRUCTIONS_FILE, None))
+    for record in iter_instruction_records(folder):
+        rights = rights_by_figure.of(record)
+        is_adapted = record.stage is not Stage.ALIGN
+        reason = _why_not(rights, is_adapted=is_adapted, is_private=is_private)
+        if reason:
+            left_out[reason] += 1
+        else:
+            yield record, rights
 
 
 class _FigureRights:
@@ -196,13 +222,13 @@ class _FigureRights:
             ids = self._table["figure_id"].to_pylist()
             self._rows = {str(figure_id): i for i, figure_id in enumerate(ids)}
 
-    def of(self, record: InstructionRecord) -> _Rights:
+    def of(self, record: InstructionRecord) -> Rights:
         """Return the rights of the record's figure, or what the record itself says."""
         row = self._rows.get(record.figure_id or "")
         if self._table is None or row is None:
-            return _Rights(license=record.license, license_url=None, citation="")
+            return Rights(license=record.license, license_url=None, citation="")
         values = self._table.slice(row, 1).to_pylist()[0]
-        return _Rights(
+        return Rights(
             license=record.license or values["license"],
             license_url=values["license_url"],
             citation=values["citation"] or "",
@@ -230,7 +256,7 @@ class _Writer:
         self._attribution.write(acknowledgement)
         self._credited: set[str] = set()
 
-    def write(self, row: Mapping[str, Any], *, split: str, owner: str, rights: _Rights) -> None:
+    def write(self, row: Mapping[str, Any], *, split: str, owner: str, rights: Rights) -> None:
         """Add one row and, once, the line that credits its figure."""
         secret = find_secret(json.dumps({k: v for k, v in row.items() if k != "images"}))
         if secret:
@@ -283,7 +309,7 @@ def _escape(text: str) -> str:
     return re.sub(r"([\\`*_\[\]<>#|])", r"\\\1", text)
 
 
-def _iter_figures(folder: Path) -> Iterator[FigureRecord]:
+def _read_figures(folder: Path) -> Iterator[FigureRecord]:
     path = folder / FIGURES_FILE
     try:
         file = pq.ParquetFile(path)
@@ -294,8 +320,8 @@ def _iter_figures(folder: Path) -> Iterator[FigureRecord]:
             yield FigureRecord.from_json(values, where=f"{path}, {values.get('figure_id')}")
 
 
-def _rights_of(record: FigureRecord) -> _Rights:
-    return _Rights(
+def _rights_of(record: FigureRecord) -> Rights:
+    return Rights(
         license=record.license,
         license_url=record.license_url,
         citation=record.citation,
@@ -304,7 +330,7 @@ def _rights_of(record: FigureRecord) -> _Rights:
     )
 
 
-def _why_not(rights: _Rights, *, is_adapted: bool) -> str | None:
+def _why_not(rights: Rights, *, is_adapted: bool, is_private: bool) -> str | None:
     """Return why a row may not be passed on, or None.
 
     A conversation about a figure adapts it; a figure or a figure with its own caption does not.
@@ -316,12 +342,14 @@ def _why_not(rights: _Rights, *, is_adapted: bool) -> str | None:
         return "the figure has rights of its own"
     if not terms.is_known:
         return "license unknown"
+    if terms is OWN_DATA and is_private:
+        return None
     if not terms.may_redistribute or (is_adapted and not terms.may_derive):
         return f"license {terms.name} forbids it"
     return None
 
 
-def _instruction_row(record: InstructionRecord, rights: _Rights) -> dict[str, Any]:
+def _instruction_row(record: InstructionRecord, rights: Rights) -> dict[str, Any]:
     return {
         "record_id": record.record_id,
         "messages": [{"role": turn.role, "content": turn.content} for turn in record.turns],

@@ -8,6 +8,8 @@ not know is reported under its own words and ranks as unknown.
 import re
 from dataclasses import dataclass
 
+from medllava.records import is_own
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
@@ -119,8 +121,6 @@ _EXACT: dict[str, Terms] = {
     ),
     "all-rights-reserved": _RESERVED,
     "no-cc-code": _RESERVED,
-    "own": OWN_DATA,
-    "own-data": OWN_DATA,
     "unknown": UNKNOWN,
     "none": UNKNOWN,
     "null": UNKNOWN,
@@ -173,6 +173,8 @@ def parse_license(text: str | None) -> Terms:
         kind, version = address.groups()
         return _PUBLIC if kind == "zero" else parse_license(f"cc-{kind}-{version}")
     key = re.sub(r"[\s_/]+", "-", text.lower()).removesuffix("-license").removesuffix("-licence")
+    if is_own(text):
+        return OWN_DATA
     if key in _EXACT:
         return _EXACT[key]
     match = _CREATIVE_COMMONS.fullmatch(key)

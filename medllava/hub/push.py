@@ -25,6 +25,7 @@ from medllava.hub.dataset_card import render_dataset_card
 from medllava.hub.export.formats import parse_formats
 from medllava.hub.export.results import Export, parity_lines
 from medllava.hub.facts import load_facts
+from medllava.hub.gate import pass_gate
 from medllava.hub.license_report import (
     OWN_DATA_RISK,
     LicenseReport,
@@ -32,6 +33,7 @@ from medllava.hub.license_report import (
     dataset_license_report,
     model_license_report,
 )
+from medllava.hub.licenses import OWN_DATA
 from medllava.hub.staging import stage_folder, stage_model, staging_folder
 from medllava.hub.upload import Target, check_access, check_target, upload_folder
 from medllava.layout import CARD_FILE, EXPORT_DIR, MODEL_CONFIG_FILE
@@ -50,6 +52,8 @@ class Prepared:
     open_risks: tuple[Risk, ...]
     counts: dict[str, int | float]
     details: dict[str, Any]
+    has_own_data: bool
+    """Of one's own in rows or weights: nothing goes to a repository that everyone sees."""
 
 
 def push(
@@ -111,7 +115,7 @@ def push(
             f"licenses forbid publishing {config.folder}: {reasons}. Replace that part, or take "
             f"the risk on by name: {_overrides(prepared.open_risks)}."
         )
-    outcome = _upload(config, prepared.repo_type, progress)
+    outcome = _upload(config, prepared, progress)
     return StepSummary(
         step="push",
         counts={**prepared.counts, **outcome.pop("counts")},
@@ -216,14 +220,23 @@ def _prepare_model(config: PushConfig, formats: Sequence[str], progress: Progres
         open_risks=open_risks,
         counts=_counts(config.staging_dir),
         details=details,
+        has_own_data=any(risk.name == OWN_DATA_RISK for risk in licenses.risks)
+        and OWN_DATA_RISK not in config.accepted_risks,
     )
 
 
 def _prepare_dataset(config: PushConfig, progress: Progress) -> Prepared:
     stage = stage_figures if dataset_kind(config.folder) == FIGURES else stage_instructions
+    pass_gate(config, progress=progress)
     with staging_folder(config.staging_dir) as staged:
         progress.start("write the folder")
-        facts = stage(config.folder, staged, shard_bytes=config.shard_bytes, progress=progress)
+        facts = stage(
+            config.folder,
+            staged,
+            is_private=config.private,
+            shard_bytes=config.shard_bytes,
+            progress=progress,
+        )
         if not facts.splits:
             reasons = ", ".join(f"{count:,} {why}" for why, count in facts.left_out.items())
             raise DataError(
@@ -242,6 +255,7 @@ def _prepare_dataset(config: PushConfig, progress: Progress) -> Prepared:
         open_risks=open_risks,
         counts={"rows": rows, "left_out": left_out, **_counts(config.staging_dir)},
         details={"splits": dict(facts.splits), "left_out_by_reason": dict(facts.left_out)},
+        has_own_data=OWN_DATA.name in facts.licenses,
     )
 
 
@@ -261,19 +275,21 @@ def _counts(folder: Path) -> dict[str, int | float]:
     return {"files": len(files), "bytes": sum(path.stat().st_size for path in files)}
 
 
-def _target(config: PushConfig, repo_type: str) -> Target:
+def _target(config: PushConfig, repo_type: str, *, has_own_data: bool = False) -> Target:
     return Target(
         repo_id=config.repo_id,
         repo_type=repo_type,
         private=config.private,
+        must_be_private=has_own_data,
         gated=config.gated,
         revision=config.revision,
         create_pr=config.create_pr,
     )
 
 
-def _upload(config: PushConfig, repo_type: str, progress: Progress) -> dict[str, Any]:
-    done = upload_folder(config.staging_dir, _target(config, repo_type), progress)
+def _upload(config: PushConfig, prepared: Prepared, progress: Progress) -> dict[str, Any]:
+    target = _target(config, prepared.repo_type, has_own_data=prepared.has_own_data)
+    done = upload_folder(config.staging_dir, target, progress)
     if not done.is_changed:
         progress.note("The hub already holds exactly this; nothing was sent.")
     return {

@@ -34,7 +34,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented,
     validate_repo_id,
 )
 
-from medllava.errors import RemoteError, SetupError
+from medllava.errors import DataError, RemoteError, SetupError
 from medllava.progress import Progress
 from medllava.store import sha256_of
 
@@ -71,6 +71,8 @@ class Target:
     repo_type: str
     """`model` or `dataset`."""
     private: bool
+    must_be_private: bool = False
+    """What is sent is of one's own: a repository that everyone sees is refused."""
     gated: Literal["auto", "manual"] | None = None
     """Readers must ask first: the hub lets them in at once, or the owner does."""
     revision: str | None
@@ -148,6 +150,7 @@ def upload_folder(folder: Path, target: Target, progress: Progress) -> Upload:
 
     Raises:
         SetupError: there is no token, or the hub's offline mode is on.
+        DataError: it is data of one's own, and everyone sees the repository.
         RemoteError: the hub refused or failed after retries; says what to do next.
     """
     disable_progress_bars()
@@ -157,6 +160,8 @@ def upload_folder(folder: Path, target: Target, progress: Progress) -> Upload:
             target.repo_id, repo_type=target.repo_type, private=target.private, exist_ok=True
         )
         repo_id = url.repo_id
+        if target.must_be_private:
+            _check_private(api, repo_id, target)
         if target.gated:
             api.update_repo_settings(repo_id, gated=target.gated, repo_type=target.repo_type)
         if target.revision:
@@ -198,6 +203,15 @@ def upload_folder(folder: Path, target: Target, progress: Progress) -> Upload:
         is_changed=True,
         num_sent=len(changed),
     )
+
+
+def _check_private(api: HfApi, repo_id: str, target: Target) -> None:
+    """See who reads a repository; one that was there before keeps the visibility it had."""
+    if api.repo_info(repo_id, repo_type=target.repo_type).private is not True:
+        raise DataError(
+            f"everyone sees the repository {repo_id}, and what would be sent is of your own data. "
+            f"Make it private at {constants.ENDPOINT}, or push to another name."
+        )
 
 
 def _send(

@@ -20,6 +20,7 @@ from medllava.images.dicom import is_dicom, read_dicom
 from medllava.images.limits import MAX_BYTES, ImageError
 from medllava.images.nifti import is_nifti, read_nifti
 from medllava.images.raster import is_raster, read_raster
+from medllava.images.series import Series, find_dicom, find_series
 from medllava.images.windowing import Window
 
 _MAX_DOWNLOAD_BYTES = MAX_BYTES // 4
@@ -50,9 +51,10 @@ def load_image(
 
     Args:
         source: a path, the bytes of a file, or an http(s) address. Only a `str` can be an
-            address, so a path that came out of a data file is never fetched.
-        frame: page of a TIFF or GIF, frame of a DICOM or time point of a 4-D NIfTI, from 0.
-            Unset: the first, and of a multi-frame DICOM the middle one.
+            address, so a path that came out of a data file is never fetched. A folder is a DICOM
+            series.
+        frame: page of a TIFF or GIF, frame of a DICOM, slice of a series or time point of a 4-D
+            NIfTI, from 0. Unset: the first, and of a DICOM or a series the middle one.
         plane: `axial`, `coronal` or `sagittal`; NIfTI only.
         slice_index: slice along the plane's normal, from 0 at the foot, back or right;
             NIfTI only. Unset: the middle one.
@@ -67,6 +69,9 @@ def load_image(
         SetupError: the file is DICOM or NIfTI and the extra that reads it is not installed.
     """
     name = _describe(source)
+    if not isinstance(source, bytes) and Path(source).is_dir():
+        series = _series_of(Path(source))
+        return _read_slice(series, _middle(series, frame, name), window)
     with _open_source(source, name) as handle:
         head = handle.read(_HEAD_BYTES)
         handle.seek(0)
@@ -84,6 +89,73 @@ def load_image(
             _check_raster(head, name)
             image = read_raster(handle, name, frame=frame, window=window, min_side=min_side)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def load_series(folder: Path, *, window: Window | None = None) -> list[tuple[int, Image.Image]]:
+    """Read the pictures that stand for a folder's DICOM series.
+
+    Args:
+        folder: with the files of one series, in it or below.
+        window: center and width; unset shows CT through three windows, one a channel.
+
+    Returns:
+        Up to `SLICES` evenly spaced slices in order, each with its number from 0: the `frame` for
+        which `load_image` gives the same picture.
+
+    Raises:
+        ImageError: no series is there, there are several, or a slice cannot be read.
+        SetupError: the extra that reads DICOM is not installed.
+    """
+    series = _series_of(folder)
+    return [(number, _read_slice(series, number, window)) for number in series.chosen()]
+
+
+def read_series(series: Series) -> list[Image.Image]:
+    """Read the pictures that stand for a series, as `load_series` does.
+
+    Raises:
+        ImageError: a slice cannot be read.
+    """
+    return [_read_slice(series, number, None) for number in series.chosen()]
+
+
+def _series_of(folder: Path) -> Series:
+    found = list(find_series(find_dicom(folder)))
+    damaged = [file for file in found if isinstance(file, Path)]
+    series = [one for one in found if isinstance(one, Series)]
+    if damaged:
+        raise ImageError(f"no DICOM header: {damaged[0]}.", reason="image-damaged")
+    if not series:
+        raise ImageError(
+            f"this is a folder, not an image: {folder}. Name one file in it.", reason="not-an-image"
+        )
+    if len(series) > 1:
+        first, second = (one.slices[0].file for one in series[:2])
+        raise ImageError(
+            f"{len(series)} DICOM series are in this folder, such as those of {first} and "
+            f"{second}: name a folder with one of them, or one file.",
+            reason="not-an-image",
+        )
+    return series[0]
+
+
+def _middle(series: Series, number: int | None, name: str) -> int:
+    """Return the slice that is asked for, the middle one where none is."""
+    count = len(series.slices)
+    if number is not None and not 0 <= number < count:
+        raise ImageError(f"no slice {number} of {count}: {name}.", reason="no-such-frame")
+    return count // 2 if number is None else number
+
+
+def _read_slice(series: Series, number: int, window: Window | None) -> Image.Image:
+    one = series.slices[number]
+    if window is not None or series.windows is None:
+        return load_image(one.file, frame=one.frame, window=window)
+    channels = [
+        load_image(one.file, frame=one.frame, window=window).convert("L")
+        for window in series.windows
+    ]
+    return Image.merge("RGB", channels)
 
 
 def _describe(source: str | Path | bytes) -> str:
@@ -110,10 +182,6 @@ def _open_source(source: str | Path | bytes, name: str) -> Iterator[BinaryIO]:
     except FileNotFoundError:
         raise ImageError(
             f"no such image: {name}. Check the path.", reason="image-missing"
-        ) from None
-    except IsADirectoryError:
-        raise ImageError(
-            f"this is a folder, not an image: {name}. Name one file in it.", reason="not-an-image"
         ) from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise ImageError(

@@ -13,6 +13,10 @@ TEMPLATE_TEACHER = "template"
 ImagePosition = StrEnum("ImagePosition", ["BEFORE", "AFTER", "RANDOM"])
 """Place of the image token: before or after the first instruction, or drawn for each record."""
 
+ClosedReplies = StrEnum("ClosedReplies", ["WORD", "NAMED", "REASONED"])
+"""How the template teacher replies to a yes/no question: "no"; "No, it is an X-ray."; "It is an
+X-ray, so no."."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateConfig:
@@ -36,6 +40,8 @@ class GenerateConfig:
     """Of the template teacher: most questions about one figure."""
     closed_share: float = 0.5
     """Of the template teacher: share of yes/no questions."""
+    closed_replies: ClosedReplies = ClosedReplies.WORD
+    """Of the template teacher: how a yes/no question is replied to."""
     multi_turn: bool = False
     """Of the template teacher: all questions about a figure in one conversation."""
     columns: tuple[tuple[str, str], ...] = ()

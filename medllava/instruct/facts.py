@@ -60,6 +60,17 @@ class Fact:
         """The number, in the topics that count."""
         return int(self.answer) if self.answer.isdigit() else None
 
+    @property
+    def value(self) -> Value:
+        """The value of the topic, in those that do not count."""
+        return next(value for value in self.topic.values if value.answer == self.answer)
+
+    @property
+    def statement(self) -> str:
+        """What the picture shows, such as "it is an X-ray"."""
+        phrase = "" if self.count is not None else self.value.phrase.format(noun=self.noun)
+        return self.topic.statement.format(answer=self.answer, noun=self.noun, phrase=phrase)
+
 
 def read_facts(figure: FigureRecord) -> tuple[Fact, ...]:
     """Return the facts of a figure, one per topic at most, in the order of the topics.

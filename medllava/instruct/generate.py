@@ -41,7 +41,6 @@ from medllava.instruct.output import (
 from medllava.instruct.phrases import ENGLISH, check_language
 from medllava.instruct.privacy import check_privacy, pass_gate
 from medllava.instruct.report import write_report
-from medllava.instruct.tables.columns import OWN
 from medllava.instruct.tables.rows import is_table
 from medllava.instruct.tables.to_figures import REJECTED_ROWS, TABLE_FOLDER, import_table
 from medllava.instruct.template import (
@@ -57,8 +56,10 @@ from medllava.layout import (
     REJECTED_FILE,
     SUMMARY_FILE,
 )
+from medllava.privacy.own import Choice
 from medllava.progress import Progress, SilentProgress
 from medllava.records import (
+    OWN,
     FigureRecord,
     InstructionRecord,
     Question,
@@ -110,7 +111,7 @@ def _generate_any(config: GenerateConfig, progress: Progress) -> StepSummary:
         config = _imported(config, config.output_dir / TABLE_FOLDER, progress)
     if config.check_privacy:
         return check_privacy(config, progress=progress)
-    return _generate(pass_gate(config, progress=progress), progress)
+    return _generate(*pass_gate(config, progress=progress), progress)
 
 
 def _imported(config: GenerateConfig, folder: Path, progress: Progress) -> GenerateConfig:
@@ -133,7 +134,7 @@ def _estimate(config: GenerateConfig, progress: Progress) -> StepSummary:
     return estimate_run(config, progress, reject_reason=reject_reason)
 
 
-def _generate(config: GenerateConfig, progress: Progress) -> StepSummary:
+def _generate(config: GenerateConfig, choice: Choice, progress: Progress) -> StepSummary:
     usage: dict[str, Any] = {}
     is_template = config.stage is Stage.INSTRUCT and not _asks_model(config)
     with InstructionsWriter(
@@ -147,7 +148,7 @@ def _generate(config: GenerateConfig, progress: Progress) -> StepSummary:
             usage = write_conversations(config, writer, progress, reject_reason=reject_reason)
         else:
             _write_aligned(config, writer, progress)
-    return _finish(config, writer, usage)
+    return _finish(config, choice, writer, usage)
 
 
 def _rejected_rows(figures: Path) -> Iterator[dict[str, Any]]:
@@ -183,7 +184,12 @@ def _write_template(config: GenerateConfig, writer: InstructionsWriter, progress
 
     progress.start("reading facts")
     frequencies = count_answers(f for f in figures() if reject_reason(f) is None)
-    teacher = TemplateTeacher(frequencies, closed_share=config.closed_share, seed=config.seed)
+    teacher = TemplateTeacher(
+        frequencies,
+        closed_share=config.closed_share,
+        seed=config.seed,
+        closed_replies=config.closed_replies,
+    )
     progress.start("asking")
     for figure in figures():
         progress.advance()
@@ -221,7 +227,7 @@ def _write_exchanges(
             )
         turns.append(Turn(role="user", content=text))
         turns.append(
-            Turn(role="assistant", content=exchange.answer, answer_type=exchange.answer_type)
+            Turn(role="assistant", content=exchange.reply, answer_type=exchange.answer_type)
         )
         writer.write_question(
             Question(
@@ -231,6 +237,7 @@ def _write_exchanges(
                 answer=exchange.answer,
                 answer_type=exchange.answer_type,
                 category=exchange.category,
+                modality=figure.modality.value,
             )
         )
         writer.counts[f"{exchange.answer_type.value}_questions"] += 1
@@ -273,7 +280,7 @@ def _limited(figures: Iterator[FigureRecord], limit: int | None) -> Iterator[Fig
 
 
 def _finish(
-    config: GenerateConfig, writer: InstructionsWriter, usage: dict[str, Any]
+    config: GenerateConfig, choice: Choice, writer: InstructionsWriter, usage: dict[str, Any]
 ) -> StepSummary:
     folder = config.output_dir
     image_dir = figures_image_dir(config.figures)
@@ -283,6 +290,7 @@ def _finish(
         "counts": dict(writer.counts),
         "settings": settings,
         "rejected_by_reason": dict(writer.reasons.most_common()),
+        **choice.to_json(),
     }
     if usage:
         facts |= {

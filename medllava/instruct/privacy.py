@@ -16,16 +16,21 @@ import pyarrow.parquet as pq
 from medllava.errors import DataError
 from medllava.instruct.config import GenerateConfig
 from medllava.instruct.figures import count_figures, figures_image_dir, iter_figures, manifest_path
-from medllava.instruct.tables.columns import OWN
 from medllava.layout import FIGURES_FILE, PRIVACY_DIR, PRIVACY_FILE, PRIVACY_PAGE_FILE
 from medllava.privacy.captions import find_in_text, mask_text
 from medllava.privacy.findings import Finding, PrivacyMode
-from medllava.privacy.gate import GateItem, GateReport, enforce, look_through, write_masked
+from medllava.privacy.gate import GateReport, enforce, look_through, write_masked
+from medllava.privacy.own import (
+    DICOM_SUFFIXES,
+    PUBLISHED,
+    Choice,
+    figure_item,
+    is_own_figure,
+)
 from medllava.progress import Progress
-from medllava.records import FigureRecord, StepSummary
+from medllava.records import StepSummary
 from medllava.store import atomic_path, contained_path, sha256_of
 
-_DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
 _BATCH_ROWS = 256
 
 
@@ -54,24 +59,27 @@ def check_privacy(config: GenerateConfig, *, progress: Progress) -> StepSummary:
     )
 
 
-def pass_gate(config: GenerateConfig, *, progress: Progress) -> GenerateConfig:
-    """Return the config to go on with: the same, or one whose figures are painted over.
+def pass_gate(config: GenerateConfig, *, progress: Progress) -> tuple[GenerateConfig, Choice]:
+    """Return the config to go on with (the same, or one whose figures are painted over), and why.
 
     Raises:
         DataError: something was found, and the mode is `stop`.
         SetupError: pixels could not be looked at, and the mode is not `report`.
     """
+    is_own = any(
+        map(is_own_figure, iter_figures(manifest_path(config.figures), split=config.split))
+    )
     mode = config.privacy
     if mode is PrivacyMode.AUTO:
-        mode = PrivacyMode.STOP if _is_own(config) else PrivacyMode.OFF
+        mode = PrivacyMode.STOP if is_own else PrivacyMode.OFF
         if mode is PrivacyMode.OFF:
-            progress.note(
-                "privacy gate off: figures of a published archive (--privacy stop looks at them)"
-            )
+            progress.note(PUBLISHED)
+    choice = Choice(mode=mode, is_own=is_own)
     if mode is PrivacyMode.OFF:
-        return config
+        return config, choice
     report = _look(config, progress)
-    return dataclasses.replace(config, figures=_enforce(config, report, mode, progress))
+    figures = _enforce(config, report, mode, progress)
+    return dataclasses.replace(config, figures=figures), choice
 
 
 def _enforce(
@@ -84,30 +92,13 @@ def _enforce(
     return _mask(config, report) if mode is PrivacyMode.MASK else config.figures
 
 
-def _is_own(config: GenerateConfig) -> bool:
-    return any(
-        figure.context == OWN
-        or (figure.license or "").lower().startswith(OWN)
-        or any(Path(name).suffix.lower() in _DICOM_SUFFIXES for name in figure.images)
-        for figure in iter_figures(manifest_path(config.figures), split=config.split)
-    )
-
-
 def _look(config: GenerateConfig, progress: Progress) -> GateReport:
     manifest, root = manifest_path(config.figures), figures_image_dir(config.figures)
     return look_through(
-        (_item(figure, root) for figure in iter_figures(manifest, split=config.split)),
+        (figure_item(figure, root) for figure in iter_figures(manifest, split=config.split)),
         config.output_dir,
         progress=progress,
         total=count_figures(manifest, split=config.split).total(),
-    )
-
-
-def _item(figure: FigureRecord, root: Path) -> GateItem:
-    return GateItem(
-        item_id=figure.figure_id,
-        images=tuple(contained_path(root, name) for name in figure.images),
-        texts=(figure.caption, *figure.in_text_mentions),
     )
 
 
@@ -154,7 +145,7 @@ def _masked_words(words: str | list[str]) -> str | list[str]:
 def _copy(name: str, root: Path, folder: Path, found: dict[Path, tuple[Finding, ...]]) -> str:
     """Copy a picture, painted over where something was found; return its name in `folder`."""
     source = contained_path(root, name)
-    if source in found or source.suffix.lower() in _DICOM_SUFFIXES:
+    if source in found or source.suffix.lower() in DICOM_SUFFIXES:
         name = str(Path(name).with_suffix(".png"))
         target = contained_path(folder, name)
         if not target.exists():

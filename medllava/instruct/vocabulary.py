@@ -33,6 +33,9 @@ class Topic:
     open_wordings: tuple[str, ...]
     closed_wordings: tuple[str, ...]
     """With `{phrase}`; number topics use `{count}`. All may use `{noun}`."""
+    statement: str
+    """What the picture shows, as a reply to a yes/no question goes on; `{phrase}` of the true
+    value, or `{answer}` of number topics."""
 
 
 def _value(answer: str, phrase: str, words: str, *, exact: str = "", within: str = "") -> Value:
@@ -104,6 +107,7 @@ MODALITY = Topic(
         "Is the image {phrase}?",
         "Does the picture show {phrase}?",
     ),
+    statement="it is {phrase}",
 )
 
 BODY_PART = Topic(
@@ -162,6 +166,7 @@ BODY_PART = Topic(
         "Is {phrase} shown in this image?",
         "Is this an image of {phrase}?",
     ),
+    statement="it shows {phrase}",
 )
 
 PLANE = Topic(
@@ -182,6 +187,7 @@ PLANE = Topic(
         "Does the image show {phrase}?",
         "Is the image {phrase}?",
     ),
+    statement="it is {phrase}",
 )
 
 VIEW = Topic(
@@ -207,6 +213,7 @@ VIEW = Topic(
         "What is the projection of this image?",
     ),
     closed_wordings=("Is this {phrase}?", "Does the image show {phrase}?"),
+    statement="it is {phrase}",
 )
 
 STAIN = Topic(
@@ -241,6 +248,7 @@ STAIN = Topic(
         "Was the section stained by {phrase}?",
         "Does the image show staining by {phrase}?",
     ),
+    statement="the stain is {phrase}",
 )
 
 SEQUENCE = Topic(
@@ -260,6 +268,7 @@ SEQUENCE = Topic(
         "What weighting does the MRI have?",
     ),
     closed_wordings=("Is this MRI {phrase}?", "Is the MRI sequence {phrase}?"),
+    statement="it is {phrase}",
 )
 
 LATERALITY = Topic(
@@ -270,6 +279,7 @@ LATERALITY = Topic(
     ),
     open_wordings=("Which side is affected or shown?", "Left or right: which side is it?"),
     closed_wordings=("Is it {phrase}?", "Does the image show {phrase}?"),
+    statement="it is {phrase}",
 )
 
 AMOUNT = Topic(
@@ -280,6 +290,7 @@ AMOUNT = Topic(
     ),
     open_wordings=("Are there many or few {noun}?", "How dense are the {noun}: many or few?"),
     closed_wordings=("Are there {phrase}?", "Does the image show {phrase}?"),
+    statement="there are {phrase}",
 )
 
 COUNT = Topic(
@@ -294,6 +305,7 @@ COUNT = Topic(
         "Are there more than {count} {noun}?",
         "Does the image show more than {count} {noun}?",
     ),
+    statement="there are {answer} {noun}",
 )
 
 PANELS = Topic(
@@ -306,6 +318,7 @@ PANELS = Topic(
         "Does the figure have more than {count} panels?",
         "Are there more than {count} panels?",
     ),
+    statement="there are {answer} panels",
 )
 
 TOPICS = (

@@ -6,8 +6,10 @@ Items enter, each with its pictures and texts; a report leaves, written as
       privacy.jsonl   one line an item: what was found where, never the words
       privacy.html    thumbnails of what was found; it shows what is private and is not to be shared
 
-What could not be looked at is never counted as clean: a picture that does not open, or pixels
-without the extra `ocr`, are named and leave the report incomplete.
+A picture is known by its content: one that several items show, or that an earlier run saw, here or
+in the folder the data came from, is not read again. What could not be looked at is never counted as
+clean: a picture that does not open, or pixels without the extra `ocr`, are named and leave the
+report incomplete.
 """
 
 import hashlib
@@ -18,7 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medllava.errors import DataError, SetupError
+from PIL import Image
+
+from medllava.errors import DataError, MedllavaError, SetupError
 from medllava.images.encode import image_address, shrink
 from medllava.images.load import load_image
 from medllava.layout import PRIVACY_FILE, PRIVACY_PAGE_FILE
@@ -94,33 +98,78 @@ class GateReport:
         return counts
 
 
+class _Pictures:
+    """What is known of pictures, by their content."""
+
+    def __init__(self) -> None:
+        self.has_reader = has_reader()
+        self.stamp = f"{GATE_VERSION}{'+pixels' if self.has_reader else ''}"
+        """Tells what was looked for; what was looked at otherwise is looked at again."""
+        self._found: dict[str, tuple[Finding, ...]] = {}
+        self._digests: dict[Path, str] = {}
+        self._finder: TextFinder | None = None
+
+    def digest(self, path: Path) -> str:
+        """Return the SHA-256 of a file's content, `absent` without a file."""
+        if path not in self._digests:
+            self._digests[path] = sha256_of(path) if path.is_file() else "absent"
+        return self._digests[path]
+
+    def remember(self, digest: str, findings: tuple[Finding, ...]) -> None:
+        """Take over what an earlier run found."""
+        self._found[digest] = findings
+
+    def find(self, path: Path) -> tuple[Finding, ...]:
+        """Return what is in a picture's tags and pixels.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        digest = self.digest(path)
+        if digest not in self._found:
+            found, image = _open(path)
+            if self.has_reader:
+                self._finder = self._finder or TextFinder()  # a second that cached runs do not pay
+                found += self._finder.find(image)
+            self._found[digest] = tuple(found)
+        return self._found[digest]
+
+
 def look_through(
-    items: Iterable[GateItem], output_dir: Path, *, progress: Progress, total: int | None = None
+    items: Iterable[GateItem],
+    output_dir: Path,
+    *,
+    earlier: Iterable[Path] = (),
+    progress: Progress,
+    total: int | None = None,
 ) -> GateReport:
     """Look at every item and write `privacy.jsonl` and `privacy.html`.
 
-    A run that was killed goes on where it ended; items whose files and words are the same are not
-    looked at again.
+    A run that was killed goes on where it ended.
 
     Args:
-        items: with distinct ids.
+        items: ids may repeat.
         output_dir: made if absent.
+        earlier: folders in which a gate may have run; pictures it saw there are not read again.
         progress: told of every item.
         total: number of items, where it is known.
 
     Raises:
         SetupError: a file is DICOM, and pydicom is not installed.
     """
-    finder = TextFinder() if has_reader() else None
-    report = GateReport(pixels_seen=finder is not None)
-    known = _known(output_dir / PRIVACY_FILE)
+    pictures = _Pictures()
+    report = GateReport(pixels_seen=pictures.has_reader)
+    for folder in earlier:
+        _recall(folder / PRIVACY_FILE, pictures)
+    known = _recall(output_dir / PRIVACY_FILE, pictures)
     progress.start("looking for names", total=total)
     with JsonlWriter(output_dir / PRIVACY_FILE) as writer:
         for item in items:
-            key = _key(item, has_pixels=finder is not None)
-            found = known.get(key) or _look(item, finder)
+            key = _key(item, pictures)
+            found = known.get(key) or _look(item, pictures)
             if key not in known:
-                writer.write(_to_json(found, key))
+                writer.write(_to_json(found, key, pictures))
+                known[key] = found
             _count(report, item, found)
             progress.advance()
     write_text(output_dir / PRIVACY_PAGE_FILE, _render(report))
@@ -157,8 +206,8 @@ def enforce(report: GateReport, mode: PrivacyMode, output_dir: Path, *, progress
     if report.flagged and mode is PrivacyMode.STOP:
         raise DataError(
             f"{len(report.flagged):,} of {report.looked_at:,} items may tell who a patient is "
-            f"({kinds}): {page}. Look at them, then take --privacy mask to paint over what was "
-            "found, or --privacy report to go on as they are."
+            f"({kinds}): {page}. Look at them, then paint over what was found with "
+            "generate-instructions --privacy mask, or go on as they are with --privacy report."
         )
     if not report.pixels_seen and report.num_images:
         progress.note(
@@ -186,23 +235,29 @@ def write_masked(image: Path, findings: Sequence[Finding], target: Path) -> None
     temporary.replace(target)
 
 
-def _look(item: GateItem, finder: TextFinder | None) -> ItemFindings:
+def _open(path: Path) -> tuple[list[Finding], Image.Image]:
+    """Return what is in a file's tags, and its picture.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        return find_in_tags(path), load_image(path)
+    except MedllavaError:
+        raise
+    except OSError as error:
+        raise DataError(f"cannot read ({error}): {path}.") from None
+    except Exception as error:  # noqa: BLE001 - pydicom raises anything on damaged files
+        raise DataError(f"damaged ({type(error).__name__}): {path}.") from None
+
+
+def _look(item: GateItem, pictures: _Pictures) -> ItemFindings:
     images, unread = [], []
     for path in item.images:
         try:
-            found = find_in_tags(path)
-            image = load_image(path)
-        except (DataError, OSError) as error:
+            images.append((path, pictures.find(path)))
+        except DataError as error:
             unread.append(str(error))
-            continue
-        except SetupError:
-            raise
-        except Exception as error:  # noqa: BLE001 - pydicom raises anything on damaged files
-            unread.append(f"damaged ({type(error).__name__}): {path}.")
-            continue
-        if finder is not None:
-            found += finder.find(image)
-        images.append((path, tuple(found)))
     texts = tuple(
         finding
         for number, text in enumerate(item.texts)
@@ -213,12 +268,11 @@ def _look(item: GateItem, finder: TextFinder | None) -> ItemFindings:
     )
 
 
-def _key(item: GateItem, *, has_pixels: bool) -> str:
+def _key(item: GateItem, pictures: _Pictures) -> str:
     """Return a digest of everything that decides what is found."""
-    digest = hashlib.sha256(f"{GATE_VERSION} {has_pixels} {item.item_id}".encode())
+    digest = hashlib.sha256(f"{pictures.stamp} {item.item_id}".encode())
     for path in item.images:
-        digest.update(f"\n{path} ".encode())
-        digest.update((sha256_of(path) if path.is_file() else "absent").encode())
+        digest.update(f"\n{path} {pictures.digest(path)}".encode())
     digest.update(json.dumps(item.texts).encode())
     return digest.hexdigest()
 
@@ -232,12 +286,17 @@ def _count(report: GateReport, item: GateItem, found: ItemFindings) -> None:
         report.kinds.update({finding.kind.value for finding in found.all})
 
 
-def _to_json(found: ItemFindings, key: str) -> dict[str, Any]:
+def _to_json(found: ItemFindings, key: str, pictures: _Pictures) -> dict[str, Any]:
     return {
         "key": key,
+        "gate": pictures.stamp,
         "id": found.item_id,
         "images": [
-            {"path": str(path), "findings": [_finding_json(f) for f in findings]}
+            {
+                "path": str(path),
+                "sha256": pictures.digest(path),
+                "findings": [_finding_json(f) for f in findings],
+            }
             for path, findings in found.images
         ],
         "texts": [_finding_json(finding) for finding in found.texts],
@@ -254,21 +313,26 @@ def _finding_json(finding: Finding) -> dict[str, Any]:
     }
 
 
-def _known(path: Path) -> dict[str, ItemFindings]:
+def _recall(path: Path, pictures: _Pictures) -> dict[str, ItemFindings]:
     """Return what an earlier run saw, by key; what it could not open is tried again."""
+    known: dict[str, ItemFindings] = {}
     if not path.is_file():
-        return {}
-    known = {}
+        return known
     for _, line in iter_jsonl(path, allow_torn_tail=True):
+        if line.get("gate") != pictures.stamp:
+            continue
+        found = ItemFindings(
+            item_id=line["id"],
+            images=tuple(
+                (Path(image["path"]), tuple(map(_finding, image["findings"])))
+                for image in line["images"]
+            ),
+            texts=tuple(map(_finding, line["texts"])),
+        )
+        for image, (_, findings) in zip(line["images"], found.images, strict=True):
+            pictures.remember(image["sha256"], findings)
         if not line["unread"]:
-            known[line["key"]] = ItemFindings(
-                item_id=line["id"],
-                images=tuple(
-                    (Path(image["path"]), tuple(map(_finding, image["findings"])))
-                    for image in line["images"]
-                ),
-                texts=tuple(map(_finding, line["texts"])),
-            )
+            known[line["key"]] = found
     return known
 
 

@@ -8,17 +8,20 @@ what a step hands back, `base` how all of them are read and written.
 from medllava.records.base import Record, VersionedRecord
 from medllava.records.items import (
     IMAGE_TOKEN,
+    OWN,
     AnswerType,
     FigureRecord,
     InstructionRecord,
     Modality,
     Prediction,
+    PreferenceRecord,
     ProbePrediction,
     Question,
     Source,
     Split,
     Stage,
     Turn,
+    is_own,
 )
 from medllava.records.report import (
     BootstrapRecord,
@@ -44,6 +47,7 @@ from medllava.records.summary import StepSummary
 __all__ = [
     "FROM_PARTS",
     "IMAGE_TOKEN",
+    "OWN",
     "AnswerType",
     "BootstrapRecord",
     "DataRecord",
@@ -61,6 +65,7 @@ __all__ = [
     "PackingRecord",
     "PartRecord",
     "Prediction",
+    "PreferenceRecord",
     "ProbePrediction",
     "Question",
     "Record",
@@ -72,4 +77,5 @@ __all__ = [
     "TaskRecord",
     "Turn",
     "VersionedRecord",
+    "is_own",
 ]

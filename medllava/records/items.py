@@ -14,6 +14,16 @@ from medllava.records.base import Record
 IMAGE_TOKEN = "<image>"  # noqa: S105 - a placeholder in text, not a secret
 """Stands in a user turn for one image; the processor expands it to `num_image_tokens`."""
 
+OWN = "own"
+"""License of pictures whose owner names no other, and `context` of figures out of a table of one's
+own. It travels to the model's card; what is under it is looked through for names, and pushed to a
+private repository unless the user says otherwise."""
+
+
+def is_own(license_name: str | None) -> bool:
+    """Tell the license of data of one's own, however it is written: `own`, `own data`."""
+    return (license_name or "").strip().lower().replace("-", " ").split(" ")[0] == OWN
+
 
 class Modality(StrEnum):
     """Kind of picture; the first five are LLaVA-Med's domains."""
@@ -27,11 +37,13 @@ class Modality(StrEnum):
 
 
 class Stage(StrEnum):
-    """A stage of the curriculum, in order 1, 2, 3."""
+    """A stage of the curriculum, in order 1 to 5."""
 
     ALIGN = "align"
     INSTRUCT = "instruct"
     FINETUNE = "finetune"
+    PREFER = "prefer"
+    REINFORCE = "reinforce"
 
 
 class AnswerType(StrEnum):
@@ -143,6 +155,27 @@ class InstructionRecord(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PreferenceRecord(Record):
+    """One prompt with a better and a worse reply; a line of `preferences.jsonl`."""
+
+    record_id: str
+    images: tuple[str, ...] = ()
+    turns: tuple[Turn, ...]
+    """Up to the user turn that both replies answer."""
+    chosen: str
+    rejected: str
+    rejected_by: str = ""
+    """How the worse reply came to be: `rule:side`, `model:noise`, `teacher:organ`, ..."""
+    teacher: str = ""
+    """Who wrote the better one."""
+    figure_id: str | None = None
+    modality: Modality | None = None
+    license: str | None = None
+    split: Split = Split.TRAIN
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Question(Record):
     """One benchmark item; also a line of a user's own task file."""
 
@@ -156,6 +189,11 @@ class Question(Record):
     """Of a multiple-choice item, in the order they are shown."""
     category: str | None = None
     """Question type or modality, for the per-type rows of a report."""
+    modality: str | None = None
+    """Kind of its image: a floor shows another image of the same kind."""
+    key_steps: tuple[tuple[str, ...], ...] = ()
+    """What a sound line of reasoning passes through, in order, each step in its wordings; for
+    rewards by step (R1-VL)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

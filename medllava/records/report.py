@@ -98,7 +98,14 @@ class EvalReport(VersionedRecord):
     conditions: dict[str, Estimates] = field(default_factory=dict)
     """`real` and the floors it is measured against."""
     visual_gain: Estimates | None = None
-    """Real minus permuted images, paired."""
+    """Real minus permuted images, paired: of the same kind where kinds are known (the condition
+    `permuted_within`), else of all images. With several permutations its interval holds their
+    choice too."""
+    visual_gain_over: str | None = None
+    """What the images of `visual_gain` were permuted among, in words."""
+    gain_over_all: Estimates | None = None
+    """Real minus images permuted among all, where `visual_gain` is the harder one."""
+    num_permutations: int | None = None
     by_answer_type: dict[str, Estimates] = field(default_factory=dict)
     by_category: dict[str, Estimates] = field(default_factory=dict)
     seed_deviation: dict[str, float] = field(default_factory=dict)

@@ -140,6 +140,9 @@ class RunRecord(VersionedRecord):
     """Times a record was passed over because its image could no longer be read."""
     validation_loss: float | None = None
     """Of held-out records, after the last step."""
+    measures: dict[str, float] = field(default_factory=dict)
+    """What only this stage can tell: share of held-out pairs preferred before and after, rewards
+    of its first and last steps."""
     weights_sha256: str | None = None
     """As `provenance.weights_sha256` gives it for the finished folder."""
     carbon_g_co2eq: float | None = None

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from medllava.privacy.findings import PrivacyMode
 from medllava.recipe import DataSource, Recipe
 from medllava.records import Stage
 
@@ -31,5 +32,7 @@ class StageRunConfig:
     """False throws away what an earlier run left in `output_dir`."""
     validation_data: Path | None = None
     """Held-out records whose loss is measured at every checkpoint and at the end."""
+    privacy: PrivacyMode = PrivacyMode.AUTO
+    """Where a record may tell who a patient is; MASK is for `generate-instructions`."""
     command: str = ""
     """What was typed, for `run.json`."""

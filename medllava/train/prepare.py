@@ -3,6 +3,7 @@
 import platform
 import random
 import shutil
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
@@ -43,6 +44,7 @@ from medllava.records import InstructionRecord
 from medllava.store import iter_jsonl
 from medllava.train.config import FROM_PARTS, StageRunConfig
 from medllava.train.freezing import freeze_parts, restore_learned
+from medllava.train.privacy import pass_gate
 from medllava.train.ranks import Ranks
 from medllava.train.settings import Settings
 from medllava.train.stage_data import StageData, find_data
@@ -121,7 +123,7 @@ def index_data(
     *,
     progress: Progress,
     cache_file: Path | None = None,
-    lost_before: frozenset[str] | None = None,
+    lost_before: Collection[tuple[int, int]] | None = None,
 ) -> ExampleIndex:
     """Read and tokenize the records, and decode each of their images once.
 
@@ -131,7 +133,8 @@ def index_data(
         processor: of the model that will be trained.
         progress: told how far it is.
         cache_file: keeps the resized images, so that training does not decode them again.
-        lost_before: see `ImageScreen`.
+        lost_before: source and item of the records that the run dropped for their images when it
+            began; None if it begins.
 
     Raises:
         DataError: no record can be used.
@@ -148,9 +151,14 @@ def index_data(
             image_tokens=num_image_tokens(processor),
             max_length=config.recipe.data.max_length,
             progress=progress,
-            screen=ImageScreen(open_image=pixels.admit, lost_before=lost_before),
+            screen=ImageScreen(
+                open_image=pixels.admit,
+                lost_before=None
+                if lost_before is None
+                else frozenset(item for origin, item in lost_before if origin == number),
+            ),
         )
-        for source in data.sources()
+        for number, source in enumerate(data.sources())
     ]
     index = join_indexes(indexes) if config.mixture else indexes[0]
     return replace(index, kept_pixels=pixels.kept)
@@ -182,7 +190,8 @@ def share_index(
             machine for `make_batches`, and a run that goes on drops what it dropped at first.
 
     Raises:
-        DataError: more of the records cannot be used than `data.max_dropped` allows.
+        DataError: more of the records cannot be used than `data.max_dropped` allows, or the privacy
+            gate found something.
     """
     path = config.output_dir / _INDEX_FILE
     if ranks.is_main:
@@ -197,6 +206,8 @@ def share_index(
         check_dropped(config, index)
         if index.dropped:
             progress.note(f"not used: {_reasons(index)} of {len(index) + len(index.dropped):,}")
+        if is_training:
+            pass_gate(config, data, index, progress=progress)
         if ranks.world_size > 1:
             save_index(index, path)
     ranks.wait()
@@ -345,13 +356,13 @@ def _batches(
     )
 
 
-def _lost_before(output_dir: Path) -> frozenset[str] | None:
-    """Return the records that the run dropped for their images when it began; None if it begins."""
+def _lost_before(output_dir: Path) -> set[tuple[int, int]] | None:
+    """Return source and item of what the run dropped for its images; None if it begins."""
     path = output_dir / DROPPED_FILE
     if not path.is_file():
         return None
     reasons = {reason.value for reason in IMAGE_DROPS}
-    return frozenset(d["record_id"] for _, d in iter_jsonl(path) if d["reason"] in reasons)
+    return {(d["source"], d["item"]) for _, d in iter_jsonl(path) if d["reason"] in reasons}
 
 
 def _cache_room(file: Path) -> int:

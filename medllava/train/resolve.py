@@ -13,7 +13,7 @@ from medllava.train.sources import check_sources, parse_source, with_replay
 
 
 def parse_stage(value: str) -> Stage:
-    """Return the stage for 1, 2, 3 or its name.
+    """Return the stage for 1 to 5 or its name.
 
     Raises:
         RecipeError: it is neither.
@@ -23,7 +23,8 @@ def parse_stage(value: str) -> Stage:
         return Stage(value)
     if value.isdigit() and 1 <= int(value) <= len(stages):
         return stages[int(value) - 1]
-    raise RecipeError(f"--stage {value!r}: expected 1 (align), 2 (instruct) or 3 (finetune).")
+    named = ", ".join(f"{number} ({stage})" for number, stage in enumerate(stages, start=1))
+    raise RecipeError(f"--stage {value!r}: expected one of {named}.")
 
 
 def default_output_dir(recipe_name: str, stage: Stage) -> Path:
@@ -46,7 +47,7 @@ def resolve_config(
 
     Args:
         recipe_name: shipped name or path.
-        stage: 1, 2, 3 or a name.
+        stage: 1 to 5 or a name.
         overrides: of the recipe.
         data: where the records are, several each with its weight as `PATH:WEIGHT`; None takes the
             recipe's.
@@ -89,13 +90,20 @@ def _sources(given: str | Sequence[str | DataSource]) -> tuple[DataSource, ...]:
 
 
 def _default_init(recipe_name: str, stage: Stage, *, is_plan: bool) -> str:
-    """Return `parts` for the first stage, the finished stage before for the others."""
+    """Return `parts` for the first stage, the finished stage before for the others.
+
+    Fine-tuning, preferences and rewards are each optional: the latest of the stages from
+    `instruct` on that is there comes before them.
+    """
     if stage is Stage.ALIGN:
         return FROM_PARTS
-    before = list(Stage)[list(Stage).index(stage) - 1]
-    folder = default_output_dir(recipe_name, before)
-    if (folder / RUN_FILE).is_file():
-        return str(folder)
+    stages = list(Stage)
+    number = stages.index(stage)
+    first = min(number - 1, stages.index(Stage.INSTRUCT))
+    for before in reversed(stages[first:number]):
+        folder = default_output_dir(recipe_name, before)
+        if (folder / RUN_FILE).is_file():
+            return str(folder)
     if is_plan:
         return FROM_PARTS
     raise SetupError(

@@ -69,6 +69,7 @@ from medllava.train.monitor import (
 from medllava.train.planning.data_counts import count_index
 from medllava.train.planning.fit import fit_settings
 from medllava.train.ranks import Ranks
+from medllava.train.recorded import StageRun, StopRequest
 from medllava.train.run_record import (
     describe_data,
     describe_init,
@@ -78,7 +79,7 @@ from medllava.train.run_record import (
 from medllava.train.settings import Settings, machine_settings
 from medllava.train.sharding import check_sharding, whole_weights
 from medllava.train.stages import Learning
-from medllava.train.trainer import StageRun, StageTrainer, StopRequest
+from medllava.train.trainer import StageTrainer
 
 _SILENT = SilentProgress()
 _ALONE = Ranks()

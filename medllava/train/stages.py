@@ -17,8 +17,12 @@ LEARNS: Mapping[Stage, frozenset[Part]] = {
     Stage.ALIGN: frozenset({Part.PROJECTOR}),
     Stage.INSTRUCT: frozenset({Part.PROJECTOR, Part.LANGUAGE_MODEL}),
     Stage.FINETUNE: frozenset({Part.PROJECTOR, Part.LANGUAGE_MODEL}),
+    Stage.PREFER: frozenset({Part.PROJECTOR, Part.LANGUAGE_MODEL}),
+    Stage.REINFORCE: frozenset({Part.PROJECTOR, Part.LANGUAGE_MODEL}),
 }
 """Who learns; a recipe may add the vision encoder."""
+BY_TRL = frozenset({Stage.PREFER, Stage.REINFORCE})
+"""Stages that TRL's trainers run (the `rl` extra), on records of their own kinds."""
 
 
 def uses_adapter(stage: Stage, config: StageConfig) -> bool:

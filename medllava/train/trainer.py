@@ -1,94 +1,31 @@
 """transformers' Trainer, made exact: our batches, our checkpoints, our numbers.
 
 The whole run is laid out before it starts (`data.packing.Schedule`), so the Trainer sees one pass
-of micro-batches in a fixed order; sharding, accumulation, optimizer and scheduler are its own. Ours
-are the parts that learn and their rates, checkpoints that survive a kill, one record per step, and
-an orderly end when the machine asks for it.
+of micro-batches in a fixed order; sharding, accumulation, optimizer and scheduler are its own. What
+it records and how it ends is `recorded`.
 """
 
-import signal
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
-from transformers import PrinterCallback, Trainer, TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, TrainingArguments
 
-from medllava.data.packing import IGNORED, LENGTHS, MASKED, MicroBatches
-from medllava.errors import RecipeError
-from medllava.layout import LEARNED_FILE
-from medllava.model.adapter import has_adapter
-from medllava.model.load import save_model
+from medllava.data.packing import IGNORED, LENGTHS, MASKED
 from medllava.model.loaded import LoadedModel
 from medllava.model.packed_attention import with_segment_masks
-from medllava.progress import Progress
-from medllava.recipe import CheckpointConfig, StageConfig
-from medllava.store import write_json
-from medllava.train.checkpoint import (
-    clear_partial,
-    partial_folder,
-    seal_checkpoint,
-)
-from medllava.train.freezing import learned_tensors, rest_frozen
-from medllava.train.monitor import Arithmetic, MetricsFile, StepMeter
-from medllava.train.optimizer import build_optimizer
-from medllava.train.ranks import Ranks
-from medllava.train.settings import Settings
-from medllava.train.sharding import BufferKeeper, whole_weights
+from medllava.train.freezing import rest_frozen
+from medllava.train.recorded import RecordedTrainer, StageRun
+from medllava.train.sharding import BufferKeeper
 
 
-class StopRequest:
-    """Turns SIGTERM, as a cluster sends before it ends a job, into a flag."""
-
-    def __init__(self) -> None:
-        """Listen."""
-        self.is_set = False
-        self._previous = signal.signal(signal.SIGTERM, self._set)
-
-    def _set(self, *_: object) -> None:
-        self.is_set = True
-
-    def close(self) -> None:
-        """Give the signal back."""
-        signal.signal(signal.SIGTERM, self._previous)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StageRun:
-    """What a stage trains with, fixed before its first step."""
-
-    settings: Settings
-    ranks: Ranks
-    output_dir: Path
-    batches: Dataset[dict[str, Tensor]]
-    """This rank's micro-batches of the whole run."""
-    held_out: MicroBatches | None
-    """This rank's share of the held-out records."""
-    stage: StageConfig
-    """Learning rates and decay."""
-    checkpoint: CheckpointConfig
-    """How often, and how many are kept."""
-    arithmetic: Arithmetic | None
-    """What the meter needs for MFU; None where the model's sizes are not known."""
-    metrics: MetricsFile | None
-    """Of rank 0."""
-    extra_files: Mapping[str, Any]
-    """Name to JSON values, written into every checkpoint."""
-    stop_request: StopRequest
-    progress: Progress
-    """Advanced at every step."""
-
-
-class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
+class StageTrainer(RecordedTrainer):
     """Trains one stage."""
 
-    def __init__(self, loaded: LoadedModel, args: TrainingArguments, *, plan: "StageRun") -> None:
+    def __init__(self, loaded: LoadedModel, args: TrainingArguments, *, plan: StageRun) -> None:
         """Take a model whose parts are already frozen or not.
 
         Args:
@@ -105,13 +42,8 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
             processing_class=loaded.processor,
         )
         self.remove_callback(PrinterCallback)
-        self.plan = plan
-        self.was_stopped = False
-        self._loaded = loaded
-        self._module: nn.Module = loaded.model
+        self.begin_records(loaded, plan)
         self._buffers_kept = BufferKeeper(loaded.model)
-        self._meter = StepMeter(plan.arithmetic)
-        self._last_decided = -1
 
     # Batches.
 
@@ -157,63 +89,14 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
             prepared["pixel_values"] = prepared["pixel_values"].to(torch.bfloat16)
         return prepared
 
-    # Learning.
-
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Make AdamW with one learning rate per part; vectors are not decayed."""
-        if self.optimizer is None:
-            self.optimizer = build_optimizer(
-                model or self._module, self.plan.stage, self.plan.settings
-            )
-        return self.optimizer
-
-    def _load_from_checkpoint(self, *_: object, **__: object) -> None:
-        """Load nothing: the model was already loaded from the checkpoint, name by name."""
-
-    # Records.
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:  # noqa: ARG002 - as the base class
-        """Write one record per step; `state.log_history` stays empty, so checkpoints stay small."""
-        if "loss" not in logs:
-            return
-        figures = self._meter.finish_step(self.plan.ranks)
-        record = {"step": self.state.global_step, **logs, **figures}
-        if not torch.isfinite(torch.tensor(logs["loss"])):
-            raise RecipeError(
-                f"the loss is {logs['loss']} at step {self.state.global_step}. "
-                "Lower the learning rate, or look at the data of that step."
-            )
-        if self.plan.metrics is not None:
-            self.plan.metrics.write(record)
-        self.control = self.callback_handler.on_log(
-            self.args, self.state, self.control, dict(record)
-        )
-        self.plan.progress.advance()
-
-    # Checkpoints.
-
-    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - as the base class
-        """Log, and decide about a checkpoint in the same way on every rank."""
-        step, last = self.state.global_step, self.state.max_steps
-        self.control.should_save = False
-        if step == self._last_decided:
-            return
-        self._last_decided = step
-        if self._all_ranks_heard_stop():
-            self.was_stopped = step < last
-            self.control.should_training_stop = True
-            self.control.should_save = self.was_stopped
-        elif step % self.plan.checkpoint.every_steps == 0 and step < last:
-            self.control.should_save = True
-        will_save = self.control.should_save or step == last
-        super()._maybe_log_save_evaluate(*args, **kwargs)
-        self.control.should_save = False
-        if will_save and self.plan.held_out is not None:
-            self._measure_held_out(self.plan.held_out)
+    # Held-out records.
 
     @torch.no_grad()
-    def _measure_held_out(self, batches: MicroBatches) -> None:
+    def _measure_held_out(self) -> None:
         """Write the mean loss over the supervised tokens of the held-out records."""
+        batches = self.plan.held_out
+        if batches is None:
+            return
         self.model_wrapped.eval()
         loss_sum, count = 0.0, 0
         for number in range(len(batches)):
@@ -230,34 +113,6 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         if self.plan.metrics is not None:
             record = {"step": self.state.global_step, "validation_loss": loss_sum / total}
             self.plan.metrics.write(record)
-
-    def _all_ranks_heard_stop(self) -> bool:
-        """Tell whether any rank was asked to stop; every rank gets the same answer."""
-        heard = self.plan.stop_request.is_set
-        return bool(self.plan.ranks.total([float(heard)])[0])
-
-    def _save_checkpoint(self, model: nn.Module, trial: object) -> None:  # noqa: ARG002 - as the base class
-        """Write everything beside, then rename; a kill at any byte leaves the last good one."""
-        step = self.state.global_step
-        folder = partial_folder(self.plan.output_dir, step)
-        if self.args.should_save:
-            clear_partial(self.plan.output_dir)
-            folder.mkdir(parents=True)
-        self.accelerator.wait_for_everyone()
-        with whole_weights(self._module, self.plan.settings):
-            if self.args.should_save:
-                save_model(self._loaded, folder)
-                if has_adapter(self._module):
-                    save_file(learned_tensors(self._module), folder / LEARNED_FILE)
-        self._save_optimizer_and_scheduler(str(folder))
-        self._save_rng_state(str(folder))
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
-            for name, values in self.plan.extra_files.items():
-                write_json(folder / name, values)
-            seal_checkpoint(self.plan.output_dir, step, keep=self.plan.checkpoint.keep)
-        self.accelerator.wait_for_everyone()
 
 
 def _only(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:

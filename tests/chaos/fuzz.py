@@ -22,7 +22,6 @@ from PIL import Image
 
 from medllava.data.sources import iter_instruction_records
 from medllava.errors import MedllavaError
-from medllava.eval.score.closed import closed_hit
 from medllava.images.load import load_image
 from medllava.instruct.parse import parse_conversation
 from medllava.pmc.jats import read_article
@@ -30,6 +29,7 @@ from medllava.pmc.panel_captions import split_caption
 from medllava.pmc.xml import parse_article
 from medllava.recipe import load_recipe, shipped_recipes
 from medllava.records import AnswerType, Question
+from medllava.score.closed import closed_hit
 
 SLOWEST = 10.0
 """Seconds that one damaged input may take."""

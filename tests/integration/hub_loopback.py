@@ -228,7 +228,9 @@ def info(hub, body, query, kind, repo, revision="main"):
     if not folder.is_dir():
         return 404, {"error": "no such repository"}
     sha = hub.commits[f"{kind}/{repo}/{unquote(revision)}"][-1]
-    return 200, {"id": repo, "sha": sha, "private": False, "tags": [], "downloads": 0, "likes": 0}
+    is_private = (hub.root / kind / repo / "visibility").read_text() == "private"
+    facts = {"tags": [], "downloads": 0, "likes": 0}
+    return 200, {"id": repo, "sha": sha, "private": is_private, **facts}
 
 
 def validate(hub, body, query):

@@ -13,6 +13,8 @@ from PIL import Image
 from medllava.errors import DataError
 from medllava.hub.config import PushConfig
 from medllava.hub.push import push
+from medllava.privacy.findings import PrivacyMode
+from medllava.privacy.pixels import has_reader
 from medllava.records import FigureRecord, InstructionRecord, Modality, Split, Stage, Turn
 
 SOURCES = [{"name": "pixels", "version": "2.0", "license": "BSD-3-Clause", "note": "slides"}]
@@ -198,3 +200,40 @@ def test_broken_parquet_is_named(figures):
     (figures / "figures.parquet").write_bytes(io.BytesIO(b"PAR1 nonsense").getvalue())
     with pytest.raises(DataError, match="not a Parquet file"):
         dry_run(figures)
+
+
+def own_figures(figures: Path, *, caption: str = "A plain one.") -> Path:
+    """Make the first figure the user's own."""
+    rows = pq.read_table(figures / "figures.parquet").to_pylist()
+    rows[0] |= {"license": "own", "license_url": None, "caption": caption}
+    pq.write_table(pa.Table.from_pylist(rows), figures / "figures.parquet")
+    return figures
+
+
+def test_own_rows_go_to_a_private_repository_only(figures):
+    own_figures(figures)
+    assert dry_run(figures, privacy=PrivacyMode.OFF).counts["rows"] == 4
+    public = dry_run(figures, private=False)
+    assert public.counts["rows"] == 3
+    assert public.details["left_out_by_reason"]["license own data forbids it"] == 1
+
+
+def test_own_rows_are_refused_by_a_repository_that_everyone_sees(figures, tmp_path, monkeypatch):
+    own_figures(figures)
+    config = PushConfig(folder=figures, repo_id="tester/data", privacy=PrivacyMode.OFF)
+    with connected_hub(tmp_path / "hub", monkeypatch) as hub:
+        push(config)
+        (hub.root / "datasets/tester/data/visibility").write_text("public")
+        with pytest.raises(DataError, match="everyone sees the repository tester/data"):
+            push(config)
+
+
+@pytest.mark.skipif(not has_reader(), reason="the extra ocr is not installed")
+def test_own_rows_pass_the_privacy_gate_before_they_are_packed(figures):
+    own_figures(figures, caption="The chest of Mrs. Lindqvist.")
+    with pytest.raises(DataError, match=r"1 of 4 items may tell who a patient is"):
+        dry_run(figures)
+    assert not (figures / "push").exists()
+    assert "Lindqvist" not in (figures / "privacy.html").read_text()
+    assert dry_run(figures, privacy=PrivacyMode.REPORT).counts["rows"] == 4
+    assert not list((figures / "push").rglob("privacy*"))

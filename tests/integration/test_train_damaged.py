@@ -130,3 +130,31 @@ def test_a_file_that_is_mended_later_stays_dropped_in_a_run_that_goes_on(
     summary = train_stage(config)
     assert summary.complete
     assert summary.counts["records_dropped"] >= 1
+
+
+def test_equal_ids_of_two_sources_do_not_drop_each_other_when_a_run_goes_on(
+    data: Path, tmp_path: Path
+) -> None:
+    def stop() -> None:
+        raise StopError
+
+    other = tmp_path / "other"
+    shutil.copytree(data, other)
+    cut(pictures(other)[0])
+    config = resolve_config(
+        "debug",
+        stage="2",
+        data=[f"{data}:0.5", f"{other}:0.5"],
+        init="parts",
+        output_dir=tmp_path / "out",
+        max_steps=4,
+        overrides=["checkpoint.every_steps=2", "data.max_dropped=0.5"],
+    )
+    with pytest.raises(StopError):
+        train_stage(config, progress=StopAt(3, stop))
+    began = [json.loads(line) for line in (tmp_path / "out" / "dropped.jsonl").open()]
+    assert {line["source"] for line in began} == {1}
+    assert all(line["item"] > 0 for line in began)
+    assert train_stage(config).complete
+    now = [json.loads(line) for line in (tmp_path / "out" / "dropped.jsonl").open()]
+    assert [(d["source"], d["item"]) for d in now] == [(d["source"], d["item"]) for d in began]

@@ -34,6 +34,8 @@ _FIRST_MARK = re.compile(r"^(?:<image 1>\s*)+(?=\S)")
 _NUMBERED_MARK = re.compile(r"<image 1>")
 """MMMU's place for the image; further images are refused."""
 _COLUMN = re.compile(r"[a-h]")
+_MODALITY = ("modality", "modality_type", "image_modality", "image_organ")
+"""Of the image; VQA-RAD states its organ, which tells as much about how it was made."""
 _CATEGORY = ("category", "question_type", "content_type", "modality_type", "modality")
 _OPTION = re.compile(r"(?:choice|option)_[a-h]")
 _LETTER = re.compile(r"\s*\(?([A-Za-z])\)?\s*[:.)]\s*")
@@ -73,7 +75,7 @@ def _parse_flat(row: Row, *, default_id: str, where: str) -> Parsed:
     choices = _choices(row, where=where)
     answer = _reference(row, choices, where=where)
     answer_type, rule = _answer_type(row, answer, choices, where=where)
-    category = _first(row, _CATEGORY)
+    category, modality = _first(row, _CATEGORY), _first(row, _MODALITY)
     identifier = _first(row, _ID)
     if isinstance(identifier, bool | dict | list):
         raise RecordError(f"id must be text or a number: {where}.")
@@ -85,7 +87,8 @@ def _parse_flat(row: Row, *, default_id: str, where: str) -> Parsed:
             answer=answer,
             answer_type=answer_type,
             choices=choices,
-            category=str(category).strip() or None if category is not None else None,
+            category=_name(category),
+            modality=_name(modality),
         ),
         rule=rule,
         language=row["q_lang"] if isinstance(row.get("q_lang"), str) else None,
@@ -110,6 +113,11 @@ def _image(row: Row, *, where: str) -> str | None:
     if only is not None and not isinstance(only, str):
         raise RecordError(f"image must be a file name, not {type(only).__name__}: {where}.")
     return only or None
+
+
+def _name(value: Any) -> str | None:  # noqa: ANN401 - JSON is any
+    """Return the name of a group of questions; an empty cell is none."""
+    return None if _is_empty(value) else str(value).strip() or None
 
 
 def _first(row: Row, names: tuple[str, ...]) -> Any:  # noqa: ANN401 - JSON is any

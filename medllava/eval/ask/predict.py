@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from medllava.data.conversation import question_text
 from medllava.errors import DataError, RecordError
+from medllava.eval.baselines import image_kinds
 from medllava.eval.config import Condition
 from medllava.eval.probes import Probed
 from medllava.progress import Progress
@@ -176,11 +177,15 @@ def _read_partial(partial: Path) -> Iterator[tuple[Key, str, str]]:
             yield key, str(line.get("asked")), str(line["text"])
 
 
-def read_predictions(file: Path, questions: Sequence[Question]) -> dict[tuple[str, int], list[str]]:
+def read_predictions(
+    file: Path, questions: Sequence[Question]
+) -> dict[tuple[str, int], list[str | None]]:
     """Return replies made elsewhere, by condition and seed, in the order of the questions.
 
     Lines hold `id` (or `record_id` or `question_id`) and `text`; `condition` and `seed` as we write
     them ourselves are `real` and 0 where they are absent. Ids that were not asked are ignored.
+    Under `permuted_within` all questions of a kind of image may be absent, as they are where an
+    image is alone in its kind; their reply is None.
 
     Raises:
         RecordError: a line has no id or no text, or an id comes twice with different texts.
@@ -189,9 +194,14 @@ def read_predictions(file: Path, questions: Sequence[Question]) -> dict[tuple[st
     found = {run: texts for run, texts in _read_runs(file).items() if run[0] in list(Condition)}
     if not any(condition == Condition.REAL for condition, _ in found):
         found[Condition.REAL.value, 0] = {}
-    for replies in found.values():
-        _check_complete(replies, questions, file=file)
-    return {run: [replies[q.id] for q in questions] for run, replies in found.items()}
+    _, kinds = image_kinds(questions)
+    for (condition, _), replies in found.items():
+        wanted = list(questions)
+        if condition == Condition.PERMUTED_WITHIN:
+            asked = {kinds.get(q.image or "") for q in questions if q.id in replies} - {None}
+            wanted = [q for q in questions if q.image is None or kinds.get(q.image) in asked]
+        _check_complete(replies, wanted, file=file)
+    return {run: [replies.get(q.id) for q in questions] for run, replies in found.items()}
 
 
 def read_texts(file: Path, ids: Sequence[str]) -> list[str]:

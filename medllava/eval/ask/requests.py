@@ -22,7 +22,13 @@ from medllava.eval.ask.predict import (
     read_predictions,
     read_probe_replies,
 )
-from medllava.eval.baselines import constant_replies, majority_replies, permute_images
+from medllava.eval.baselines import (
+    constant_replies,
+    image_kinds,
+    majority_replies,
+    permute_images,
+    permute_within,
+)
 from medllava.eval.config import ASKED_CONDITIONS, Backend, Condition, EvalConfig
 from medllava.eval.perturbations import write_corrupted
 from medllava.eval.probes import Probed
@@ -30,8 +36,8 @@ from medllava.progress import Progress
 from medllava.records import Question
 from medllava.store import sha256_of
 
-Runs = dict[tuple[str, int], list[str]]
-"""(condition, seed) to replies in the order of the questions."""
+Runs = dict[tuple[str, int], list[str | None]]
+"""(condition, seed) to replies in the order of the questions; None where one cannot be asked."""
 
 Made = Mapping[str, Sequence[Probed]]
 """Variant to its altered questions."""
@@ -45,6 +51,11 @@ class Answers:
     made: Made = field(default_factory=dict)
     probes: dict[str, list[str]] = field(default_factory=dict)
     """Variant to replies, in the order of its altered questions."""
+
+    def real(self) -> list[list[str]]:
+        """Return the replies to the benchmark itself, one list per seed, lowest first."""
+        runs = [replies for run, replies in sorted(self.runs.items()) if run[0] == Condition.REAL]
+        return [[text for text in replies if text is not None] for replies in runs]
 
 
 def ask_model(
@@ -65,7 +76,8 @@ def ask_model(
     """
     paths = image_paths(task, questions)
     prompt = closed_prompt_of(config, task)
-    asks = _condition_asks(config, questions, paths, prompt)
+    asked = _condition_asks(config, questions, paths, prompt)
+    asks = [ask for group in asked.values() for ask in group]
     probe_asks = _probe_asks(config, made, paths, prompt)
     file = config.output_dir / "answers" / f"{_fingerprint(config, task, model)}.jsonl"
     if not config.resume:
@@ -77,11 +89,9 @@ def ask_model(
         progress=progress,
         is_greedy=config.decoding.temperature == 0,
     )
-    runs: Runs = {}
-    for ask in asks:
-        runs.setdefault((ask.condition, ask.seed), []).append(replies[ask.key])
+    texts = {run: {a.id: replies[a.key] for a in group} for run, group in asked.items()}
     return Answers(
-        runs=runs,
+        runs={run: [found.get(q.id) for q in questions] for run, found in texts.items()},
         made=made,
         probes={v: [replies[ask.key] for ask in group] for v, group in probe_asks.items()},
     )
@@ -95,7 +105,8 @@ def read_answers(config: EvalConfig, questions: Sequence[Question], made: Made) 
     """
     assert config.predictions is not None  # noqa: S101 - the caller looked
     found = read_predictions(config.predictions, questions)
-    wanted = {c.value for c in (*config.conditions, Condition.REAL) if c in ASKED_CONDITIONS}
+    conditions = asked_conditions(config, questions)
+    wanted = {c.value for c in (*conditions, Condition.REAL)}
     probes = read_probe_replies(config.predictions, made)
     absent = sorted(wanted - {condition for condition, _ in found})
     absent += [variant for variant in made if variant not in probes]
@@ -112,10 +123,29 @@ def floors_without_model(config: EvalConfig, questions: Sequence[Question]) -> R
     """Return the replies of the conditions that follow from the references."""
     runs: Runs = {}
     if Condition.MAJORITY in config.conditions:
-        runs[Condition.MAJORITY.value, 0] = majority_replies(questions)
+        runs[Condition.MAJORITY.value, 0] = [*majority_replies(questions)]
     if Condition.CONSTANT in config.conditions:
-        runs[Condition.CONSTANT.value, 0] = constant_replies(questions)
+        runs[Condition.CONSTANT.value, 0] = [*constant_replies(questions)]
     return runs
+
+
+def asked_conditions(config: EvalConfig, questions: Sequence[Question]) -> list[Condition]:
+    """Return the conditions for which the model answers.
+
+    Permuting within kinds is left out where kinds are not known, or there is but one.
+
+    Raises:
+        DataError: it is the only permutation asked for, and kinds are not known.
+    """
+    asked = [c for c in Condition if c in ASKED_CONDITIONS and c in config.conditions]
+    if Condition.PERMUTED_WITHIN in asked and len(set(image_kinds(questions)[1].values())) < 2:
+        if Condition.PERMUTED not in asked:
+            raise DataError(
+                "permuted_within needs questions that state the modality of their images, of two "
+                "modalities at least. Use --controls permuted."
+            )
+        asked.remove(Condition.PERMUTED_WITHIN)
+    return asked
 
 
 def closed_prompt_of(config: EvalConfig, task: QuestionSet) -> str:
@@ -126,19 +156,24 @@ def closed_prompt_of(config: EvalConfig, task: QuestionSet) -> str:
 
 def _condition_asks(
     config: EvalConfig, questions: Sequence[Question], paths: Mapping[str, Path], prompt: str
-) -> list[Ask]:
-    asked = [c for c in Condition if c in ASKED_CONDITIONS and c in config.conditions]
+) -> dict[tuple[str, int], list[Ask]]:
     contents = {image: sha256_of(path) for image, path in paths.items()}
-    asks: list[Ask] = []
-    for condition in asked:
-        for seed in config.seeds:
-            is_permuted = condition is Condition.PERMUTED
-            asks += build_asks(
-                questions,
+    _, kinds = image_kinds(questions)
+    asks: dict[tuple[str, int], list[Ask]] = {}
+    for condition in asked_conditions(config, questions):
+        for seed in config.seeds_of(condition):
+            members, shown_instead = questions, dict[str, str]()
+            if condition is Condition.PERMUTED:
+                shown_instead = permute_images(contents, seed=seed)
+            elif condition is Condition.PERMUTED_WITHIN:
+                shown_instead = permute_within(contents, kinds, seed=seed)
+                members = [q for q in questions if q.image is None or q.image in shown_instead]
+            asks[condition.value, seed] = build_asks(
+                members,
                 condition=condition,
                 seed=seed,
                 image_paths=paths,
-                shown_instead=permute_images(contents, seed=seed) if is_permuted else {},
+                shown_instead=shown_instead,
                 closed_prompt=prompt,
                 contents=contents,
             )

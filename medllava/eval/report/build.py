@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from medllava.eval.config import Condition
+from medllava.eval.baselines import image_kinds
+from medllava.eval.config import PERMUTATIONS, Condition
 from medllava.eval.score.intervals import Bootstrap, Values, bootstrap
 from medllava.eval.score.scores import METRIC_NAMES, METRICS, image_clusters, score_replies
 from medllava.records import AnswerType, BootstrapRecord, Estimates, EvalReport, Question
@@ -19,8 +20,8 @@ _KEY_METRICS = ("exact_match", "token_recall", "closed_accuracy", "open_token_re
 """Shown per category, where more would be noise."""
 _NO_CATEGORY = "(none)"
 
-Replies = Mapping[tuple[str, int], Sequence[str]]
-"""(condition, seed) to replies in the order of the questions."""
+Replies = Mapping[tuple[str, int], Sequence[str | None]]
+"""(condition, seed) to replies in the order of the questions; None where one was not asked."""
 
 
 @dataclass(slots=True)
@@ -64,6 +65,8 @@ def build_scores(
     """
     means, by_seed = score_conditions(questions, replies)
     columns = _Columns([], {})
+    for condition in PERMUTATIONS:
+        _add_gain(columns, means, by_seed, condition.value)
     for name, values in means.items():
         for column, metric in enumerate(METRIC_NAMES):
             columns.add(name, metric, values[:, column])
@@ -75,12 +78,16 @@ def build_scores(
                 columns.add(group, metric, np.where(members, real[:, column], np.nan))
     clusters = image_clusters(questions)
     result = bootstrap(np.stack(columns.values, axis=1), clusters, draws=draws, seed=seed)
+    gains = _gains(columns, result, by_seed, seed=seed)
     return EvalReport(
         num_questions=len(questions),
         num_images=len({q.image for q in questions if q.image is not None}),
         counts={t.value: sum(q.answer_type is t for q in questions) for t in AnswerType},
         conditions={name: _estimates(name, columns, result) for name in means},
-        visual_gain=_gain(columns, result),
+        visual_gain=next(iter(gains.values()), None),
+        visual_gain_over=_gain_over(questions, gains),
+        gain_over_all=gains.get(Condition.PERMUTED.value) if len(gains) > 1 else None,
+        num_permutations=max((len(by_seed[name]) for name in gains), default=None),
         by_answer_type=_named_groups("answer_type:", groups, columns, result),
         by_category=_named_groups("category:", groups, columns, result),
         seed_deviation=_seed_deviation(by_seed[Condition.REAL.value]),
@@ -154,21 +161,48 @@ def _named_groups(
     }
 
 
-def _gain(columns: _Columns, result: Bootstrap) -> Estimates | None:
-    """Return real minus permuted for every share where more is better."""
-    if (Condition.PERMUTED.value, METRIC_NAMES[0]) not in columns.index:
-        return None
-    gains = {}
-    for metric in METRICS:
-        if metric.higher_is_better and metric.is_share:
-            real, permuted = (
-                columns.index[condition.value, metric.name]
-                for condition in (Condition.REAL, Condition.PERMUTED)
-            )
-            gain = result.difference(real, permuted)
-            if gain.value is not None:
-                gains[metric.name] = gain
+def _add_gain(
+    columns: _Columns,
+    means: Mapping[str, Values],
+    by_seed: Mapping[str, Sequence[Values]],
+    condition: str,
+) -> None:
+    """Add real minus each permutation, question by question, for every share."""
+    for number, permuted in enumerate(by_seed.get(condition, ())):
+        gain = means[Condition.REAL.value] - permuted
+        for column, metric in enumerate(METRICS):
+            if metric.higher_is_better and metric.is_share:
+                columns.add(f"{condition} {number}", metric.name, gain[:, column])
+
+
+def _gains(
+    columns: _Columns, result: Bootstrap, by_seed: Mapping[str, Sequence[Values]], *, seed: int
+) -> dict[str, Estimates]:
+    """Return real minus permuted, by permuted condition, the harder one first.
+
+    Every metric takes the same draws of permutations as it takes the same draws of images.
+    """
+    gains: dict[str, Estimates] = {}
+    for condition in (c.value for c in PERMUTATIONS if c.value in by_seed):
+        repeats = [f"{condition} {number}" for number in range(len(by_seed[condition]))]
+        gains[condition] = {}
+        for metric in METRICS:
+            if (repeats[0], metric.name) in columns.index:
+                found = [columns.index[name, metric.name] for name in repeats]
+                gain = result.mean_of_repeats(found, seed=seed)
+                if gain.value is not None:
+                    gains[condition][metric.name] = gain
     return gains
+
+
+def _gain_over(questions: Sequence[Question], gains: Mapping[str, Estimates]) -> str | None:
+    """Say in words among which images the floor of the visual gain was permuted."""
+    if not gains:
+        return None
+    kind, kinds = image_kinds(questions)
+    if Condition.PERMUTED_WITHIN in gains or len(set(kinds.values())) == 1:
+        return f"images of the same {kind}"
+    return "all images"
 
 
 def _seed_deviation(by_seed: Sequence[Values]) -> dict[str, float]:

@@ -13,6 +13,7 @@ from medllava.eval.config import Condition
 from medllava.eval.report.html_sections import (
     contamination_section,
     estimate_cell,
+    gain_rows,
     llava_med_section,
     probe_section,
     published_section,
@@ -73,11 +74,12 @@ def _shown_metrics(conditions: Mapping[str, Any]) -> list[Metric]:
 
 
 def _score_table(scores: Mapping[str, Any]) -> str:
-    rows = dict(scores["conditions"])
+    rows = {name.replace("_", " "): row for name, row in scores["conditions"].items()}
     metrics = _shown_metrics(rows)
-    if scores["visual_gain"]:
-        rows["real minus permuted"] = scores["visual_gain"]
-    return page.render_table(
+    rows |= gain_rows(scores)
+    among = scores["visual_gain_over"]
+    note = f"Real minus permuted: permuted among {among}; interval of the paired difference."
+    return (page.render_text(note) if among else "") + page.render_table(
         ["condition", *(_heading(metric) for metric in metrics)],
         [
             [name, *(estimate_cell(estimates.get(m.name), is_share=m.is_share) for m in metrics)]

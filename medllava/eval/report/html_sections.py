@@ -41,6 +41,15 @@ def estimate_cell(estimate: Mapping[str, Any] | None, *, is_share: bool = True) 
     return format_estimate(estimate, is_share=is_share).replace(", ", ",\u00a0")
 
 
+def gain_rows(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return real minus permuted as rows of a score table: the harder floor, then all images."""
+    named = {
+        "real minus permuted": report["visual_gain"],
+        "real minus permuted over all": report["gain_over_all"],
+    }
+    return {name: gains for name, gains in named.items() if gains}
+
+
 def probe_section(probes: Mapping[str, Any] | None) -> list[Section]:
     """Return what `probe_scores.score_probes` found."""
     if not probes:

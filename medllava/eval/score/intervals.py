@@ -69,6 +69,32 @@ class Bootstrap:
         )
         return replace(bootstrapped, low=low, high=high)
 
+    def mean_of_repeats(self, columns: Sequence[int], *, seed: int) -> Estimate:
+        """Return the mean of columns that repeat one measurement, such as several permutations.
+
+        Every draw of images also draws from the repeats, as many as there are; what they differ by
+        is stretched to the variance of their mean, which so few draws would understate.
+
+        Args:
+            columns: at least one; of one alone nothing is known about its choice.
+            seed: of the draws of repeats.
+        """
+        number = len(columns)
+        samples = self.samples[:, columns]
+        middle = samples.mean(axis=1)
+        if number > 1:
+            rng = np.random.default_rng(seed)
+            drawn = rng.multinomial(number, [1 / number] * number, size=len(samples)) / number
+            middle = middle + np.sqrt(number / (number - 1)) * (
+                (drawn - 1 / number) * (samples - middle[:, None])
+            ).sum(axis=1)
+        return _estimate(
+            float(self.means[columns].mean()),
+            middle,
+            int(self.num_questions[columns].min()),
+            int(self.num_clusters[columns].min()),
+        )
+
     def difference(self, column: int, other: int) -> Estimate:
         """Return column minus other, paired by the shared draws."""
         return _estimate(

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from medllava.eval.probes import VARIANTS, Probed, expected_base
-from medllava.eval.score.closed import chosen_answer, closed_hit
 from medllava.eval.score.intervals import Values, bootstrap
 from medllava.eval.score.scores import image_clusters
 from medllava.records import AnswerType, Question
+from medllava.score.closed import chosen_answer, closed_hit
 
 MEASURES = ("base_accuracy", "accuracy", "all_right", "consistent")
 """Of the items a probe fits: accuracy on the question as it was and as it is now; both right; and

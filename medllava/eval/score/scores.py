@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from medllava.eval.score import open_ended as open_
-from medllava.eval.score.closed import chosen_choice, closed_hit
-from medllava.eval.score.final_answer import final_answer
 from medllava.records import AnswerType, Question
+from medllava.score import open_ended as open_
+from medllava.score.closed import chosen_choice, closed_hit
+from medllava.score.final_answer import final_answer
 
 Values = NDArray[np.float64]
 
@@ -87,12 +87,15 @@ METRICS: tuple[Metric, ...] = (
 METRIC_NAMES = tuple(metric.name for metric in METRICS)
 
 
-def score_replies(questions: Sequence[Question], replies: Sequence[str]) -> Values:
-    """Return (questions, metrics) values; NaN where the metric is not meant for the question."""
+def score_replies(questions: Sequence[Question], replies: Sequence[str | None]) -> Values:
+    """Return (questions, metrics) values; NaN where the metric is not meant for the question.
+
+    A question that was not asked (None) has no value at all.
+    """
     values = np.full((len(questions), len(METRICS)), np.nan)
     for row, (question, reply) in enumerate(zip(questions, replies, strict=True)):
         for column, metric in enumerate(METRICS):
-            if metric.answer_type in (None, question.answer_type):
+            if reply is not None and metric.answer_type in (None, question.answer_type):
                 values[row, column] = metric.score(question, reply)
     return values
 

@@ -10,11 +10,8 @@ from typing import Any
 from medllava.data.dropped import UnusableRecordError
 from medllava.data.layouts.conversation import image_names, item_id
 from medllava.errors import DataError
-from medllava.records import FigureRecord, Modality, Split
+from medllava.records import OWN, FigureRecord, Modality, Split
 from medllava.store import contained_path
-
-OWN = "own"
-"""License of pictures for which a table names none, and `context` of figures from a table."""
 
 COLUMNS: Mapping[str, tuple[str, ...]] = {
     "image": ("image", "images", "image_path", "image_file", "file_name", "filename", "path"),

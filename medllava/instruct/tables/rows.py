@@ -13,7 +13,8 @@ from typing import Any
 from medllava.data.benchmarks.files import iter_rows
 from medllava.data.layouts.items import iter_llava_items
 from medllava.errors import DataError, RemoteError
-from medllava.instruct.tables.dicom_series import find_dicom, iter_series
+from medllava.images.series import find_dicom
+from medllava.instruct.tables.dicom_series import iter_series
 from medllava.layout import FIGURES_FILE
 
 Row = Mapping[str, Any]

@@ -38,10 +38,11 @@ def images(tmp_path: Path) -> list[Path]:
 
 @pytest.fixture
 def task_file(images) -> Path:
-    """Twelve questions about four images: yes/no, choices and open ones."""
+    """Twelve questions about four images of two modalities: yes/no, choices and open ones."""
     lines = []
     for i, image in enumerate(images):
-        closed = {"image": image.name, "answer_type": "closed"}
+        shown = {"image": image.name, "modality": "ct" if i < 2 else "mri"}
+        closed = {**shown, "answer_type": "closed"}
         lines += [
             {
                 "id": f"yn{i}",
@@ -60,7 +61,7 @@ def task_file(images) -> Path:
             },
             {
                 "id": f"op{i}",
-                "image": image.name,
+                **shown,
                 "question": "Where is it?",
                 "answer": "left lung",
                 "answer_type": "open",

@@ -16,8 +16,8 @@ from medllava.eval.probes import (
     reword,
     shuffle_choices,
 )
-from medllava.eval.score.closed import closed_hit
 from medllava.records import AnswerType, Question
+from medllava.score.closed import closed_hit
 
 
 def make(question, answer="yes", *, choices=(), image="a.png", key="q"):

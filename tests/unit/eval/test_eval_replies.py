@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from medllava.eval.score.closed import closed_hit
-from medllava.eval.score.final_answer import final_answer
 from medllava.eval.score.scores import METRIC_NAMES, score_replies
 from medllava.records import AnswerType, Question
+from medllava.score.closed import closed_hit
+from medllava.score.final_answer import final_answer
 
 FOLDER = Path(__file__).parents[2] / "fixtures" / "eval"
 CLOSED_FILES = ("mc_replies", "yes_no_replies", "alternatives")

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from medllava.eval.score import open_ended as open_
-from medllava.eval.score.closed import answer_word, chosen_answer, closed_hit
-from medllava.eval.score.normalize import words
 from medllava.eval.score.scores import METRIC_NAMES, image_clusters, score_replies
 from medllava.records import AnswerType, Question
+from medllava.score import open_ended as open_
+from medllava.score.closed import answer_word, chosen_answer, closed_hit
+from medllava.score.normalize import words
 
 
 def closed(answer, question="Is the heart normal?", choices=()):

@@ -2,41 +2,16 @@
 
 import json
 
-import numpy as np
-import pydicom
 import pytest
+from dicom_files import write_slice
 from PIL import Image
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import generate_uid
 
 from medllava.data.sources import image_root, iter_instruction_records
 from medllava.instruct.config import GenerateConfig
 from medllava.instruct.generate import generate_instructions
 from medllava.privacy.findings import PrivacyMode
 from medllava.records import Stage
-
-
-def write_slice(path, *, series, patient, height, number, hounsfield, modality="CT"):
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
-    meta.MediaStorageSOPInstanceUID = generate_uid()
-    data = Dataset()
-    data.file_meta = meta
-    data.SOPClassUID, data.SOPInstanceUID = meta.MediaStorageSOPClassUID, generate_uid()
-    data.PatientID, data.PatientName = patient, "Secret^Name"
-    data.SeriesInstanceUID, data.Modality, data.BodyPartExamined = series, modality, "CHEST"
-    data.InstanceNumber = number
-    data.ImagePositionPatient = [0, 0, height]
-    data.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-    data.Rows = data.Columns = 8
-    data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
-    data.BitsAllocated = data.BitsStored = 16
-    data.HighBit, data.PixelRepresentation = 15, 1
-    data.RescaleIntercept, data.RescaleSlope = 0, 1
-    data.PixelData = np.full((8, 8), hounsfield, np.int16).tobytes()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pydicom.dcmwrite(path, data, enforce_file_format=True)
 
 
 @pytest.fixture

@@ -2,8 +2,12 @@ from collections import Counter
 
 import pytest
 
+from medllava.instruct.config import ClosedReplies
+from medllava.instruct.facts import Fact
 from medllava.instruct.template import TemplateTeacher, count_answers
+from medllava.instruct.vocabulary import TOPICS
 from medllava.records import AnswerType
+from medllava.score.yes_no import answer_word
 
 
 @pytest.fixture
@@ -97,3 +101,81 @@ def test_topic_with_one_answer_in_the_data_is_left_out_where_others_tell_more(co
 def test_figure_without_facts_is_not_asked_about(make_figure):
     teacher = TemplateTeacher({}, closed_share=0.5, seed=0)
     assert teacher.ask(make_figure(caption="A curve."), num_questions=3) == []
+
+
+REPLIES = {
+    ClosedReplies.WORD: "{answer}",
+    ClosedReplies.NAMED: "{Answer}, it is {phrase}.",
+    ClosedReplies.REASONED: "It is {phrase}, so {answer}.",
+}
+
+
+@pytest.mark.parametrize("form", ClosedReplies)
+def test_reply_names_what_is_seen_and_is_scored_as_its_yes_or_no(corpus, form):
+    teacher = TemplateTeacher(count_answers(corpus), closed_share=1, seed=0, closed_replies=form)
+    seen = set()
+    for figure in corpus:
+        for exchange in teacher.ask(figure, num_questions=6):
+            assert exchange.answer in ("yes", "no")
+            assert answer_word(exchange.reply, asked=exchange.question) == exchange.answer
+            seen.add(exchange.answer)
+            if exchange.category == "plane":
+                plane = figure.caption.split()[0]
+                phrase = "an axial slice" if plane == "axial" else f"a {plane} slice"
+                assert exchange.reply == REPLIES[form].format(
+                    answer=exchange.answer, Answer=exchange.answer.capitalize(), phrase=phrase
+                )
+    assert seen == {"yes", "no"}
+
+
+def test_every_topic_states_what_is_seen_in_a_reply_that_is_read_right():
+    for topic in TOPICS:
+        values = [value.answer for value in topic.values] or ["7"]
+        for answer in values:
+            fact = Fact(topic=topic, answer=answer, noun="cells")
+            assert answer in fact.statement or fact.value.phrase.format(noun="cells") in (
+                fact.statement
+            )
+            for word in ("yes", "no"):
+                assert answer_word(f"{word.capitalize()}, {fact.statement}.") == word
+                assert answer_word(f"{fact.statement.capitalize()}, so {word}.") == word
+
+
+def skewed(make_figure):
+    """Three quarters brain MRI, sorted: as unlike a balanced set as archives come."""
+    captions = ["MRI of the brain"] * 60 + ["MRI of the knee"] * 10
+    captions += ["X-ray of the chest"] * 6 + ["X-ray of the tibia"] * 4
+    return [make_figure(i, caption=caption) for i, caption in enumerate(captions)]
+
+
+def test_yes_and_no_are_balanced_in_skewed_data_too(make_figure):
+    figures = skewed(make_figure)
+    teacher = TemplateTeacher(count_answers(figures), closed_share=1, seed=1)
+    by_value, by_kind = Counter(), Counter()
+    for figure in figures:
+        for exchange in teacher.ask(figure, num_questions=8):
+            sign = 1 if exchange.answer == "yes" else -1
+            phrases = ("brain", "knee", "chest", "tibia", "MRI", "X-ray")
+            by_value[next(v for v in phrases if v in exchange.question)] += sign
+            by_kind[exchange.category, figure.caption.split()[0]] += sign
+    assert len(by_value) == 6
+    assert max(map(abs, by_value.values())) <= 3
+    assert max(map(abs, by_kind.values())) <= 2
+
+
+def test_a_no_names_what_pictures_of_the_same_kind_show(make_figure):
+    parts = ["brain", "knee", "liver"] * 12
+    figures = [make_figure(i, caption=f"MRI of the {part}") for i, part in enumerate(parts)]
+    parts = ["chest", "tibia", "shoulder"] * 12
+    figures += [make_figure(i + 99, caption=f"X-ray of the {p}") for i, p in enumerate(parts)]
+    teacher = TemplateTeacher(count_answers(figures), closed_share=1, seed=0)
+    hard = total = 0
+    for figure in figures:
+        for exchange in teacher.ask(figure, num_questions=6):
+            if exchange.category == "body_part" and exchange.answer == "no":
+                total += 1
+                among = ("brain", "knee", "liver")
+                is_mri = figure.caption.startswith("MRI")
+                hard += any(part in exchange.question for part in among) == is_mri
+    assert total >= 72
+    assert hard >= 0.95 * total  # two easy ones kept the balance

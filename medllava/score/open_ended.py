@@ -8,7 +8,7 @@ from collections import Counter
 from functools import lru_cache
 from typing import Any
 
-from medllava.eval.score.normalize import words
+from medllava.score.normalize import words
 
 
 def exact_match(reply: str, reference: str) -> float:

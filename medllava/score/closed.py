@@ -6,12 +6,12 @@ read (`final_answer`). Words are compared whole, so "no" is not found in "normal
 "yes" and "no" has not answered, nor has who denies one answer and states no other.
 """
 
-from medllava.eval.score.alternatives import alternative_named
-from medllava.eval.score.choices import choice_named
-from medllava.eval.score.final_answer import final_answer
-from medllava.eval.score.normalize import words
-from medllava.eval.score.yes_no import NO, YES, answer_word, is_yes_no
 from medllava.records import Question
+from medllava.score.alternatives import alternative_named
+from medllava.score.choices import choice_named
+from medllava.score.final_answer import final_answer
+from medllava.score.normalize import words
+from medllava.score.yes_no import NO, YES, answer_word, is_yes_no
 
 __all__ = [
     "NO",

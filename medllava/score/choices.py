@@ -8,8 +8,8 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-from medllava.eval.score.normalize import contains, words
-from medllava.eval.score.yes_no import HEDGE, NO, YES, answer_word
+from medllava.score.normalize import contains, words
+from medllava.score.yes_no import HEDGE, NO, YES, answer_word
 
 _BLANK = "\x00"
 _NEGATION_BEFORE = re.compile(

@@ -8,8 +8,8 @@ right, of "a contrast CT or a non-contrast CT" the words contrast and non-contra
 import re
 from functools import lru_cache
 
-from medllava.eval.score.normalize import contains, words
-from medllava.eval.score.yes_no import HEDGE
+from medllava.score.normalize import contains, words
+from medllava.score.yes_no import HEDGE
 
 _NON = re.compile(r"\bnon[\s-]+(?=\w)", re.I)
 _SMALL = frozenset(

@@ -8,8 +8,8 @@ import re
 import unicodedata
 from functools import lru_cache
 
-from medllava.eval.score.final_answer import final_answer
-from medllava.eval.score.normalize import words
+from medllava.score.final_answer import final_answer
+from medllava.score.normalize import words
 
 YES, NO = "yes", "no"
 

@@ -1,0 +1,1 @@
+"""A reply and its reference to a score: what evaluation reports and reinforcement rewards."""
