@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from medllava.chat.config import Options, Sampling, ViewConfig
+from medllava.chat.config import Options, ViewConfig
 from medllava.errors import DataError
+from medllava.model.sampling import Sampling
 
 _PLANES = ("axial", "coronal", "sagittal")
 _MAX_NEW_TOKENS = 4096

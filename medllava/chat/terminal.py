@@ -12,12 +12,13 @@ from typing import Any, TextIO
 
 from PIL import Image
 
-from medllava.chat.config import Answer, Options, Sampling, ViewConfig
+from medllava.chat.config import Answer, Options, ViewConfig
 from medllava.chat.conversation import Conversation
 from medllava.chat.exchange import Said, open_images, parse_source, save_conversation
 from medllava.chat.occlusion import CAPTION, draw_overlay
 from medllava.chat.transcript import parse_transcript
 from medllava.errors import DataError, MedllavaError
+from medllava.model.sampling import Sampling
 from medllava.printable import printable, repair
 
 HELP = """\

@@ -19,9 +19,9 @@ from medllava.pmc.archive import ArticleFiles, Source, match_image
 from medllava.pmc.config import FetchConfig
 from medllava.pmc.jats import Figure, read_article
 from medllava.pmc.rights import is_allowed
-from medllava.pmc.selection import listing_path
-from medllava.pmc.sources import check_source, open_source, select_articles
-from medllava.pmc.state import Item, Listing, ListingRule, write_listing
+from medllava.pmc.selection import listing_path, write_selection
+from medllava.pmc.sources import check_source, open_source
+from medllava.pmc.state import Item, Listing
 from medllava.progress import Progress
 from medllava.records import StepSummary
 
@@ -68,17 +68,8 @@ def plan_fetch(config: FetchConfig, *, progress: Progress) -> StepSummary:
     check_source(config)
     with tempfile.TemporaryDirectory(prefix="medllava-plan-") as scratch:
         config = replace(config, output_dir=Path(scratch), dry_run=False)
-        progress.start("select articles")
-        selection = select_articles(config)
-        rule = ListingRule(
-            latest=config.versions == "latest",
-            limit=config.limit,
-            sample=config.sample,
-            seed=config.seed,
-        )
-        path = listing_path(config)
-        write_listing(path, selection.entries, facts=selection.facts, rule=rule)
-        with closing(Listing(path)) as listing:
+        facts = write_selection(config, progress=progress)
+        with closing(Listing(listing_path(config))) as listing:
             items = list(listing.iter_sample(SAMPLE_ARTICLES))
             total, misses = len(listing), sum(1 for _ in listing.iter_misses())
         progress.start("read a sample", total=len(items))
@@ -91,7 +82,7 @@ def plan_fetch(config: FetchConfig, *, progress: Progress) -> StepSummary:
                 for part in sampled:
                     estimate.add(part)
         seconds = max(time.monotonic() - started, 1e-6)
-    return _summarize(selection.facts, total, misses, len(items), estimate, seconds)
+    return _summarize(facts, total, misses, len(items), estimate, seconds)
 
 
 def _summarize(

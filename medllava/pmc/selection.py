@@ -79,9 +79,9 @@ def freeze_listing(config: FetchConfig, *, progress: Progress) -> None:
         is_first = not listing_path(config).exists()
         if config.refresh and not is_first and not pending.exists():
             write_json(pending, {"replaces": read_facts(config)["snapshot"]})
-            _write_selection(config, progress=progress)
+            write_selection(config, progress=progress)
         elif is_first:
-            _write_selection(config, progress=progress)
+            write_selection(config, progress=progress)
         if config.retry_rejected:
             progress.start("open what was left out")
             _reopen_rejected(config)
@@ -130,7 +130,8 @@ def count_refreshed(config: FetchConfig) -> dict[str, int]:
     return counts
 
 
-def _write_selection(config: FetchConfig, *, progress: Progress) -> None:
+def write_selection(config: FetchConfig, *, progress: Progress) -> dict[str, Any]:
+    """Freeze which articles are taken; return the facts about the selection."""
     progress.start("select articles")
     selection = select_articles(config)
     rule = ListingRule(
@@ -140,6 +141,7 @@ def _write_selection(config: FetchConfig, *, progress: Progress) -> None:
         seed=config.seed,
     )
     write_listing(listing_path(config), selection.entries, facts=selection.facts, rule=rule)
+    return selection.facts
 
 
 def _check_settings(known: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:

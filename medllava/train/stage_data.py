@@ -5,13 +5,16 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
-from medllava.data.benchmarks.questions import QuestionSet, finetune_records, load_questions
+from medllava.data.benchmarks.questions import (
+    QuestionSet,
+    finetune_records,
+    holds_questions,
+    load_questions,
+)
 from medllava.data.dropped import Dropped
 from medllava.data.random_records import RANDOM_DATA, write_random_records
 from medllava.data.sources import image_root, read_instructions
-from medllava.layout import INSTRUCTIONS_FILE
 from medllava.records import InstructionRecord, Split, Stage
-from medllava.store import iter_jsonl
 from medllava.train.config import StageRunConfig
 
 
@@ -69,7 +72,7 @@ def _find(config: StageRunConfig, source: str, made_up: Path) -> StageData:
         path = write_random_records(made_up, seed=config.recipe.train.seed)
         return StageData(path=path, image_root=path)
     path = Path(source)
-    if config.stage is Stage.FINETUNE and (not path.exists() or _holds_questions(path)):
+    if config.stage is Stage.FINETUNE and (not path.exists() or holds_questions(path)):
         split = None if path.is_file() else Split.TRAIN.value  # a file is taken whole
         questions = load_questions(source, split=split, image_dir=config.image_dir)
         root = questions.image_dir or questions.file.parent
@@ -86,13 +89,3 @@ def _first(
             return
         limit -= isinstance(record, InstructionRecord)
         yield record
-
-
-def _holds_questions(path: Path) -> bool:
-    """Tell questions with answers, or a benchmark's own folder, from instructions."""
-    if path.is_dir():
-        return not (path / INSTRUCTIONS_FILE).is_file()
-    if path.suffix != ".jsonl":
-        return False
-    first = next(iter_jsonl(path), None)
-    return first is not None and {"question", "answer"} <= first[1].keys()

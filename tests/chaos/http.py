@@ -35,7 +35,7 @@ def print_faults(folder: Path, *, cases: int, seed: int) -> int:
             check=True,
         )
     failed = 0
-    print(f"{'case':>4} {'faults':>7} {'outage':>7} {'runs':>5}  codes     output")
+    print(f"{'case':>4} {'faults':>7} {'outage':>7} {'runs':>5}  codes     output", flush=True)
     for case in range(cases):
         rng = random.Random(f"{seed}:{case}")
         archive = LoopbackArchive(objects)

@@ -20,6 +20,7 @@ from medllava.data.benchmarks.task import Task, compare_counts, load_task, task_
 from medllava.data.conversation import question_text, user_turn
 from medllava.data.sources import image_root
 from medllava.errors import DataError, RecordError
+from medllava.layout import INSTRUCTIONS_FILE
 from medllava.records import (
     AnswerType,
     InstructionRecord,
@@ -28,7 +29,7 @@ from medllava.records import (
     Stage,
     Turn,
 )
-from medllava.store import contained_path
+from medllava.store import contained_path, iter_jsonl
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,3 +263,13 @@ def _notes(
         notes.append(compare_counts(task, split=split, language=language, found=found))
         notes += task.notes
     return tuple(notes)
+
+
+def holds_questions(path: Path) -> bool:
+    """Tell questions with answers, or a benchmark's own folder, from instructions."""
+    if path.is_dir():
+        return not (path / INSTRUCTIONS_FILE).is_file()
+    if path.suffix != ".jsonl":
+        return False
+    first = next(iter_jsonl(path), None)
+    return first is not None and {"question", "answer"} <= first[1].keys()

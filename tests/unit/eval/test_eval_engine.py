@@ -75,13 +75,13 @@ def test_sampled_replies_do_not_depend_on_the_batch(tiny_model, images):
 
 def test_an_image_is_encoded_once(tiny_model, images, monkeypatch):
     encoded = []
-    forward = tiny_model.model.get_image_features
+    forward = tiny_model.model.model.get_image_features
 
     def count(pixel_values, **kwargs):
         encoded.append(len(pixel_values))
         return forward(pixel_values=pixel_values, **kwargs)
 
-    monkeypatch.setattr(tiny_model.model, "get_image_features", count)
+    monkeypatch.setattr(tiny_model.model.model, "get_image_features", count)
     answers(tiny_model, make_asks(images), batch_size=2)
     assert sum(encoded) == len(images) + 1  # and the blank one
 
