@@ -1,9 +1,9 @@
-"""What the frozen vision encoder alone can answer: one linear classifier per category of open question.
+"""What the frozen vision encoder alone can answer: a linear classifier per category of question.
 
-The run folder in, `linear_probe.json` out. The classifiers see what the projector is given (class
-token, and mean of the patches) and know no words; they choose among the training answers of a
-category. A model that looks as well as its encoder allows comes close to their score, and none of
-the quickstart's size should be expected above it.
+The run folder in, `linear_probe.json` out, for open questions only. The classifiers see what the
+projector is given (class token, and mean of the patches) and know no words; they choose among the
+training answers of a category. A model that looks as well as its encoder allows comes close to
+their score, and none of the quickstart's size should be expected above it.
 
     python recipes/quickstart/linear_probe.py runs/quickstart
 """
@@ -42,7 +42,9 @@ def main(run: Path) -> None:
 def open_questions(run: Path, split: str) -> list[Question]:
     """Return the open questions of a split."""
     file = run / f"instructions/{split}/questions.jsonl"
-    questions = [Question.from_json(line, where=f"{file}, line {n}") for n, line in iter_jsonl(file)]
+    questions = [
+        Question.from_json(line, where=f"{file}, line {n}") for n, line in iter_jsonl(file)
+    ]
     return [question for question in questions if question.answer_type is AnswerType.OPEN]
 
 
@@ -53,26 +55,26 @@ def encode(run: Path, images: set[str]) -> dict[str, Tensor]:
     folder = run / "instructions/test"
     root = folder / read_json(folder / "summary.json")["image_dir"]
     names = sorted(images)
-    features_NPE = selected_features(model, processor, [load_image(root / n) for n in names])
-    pooled_NE = torch.cat([features_NPE[:, 0], features_NPE[:, 1:].mean(1)], dim=1)
-    return dict(zip(names, pooled_NE, strict=True))
+    per_token = selected_features(model, processor, [load_image(root / n) for n in names])
+    pooled = torch.cat([per_token[:, 0], per_token[:, 1:].mean(1)], dim=1)
+    return dict(zip(names, pooled, strict=True))
 
 
 def right_answers(train: list[Question], test: list[Question], features: dict[str, Tensor]) -> int:
     """Return how many of `test` a classifier fitted on `train` answers right."""
     answers = sorted({question.answer for question in train})
-    inputs_NE = torch.stack([features[question.image] for question in train])
-    targets_N = torch.tensor([answers.index(question.answer) for question in train])
-    mean, deviation = inputs_NE.mean(0), inputs_NE.std(0).clamp_min(1e-6)
-    classifier = torch.nn.Linear(inputs_NE.shape[1], len(answers))
+    inputs = torch.stack([features[question.image] for question in train])
+    targets = torch.tensor([answers.index(question.answer) for question in train])
+    mean, deviation = inputs.mean(0), inputs.std(0).clamp_min(1e-6)
+    classifier = torch.nn.Linear(inputs.shape[1], len(answers))
     torch.nn.init.zeros_(classifier.weight)
     torch.nn.init.zeros_(classifier.bias)
     optimizer = torch.optim.LBFGS(classifier.parameters(), max_iter=STEPS)
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        logits = classifier((inputs_NE - mean) / deviation)
-        value = torch.nn.functional.cross_entropy(logits, targets_N)
+        logits = classifier((inputs - mean) / deviation)
+        value = torch.nn.functional.cross_entropy(logits, targets)
         value = value + WEIGHT_DECAY * classifier.weight.square().sum()
         value.backward()
         return value

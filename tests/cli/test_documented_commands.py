@@ -12,12 +12,14 @@ from medllava.recipe import load_recipe
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-_START = re.compile(r"(?:\$ )?((?:[A-Z_]+=\S+ )*)(?:medllava|torchrun .*-m medllava|srun .*medllava) ")
+_START = re.compile(
+    r"(?:\$ )?((?:[A-Z_]+=\S+ )*)(?:medllava|torchrun .*-m medllava|srun .*medllava) "
+)
 _ELLIPSES = {"...", "…"}
 
 
 def documented_commands(text: str) -> list[str]:
-    """Return what stands behind `medllava` in indented blocks and `code`, continued lines joined."""
+    """Return what stands behind `medllava` in indented blocks and `code`, lines joined."""
     joined = re.sub(r"\\\n\s*", "", text)
     lines = [line.strip() for line in joined.splitlines() if line.startswith("    ")]
     lines += re.findall(r"`(medllava [^`]+)`", joined.replace("\n", " "))
@@ -60,7 +62,8 @@ def refusal(command: str) -> str:
     except Exception as error:  # noqa: BLE001 - typer's own copy of click raises what it likes
         if type(error).__name__ == "Exit":  # --help and --version end here
             return ""
-        return f"{type(error).__name__}: {getattr(error, 'format_message', lambda: error)()}"
+        words_of = getattr(error, "format_message", None)
+        return f"{type(error).__name__}: {words_of() if words_of else error}"
     return ""
 
 
@@ -96,5 +99,6 @@ def test_every_setting_that_a_page_names_exists() -> None:
     for page, key in sorted(named):
         value: object = recipe
         for part in key.split("."):
-            assert isinstance(value, dict) and part in value, f"{page}: no setting {key}"
+            assert isinstance(value, dict), f"{page}: no setting {key}"
+            assert part in value, f"{page}: no setting {key}"
             value = value[part]
