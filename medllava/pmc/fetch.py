@@ -10,9 +10,9 @@
     OUT/.fetch/             listing, outcomes and kept objects: what a later run continues from
 
 A figure walks: here -> `transport` -> `archive` -> `xml` -> `article` -> `jats`, `text`,
-`mentions`, `rights`, `modality` -> `images` -> `state` -> `manifest`. A shard is a function of the
-listing, the settings, `num_shards` and its index. What a service does not give today stays open,
-and the next run goes on there. Whoever finishes the last shard writes the files.
+`mentions` -> `figures`, `rights`, `modality` -> `images` -> `state` -> `manifest`. A shard is a
+function of the listing, the settings, `num_shards` and its index. What a service does not give
+today stays open, and the next run goes on there. Whoever finishes the last shard writes the files.
 """
 
 import errno
@@ -21,7 +21,7 @@ import os
 import shutil
 from collections import Counter, deque
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import closing, contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
@@ -48,6 +48,7 @@ from medllava.pmc.transport import BudgetSpentError, ByteBudget
 from medllava.progress import Progress, SilentProgress
 from medllava.records import StepSummary
 from medllava.store import exclusive, write_json
+from medllava.threads import thread_pool
 
 _LOGGER = logging.getLogger(__name__)
 _DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -207,23 +208,19 @@ class _ShardRunner:
     def run(self, items: Iterator[Item], *, workers: int) -> int:
         """Do every item that is not done; return how many stay open."""
         running: dict[Future[list[Outcome]], Item] = {}
-        with ThreadPoolExecutor(workers, thread_name_prefix="fetch") as pool:
-            try:
-                for item in items:
-                    if item.name in self._outcomes:
-                        self._progress.advance()
-                        continue
-                    if self._is_spent:
-                        self._left += 1
-                        continue
-                    running[pool.submit(self._read, item)] = item
-                    if len(running) >= 2 * workers:
-                        self._collect(running)
-                while running:
+        with thread_pool(workers, name="fetch") as pool:
+            for item in items:
+                if item.name in self._outcomes:
+                    self._progress.advance()
+                    continue
+                if self._is_spent:
+                    self._left += 1
+                    continue
+                running[pool.submit(self._read, item)] = item
+                if len(running) >= 2 * workers:
                     self._collect(running)
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
+            while running:
+                self._collect(running)
         self._settle()
         return self._left
 

@@ -9,7 +9,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from medllava.pmc.sources import check_source, open_source
 from medllava.pmc.state import Item, Listing
 from medllava.progress import Progress
 from medllava.records import StepSummary
+from medllava.threads import thread_pool
 
 SAMPLE_ARTICLES = 100
 _SECONDS_PER_HOUR = 3600
@@ -76,7 +76,7 @@ def plan_fetch(config: FetchConfig, *, progress: Progress) -> StepSummary:
         source = open_source(config, shard_dir=Path(scratch))
         estimate = _Estimate()
         started = time.monotonic()
-        with ThreadPoolExecutor(config.workers) as pool:
+        with thread_pool(config.workers) as pool:
             for sampled in pool.map(lambda item: _sample(config, source, item), items):
                 progress.advance()
                 for part in sampled:
@@ -132,7 +132,7 @@ def _measure(config: FetchConfig, files: ArticleFiles) -> _Sampled:
     stated = files.metadata.license if files.metadata is not None else None
     if files.metadata is not None and not is_allowed(stated, config.licenses):
         return _Sampled(license=stated or "none stated")
-    article = read_article(files.load_root())
+    article = read_article(files.load_root(), with_mentions=False)
     code = stated or article.license.code
     sampled = _Sampled(license=code or "none stated", is_kept=is_allowed(code, config.licenses))
     if sampled.is_kept:

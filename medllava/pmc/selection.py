@@ -5,9 +5,7 @@ OUT/.fetch/listing.sqlite   the articles, shared by all shards
 OUT/.fetch/refresh.jsonl    what the last refresh found gone or changed
 """
 
-import fcntl
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,14 @@ from medllava.pmc.sources import check_source, open_source, select_articles
 from medllava.pmc.state import Item, Listing, ListingRule, Outcomes, write_listing
 from medllava.pmc.transport import without_password
 from medllava.progress import Progress
-from medllava.store import JsonlWriter, exclusive, iter_jsonl, read_json, write_json
+from medllava.store import (
+    JsonlWriter,
+    exclusive,
+    iter_jsonl,
+    read_json,
+    waiting_lock,
+    write_json,
+)
 
 _FREE_SETTINGS = frozenset(
     {
@@ -246,11 +251,3 @@ def sweep_temporary(folder: Path) -> None:
     for pattern in (".*.tmp", ".scratch.*"):
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)
-
-
-@contextmanager
-def waiting_lock(path: Path) -> Iterator[None]:
-    """Hold a file for this process, waiting for others that do."""
-    with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield

@@ -10,16 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from medllava.data.layouts.released import SourceReport, inspect_llava_json
-from medllava.data.packing import Schedule
 from medllava.data.prefix_sharing import find_sharing
+from medllava.data.schedule import Schedule
 from medllava.data.sources import is_llava_file
 from medllava.errors import SetupError
 from medllava.model.shapes import ModelShape, read_shape
 from medllava.model.weightless_processor import read_processor
 from medllava.progress import Progress
+from medllava.recipe import Precision
 from medllava.train import prepare
 from medllava.train.config import StageRunConfig
-from medllava.train.hardware import this_gpu
+from medllava.train.hardware import choose_precision, host_memory_bytes, this_gpu
 from medllava.train.planning.costs import GPUS, Gpu
 from medllava.train.planning.data_counts import (
     DataStatistics,
@@ -28,8 +29,8 @@ from medllava.train.planning.data_counts import (
     estimate_data,
 )
 from medllava.train.planning.fit import Batches, fit_settings
-from medllava.train.planning.plan import Plan, build_plan
-from medllava.train.settings import Settings, machine_settings
+from medllava.train.planning.plan import Cpu, Plan, build_plan
+from medllava.train.settings import Settings, machine_settings, wants_launcher
 from medllava.train.stage_data import StageData, find_data
 
 _PLANNED_GPU = "H100"
@@ -59,6 +60,19 @@ def plan_stage(config: StageRunConfig, *, world_size: int, progress: Progress) -
         gpu=_device(),
         max_steps=config.max_steps,
         batches=batches,
+        cpu=None if this_gpu() else _this_cpu(config, shape, world_size=world_size),
+    )
+
+
+def _this_cpu(config: StageRunConfig, shape: ModelShape, *, world_size: int) -> Cpu:
+    """Return what this machine without a GPU offers; it is tried how fast it is at bf16."""
+    recipe = config.recipe
+    is_sharded = world_size > 1 or wants_launcher(recipe)
+    choice = choose_precision(recipe.train.precision, shape, is_sharded=is_sharded)
+    return Cpu(
+        memory_bytes=host_memory_bytes(),
+        is_half=choice.precision is Precision.BF16,
+        why=choice.reason,
     )
 
 
