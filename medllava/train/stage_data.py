@@ -1,4 +1,4 @@
-"""What a stage trains on: instructions, questions, a benchmark, pairs of replies, or random ones."""
+"""What a stage trains on: instructions, questions, benchmarks, pairs of replies, or random ones."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
