@@ -101,7 +101,7 @@ def _parse_flat(row: Row, *, default_id: str, where: str) -> Parsed:
     )
 
 
-def _key_steps(row: dict[str, Any], *, where: str) -> tuple[tuple[str, ...], ...]:
+def _key_steps(row: Row, *, where: str) -> tuple[tuple[str, ...], ...]:
     """Return the steps of reasoning, each in its wordings; one wording may stand without a list.
 
     Raises:
