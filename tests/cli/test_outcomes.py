@@ -211,7 +211,8 @@ def test_output_is_utf_8_whatever_the_locale(locale: str, encoding: str | None, 
     if encoding:
         environment["PYTHONIOENCODING"] = encoding
     done = subprocess.run(
-        [*MODULE, "push", "日本 caf\xe9".encode(), "me/model", "--json"],
+        [*MODULE, "generate-instructions", "日本 caf\xe9".encode(), "--stage", "align", "-o", "out",
+         "--json"],
         capture_output=True, env=environment, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 4
