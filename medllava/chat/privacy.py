@@ -11,11 +11,12 @@ from pathlib import Path
 from PIL import Image
 
 from medllava.images.facts import describe_image
-from medllava.images.series import find_dicom
+from medllava.images.series import Series, find_dicom
 from medllava.privacy.findings import Finding, Kind
 from medllava.privacy.pixels import INSTALL, TextFinder, has_reader
 from medllava.privacy.tags import find_in_tags
 
+Source = str | Path | bytes | Series[bytes]
 _MOST_TAGS = 4
 
 
@@ -40,7 +41,7 @@ class PrivacyWatch:
         self._sent_to = sent_to
         self._finder: TextFinder | None = None
 
-    def look(self, source: str | Path | bytes, images: Sequence[Image.Image]) -> list[Told]:
+    def look(self, source: Source, images: Sequence[Image.Image]) -> list[Told]:
         """Return what the person should know of a source before they ask about it.
 
         Args:
@@ -67,7 +68,7 @@ class PrivacyWatch:
         )
 
     def _told_of_pixels(
-        self, source: str | Path | bytes, images: Sequence[Image.Image], found: Sequence[Finding]
+        self, source: Source, images: Sequence[Image.Image], found: Sequence[Finding]
     ) -> Iterator[Told]:
         if any(one.kind is Kind.BURNED_IN for one in found):
             yield Told(
@@ -89,9 +90,12 @@ class PrivacyWatch:
             yield Told(text=f"Text was looked for in this view only, one of {views:,}.")
 
 
-def _find_in_source(source: str | Path | bytes) -> Iterator[Finding]:
+def _find_in_source(source: Source) -> Iterator[Finding]:
     """Yield what is in the tags of a file, or of every file of a series."""
-    if isinstance(source, bytes):
+    if isinstance(source, Series):
+        for one in source.slices:
+            yield from find_in_tags(one.file)
+    elif isinstance(source, bytes):
         yield from find_in_tags(source)
     elif Path(source).is_dir():
         for file in find_dicom(Path(source)):
@@ -100,7 +104,7 @@ def _find_in_source(source: str | Path | bytes) -> Iterator[Finding]:
         yield from find_in_tags(Path(source))
 
 
-def _count_views(source: str | Path | bytes) -> int:
+def _count_views(source: Source) -> int:
     """Return how many frames or slices a file has; of a folder each shown slice is looked at."""
     if isinstance(source, str | Path):
         if not Path(source).is_file():

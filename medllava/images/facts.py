@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from medllava.images.dicom import is_dicom
 from medllava.images.nifti import is_nifti
 from medllava.images.raster import is_raster
+from medllava.images.series import Series
 from medllava.images.windowing import Window
 from medllava.records import Record
 
@@ -31,8 +32,11 @@ class ImageFacts(Record):
     """Values are Hounsfield units, so that the usual windows of CT fit."""
 
 
-def describe_image(data: bytes) -> ImageFacts:
-    """Return what a file offers; bytes that `load_image` reads, since nothing is checked again."""
+def describe_image(data: bytes | Series[bytes]) -> ImageFacts:
+    """Return what a file or a series offers; `load_image` reads it, so nothing is checked again."""
+    if isinstance(data, Series):
+        is_ct = data.modality == "CT"
+        return ImageFacts(kind="dicom", num_frames=len(data.slices), is_measured=True, is_ct=is_ct)
     if is_dicom(data[:512]):
         return _describe_dicom(data)
     if is_nifti(data[:512]):
