@@ -87,14 +87,8 @@ def run(
         ),
     ] = None,
     judge: Annotated[
-<<<<<<< HEAD
         str | None,
-        typer.Option(
-            "--judge", help="Let this model, named with its date, grade the answers of eval chat."
-        ),
-=======
-        str | None, typer.Option("--judge", help="Model that grades open answers, with its date.")
->>>>>>> main
+        typer.Option("--judge", help="Let this model, named with its date, grade open answers."),
     ] = None,
     judge_base_url: Annotated[
         str | None,
@@ -111,7 +105,9 @@ def run(
     ] = 1,
     judge_labels: Annotated[
         Path | None,
-        typer.Option("--judge-labels", help="Answers graded by people, to measure the judge by."),
+        typer.Option(
+            "--judge-labels", help="Measure the judge by these answers that people graded."
+        ),
     ] = None,
     max_cost: Annotated[
         float | None,

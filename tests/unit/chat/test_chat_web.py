@@ -362,7 +362,7 @@ def test_a_folder_arrives_as_one_series_in_order(client: httpx.Client, tmp_path:
         (body[:-1], "did not arrive whole"),
         (b"[Infinity]\n", "did not arrive whole"),
         (folder_body([b"notes"]), "not an image"),
-        (folder_body([files[0][:200]]), "no DICOM header"),
+        (folder_body([files[0][:200]]), "holds no picture"),
     ]:
         reply = client.post(f"{path}/images", content=bad, headers=head)
         assert reply.status_code == 400
