@@ -28,7 +28,6 @@ _EXTRAS = {
     "trackers": (("tensorboard",), "training writes no TensorBoard log"),
     "gguf": (("gguf", "xllamacpp"), "push --export cannot write GGUF files"),
     "quickstart": (("gguf", "onnx", "tifffile"), "the quickstart cannot unpack its small model"),
-    "rl": (("trl", "peft"), "stages 4 (prefer) and 5 (reinforce) cannot be trained"),
     "serve": (("fastapi",), "checkpoints cannot be served by `transformers serve`"),
 }
 """Extra to (modules it brings, what is missed without it)."""
