@@ -13,6 +13,16 @@ StageName = StrEnum("StageName", ["ALIGN", "INSTRUCT"])
 SplitName = StrEnum("SplitName", ["TRAIN", "VALIDATION", "TEST", "ALL"])
 PrivacyName = StrEnum("PrivacyName", ["AUTO", "STOP", "REPORT", "MASK", "OFF"])
 RepliesName = StrEnum("RepliesName", ["WORD", "NAMED", "REASONED"])
+KindName = StrEnum("KindName", ["CONVERSATION", "VQA", "CHOICE"])
+PresetName = StrEnum(
+    "PresetName",
+    {
+        "LLAVA_MED_10K": "llava-med-10k",
+        "LLAVA_MED_60K": "llava-med-60k",
+        "LLAVA_MED_60K_IM": "llava-med-60k-im",
+    },
+)
+SelectName = StrEnum("SelectName", ["TURN", "ENTITIES"])
 FormatName = StrEnum("FormatName", ["LLAVA", "MESSAGES", "SWIFT"])
 PositionName = StrEnum("PositionName", ["BEFORE", "AFTER", "RANDOM"])
 
@@ -43,6 +53,29 @@ def run(
             help="Who writes conversations: template, local:FOLDER, recorded:FILE or a model name.",
         ),
     ] = "template",
+    kind: Annotated[
+        KindName,
+        typer.Option(
+            "--kind",
+            help="What a model writes: conversation, vqa (short answers) or choice (lettered).",
+        ),
+    ] = KindName.CONVERSATION,
+    preset: Annotated[
+        PresetName | None,
+        typer.Option(
+            "--preset",
+            help="Make a data set of the LLaVA-Med paper: its numbers by modality, counted as "
+            "kept, its turns and its context; --limit makes a smaller one.",
+        ),
+    ] = None,
+    select: Annotated[
+        SelectName,
+        typer.Option(
+            "--select",
+            help="Take figures in turn from each modality, or from each of its entities "
+            "(subject headings, findings, organs) too.",
+        ),
+    ] = SelectName.TURN,
     base_url: Annotated[
         str | None,
         typer.Option("--base-url", envvar="MEDLLAVA_BASE_URL", help="Server; default OpenAI."),
@@ -166,7 +199,7 @@ def run(
     verbose: Verbose = 0,
 ) -> None:
     """Turn figures into conversations that a model can learn from."""
-    from medllava.instruct.config import ClosedReplies, GenerateConfig, ImagePosition
+    from medllava.instruct.config import ClosedReplies, GenerateConfig, ImagePosition, Kind, Select
     from medllava.instruct.generate import generate_instructions
     from medllava.instruct.teacher import parse_request_options
     from medllava.privacy.findings import PrivacyMode
@@ -183,6 +216,9 @@ def run(
         output_dir=output_dir,
         stage=Stage((stage or StageName.ALIGN).value),
         teacher=teacher,
+        kind=Kind(kind.value),
+        preset=None if preset is None else preset.value,
+        select=Select(select.value),
         split=None if split is SplitName.ALL else Split(split.value),
         limit=limit,
         questions_per_figure=questions_per_figure,

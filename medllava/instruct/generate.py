@@ -24,7 +24,7 @@ from medllava.data.layouts.write import Layout, write_layout
 from medllava.data.sources import iter_instruction_records
 from medllava.errors import DataError
 from medllava.instruct.alignment import align_figure, draw, place_image
-from medllava.instruct.config import TEMPLATE_TEACHER, GenerateConfig, ImagePosition
+from medllava.instruct.config import TEMPLATE_TEACHER, GenerateConfig, ImagePosition, Kind, Select
 from medllava.instruct.conversations import write_conversations
 from medllava.instruct.estimate import estimate_run
 from medllava.instruct.figures import (
@@ -39,6 +39,7 @@ from medllava.instruct.output import (
     write_summary,
 )
 from medllava.instruct.phrases import ENGLISH, check_language
+from medllava.instruct.presets import find_preset
 from medllava.instruct.privacy import check_privacy, pass_gate
 from medllava.instruct.report import write_report
 from medllava.instruct.tables.rows import is_table
@@ -87,6 +88,12 @@ def generate_instructions(
                 f"--language {config.language} needs a model as --teacher: captions are taken as "
                 "they are, and the template teacher reads and writes English only."
             )
+    config = _with_preset(config)
+    if config.kind is not Kind.CONVERSATION and not _asks_model(config):
+        raise DataError(
+            f"--kind {config.kind} needs a model as --teacher; the template teacher asks its own "
+            "questions (--closed-share), and captions are taken as they are."
+        )
     if config.stage is Stage.FINETUNE:
         raise ValueError("stage finetune takes a benchmark's data; nothing is generated for it")
     if config.dry_run and not config.output_dir.exists():
@@ -95,6 +102,24 @@ def generate_instructions(
         return (_estimate_any if config.dry_run and not config.check_privacy else _generate_any)(
             config, progress
         )
+
+
+def _with_preset(config: GenerateConfig) -> GenerateConfig:
+    """Return the config with what its preset sets.
+
+    Raises:
+        DataError: there is no such preset, or it does not go with the rest.
+    """
+    if config.preset is None and config.select is Select.TURN:
+        return config
+    if not _asks_model(config):
+        raise DataError("--preset and --select need --stage instruct and a model as --teacher.")
+    if config.preset is None:
+        return config
+    preset = find_preset(config.preset)
+    if config.kind is not Kind.CONVERSATION:
+        raise DataError(f"--preset {config.preset} is of conversations. Leave --kind out.")
+    return dataclasses.replace(config, inline_mentions=preset.inline_mentions)
 
 
 def _estimate_any(config: GenerateConfig, progress: Progress) -> StepSummary:
@@ -138,7 +163,9 @@ def _generate(config: GenerateConfig, choice: Choice, progress: Progress) -> Ste
     usage: dict[str, Any] = {}
     is_template = config.stage is Stage.INSTRUCT and not _asks_model(config)
     with InstructionsWriter(
-        config.output_dir, with_questions=is_template, seed=config.seed
+        config.output_dir,
+        with_questions=is_template or config.kind is not Kind.CONVERSATION,
+        seed=config.seed,
     ) as writer:
         for row in _rejected_rows(config.figures):
             writer.reject(row.pop("figure_id"), row.pop("reason"), **row)
@@ -309,7 +336,7 @@ def _finish(
         usage=usage,
     )
     artifacts = {"instructions": folder / INSTRUCTIONS_FILE}
-    if config.stage is Stage.INSTRUCT and not _asks_model(config):
+    if "questions" in writer.counts:
         artifacts["questions"] = folder / QUESTIONS_FILE
     for layout in dict.fromkeys([*config.formats, *(["llava"] if config.llava_json else [])]):
         name = "llava_json" if layout == Layout.LLAVA else layout
