@@ -72,16 +72,16 @@ class CandidateWriter:
         """Begin with none."""
         self._config, self._writer = config, writer
         self.by_modality: Counter[Modality | None] = Counter()
-        """Conversations, or figures with questions, so far."""
+        """Conversations so far."""
         self._waiting: list[tuple[InstructionRecord, Question]] = []
         self._letters: Counter[int] = Counter()
         self._facts: dict[str, Any] = {}
 
     def take(self, candidate: Candidate) -> None:
         """Write a conversation; keep single questions until `finish`."""
-        self.by_modality[candidate.figure.modality] += 1
         if self._config.kind is Kind.CONVERSATION:
-            self._writer.write(_build_record(self._config, candidate))
+            is_written = self._writer.write(_build_record(self._config, candidate))
+            self.by_modality[candidate.figure.modality] += is_written
             return
         for number, pair in enumerate(candidate.pairs, start=1):
             question = self._question(candidate.figure, pair, number)

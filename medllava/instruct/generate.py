@@ -24,6 +24,7 @@ from medllava.data.layouts.write import Layout, write_layout
 from medllava.data.sources import iter_instruction_records
 from medllava.errors import DataError
 from medllava.instruct.alignment import align_figure, draw, place_image
+from medllava.instruct.browse import render_browse_page
 from medllava.instruct.config import TEMPLATE_TEACHER, GenerateConfig, ImagePosition, Kind, Select
 from medllava.instruct.conversations import write_conversations
 from medllava.instruct.estimate import estimate_run
@@ -51,6 +52,7 @@ from medllava.instruct.template import (
     count_answers,
 )
 from medllava.layout import (
+    BROWSE_FILE,
     INSTRUCTIONS_FILE,
     PAGE_FILE,
     QUESTIONS_FILE,
@@ -68,7 +70,7 @@ from medllava.records import (
     StepSummary,
     Turn,
 )
-from medllava.store import exclusive, iter_jsonl
+from medllava.store import exclusive, iter_jsonl, write_text
 
 
 def generate_instructions(
@@ -335,6 +337,10 @@ def _finish(
         reasons=writer.reasons + writer.turn_rules + writer.left,
         usage=usage,
     )
+    write_text(
+        folder / BROWSE_FILE,
+        render_browse_page(writer.browse, folder=folder, image_dir=image_dir, struck=writer.struck),
+    )
     artifacts = {"instructions": folder / INSTRUCTIONS_FILE}
     if "questions" in writer.counts:
         artifacts["questions"] = folder / QUESTIONS_FILE
@@ -345,6 +351,7 @@ def _finish(
         "rejected": folder / REJECTED_FILE,
         "summary": folder / SUMMARY_FILE,
         "report": folder / PAGE_FILE,
+        "browse": folder / BROWSE_FILE,
     }
     if not writer.counts["records"] and not writer.left:
         _refuse_nothing(writer, artifacts["rejected"])
