@@ -41,7 +41,7 @@ def render_script_page(template: str, *, title: str, data: Any) -> str:  # noqa:
     """
     # A "</script>" in the data would end it; JSON may write this sign as an escape.
     text = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
-    return _environment().get_template(template).render(title=title, data=Markup(text))
+    return _environment().get_template(template).render(title=title, data=text)
 
 
 def render_text(*paragraphs: str) -> Markup:

@@ -107,6 +107,14 @@ def run(
         str | None,
         typer.Option("--verify", metavar="MODEL", help="A second model that judges every pair."),
     ] = None,
+    vision_gate: Annotated[
+        str | None,
+        typer.Option(
+            "--vision-gate",
+            metavar="CKPT",
+            help="A trained checkpoint; answers that it finds likelier with other pictures go.",
+        ),
+    ] = None,
     min_score: Annotated[
         float,
         typer.Option(
@@ -239,6 +247,7 @@ def run(
         language=language,
         min_score=min_score,
         verify=verify,
+        vision_gate=vision_gate,
         inline_mentions=inline_mentions,
         see_image=see_image,
         max_cost_usd=max_cost,

@@ -89,6 +89,8 @@ class GenerateConfig:
     of the verifier."""
     verify: str | None = None
     """A second model that judges every pair; it has the teacher's server and ledger."""
+    vision_gate: str | None = None
+    """A trained checkpoint that drops what it finds likelier with other pictures."""
     retry_refused: bool = False
     """Ask again about figures that the service filtered."""
     max_cost_usd: float | None = None

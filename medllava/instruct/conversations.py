@@ -41,6 +41,7 @@ from medllava.instruct.verify import (
     parse_verdicts,
     useless_verdicts,
 )
+from medllava.instruct.vision_gate import gate_by_picture
 from medllava.language import UNKNOWN as UNTOLD
 from medllava.language import detect_language
 from medllava.llm.ledger import Ledger
@@ -93,7 +94,9 @@ def write_conversations(
             outcomes = teacher.ask(
                 queue.requests(), ledger=ledger, progress=progress, useless=useless_conversation
             )
-            candidates = _candidates(config, writer, finder, queue, outcomes)
+            candidates = gate_by_picture(
+                config, writer, _candidates(config, writer, finder, queue, outcomes)
+            )
             if verifier is None:
                 for candidate in candidates:
                     keep.take(candidate)
