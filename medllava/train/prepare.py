@@ -208,7 +208,7 @@ def share_index(
         if index.dropped:
             progress.note(f"not used: {_reasons(index)} of {len(index) + len(index.dropped):,}")
         if is_training:
-            pass_gate(config, data, index, progress=progress)
+            pass_gate(config, data, index.images, progress=progress)
         if ranks.world_size > 1:
             save_index(index, path)
     ranks.wait()
