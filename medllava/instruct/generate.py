@@ -109,8 +109,8 @@ def generate_instructions(
     config = _with_preset(config)
     if config.kind is not Kind.CONVERSATION and not _is_by_model(config):
         raise DataError(
-            f"--kind {config.kind} needs a model as --teacher of --stage instruct; the template teacher asks its own "
-            "questions (--closed-share), and captions are taken as they are."
+            f"--kind {config.kind} needs a model as --teacher of --stage instruct; the template "
+            "teacher asks its own questions (--closed-share)."
         )
     if config.stage in (Stage.FINETUNE, Stage.REINFORCE):
         raise ValueError(f"stage {config.stage.value} takes questions; nothing is generated for it")
