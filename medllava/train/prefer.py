@@ -21,7 +21,6 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback
 from trl import DPOConfig, DPOTrainer
 
-from medllava.data.random_records import RANDOM_DATA, write_random_preferences
 from medllava.data.sources import image_root
 from medllava.errors import DataError, RecipeError
 from medllava.layout import METRICS_FILE
@@ -30,17 +29,17 @@ from medllava.progress import Progress
 from medllava.provenance import trace_sources
 from medllava.records import DataRecord
 from medllava.store import atomic_path
+from medllava.train import prepare
 from medllava.train.config import StageRunConfig
 from medllava.train.monitor import read_metrics
 from medllava.train.preference_pairs import (
     PairBatches,
-    PairData,
     PairSet,
     lay_out_pairs,
     load_pairs,
 )
 from medllava.train.recorded import RecordedTrainer, StageRun
-from medllava.train.stage_data import StageData
+from medllava.train.stage_data import StageData, find_data
 
 REFERENCE_FILE = "reference.safetensors"
 """Log-probabilities of all replies before the first step."""
@@ -60,7 +59,7 @@ class PreferJob:
     """Pairs, and how a run goes through them."""
 
     config: StageRunConfig
-    path: Path
+    data: StageData
     pairs: PairSet
     held_out: PairSet | None
     order: tuple[int, ...]
@@ -84,10 +83,7 @@ class PreferJob:
                 f"stage.prefer.micro_batch_size={stage.micro_batch_size} does not divide "
                 f"stage.prefer.global_batch_size={stage.global_batch_size}."
             )
-        path = Path(config.data)
-        if config.data == RANDOM_DATA:
-            seed = config.recipe.train.seed
-            path = write_random_preferences(config.output_dir / "random-data", seed=seed)
+        data = find_data(config, made_up=config.output_dir / prepare.RANDOM_FOLDER)
 
         def load(path: Path) -> PairSet:
             return load_pairs(
@@ -99,7 +95,7 @@ class PreferJob:
                 progress=progress,
             )
 
-        pairs = load(path)
+        pairs = load(data.path)
         order = lay_out_pairs(
             len(pairs),
             per_step=stage.global_batch_size,
@@ -109,7 +105,7 @@ class PreferJob:
         )
         return cls(
             config=config,
-            path=path,
+            data=data,
             pairs=pairs,
             held_out=load(config.validation_data) if config.validation_data else None,
             order=tuple(order),
@@ -120,7 +116,7 @@ class PreferJob:
 
     def gate_data(self) -> StageData:
         """Return the pairs as the privacy gate reads them."""
-        return PairData(path=self.path, image_root=image_root(self.path, self.config.image_dir))
+        return self.data
 
     def images(self) -> Collection[Path]:
         """Return the image files that are learned from."""
@@ -219,11 +215,10 @@ class PreferTrainer(RecordedTrainer, DPOTrainer):  # type: ignore[misc]  # TRL h
         stage, processor = job.config.recipe.stage.prefer, self._loaded.processor
         size = stage.micro_batch_size
         self._batches = PairBatches(job.pairs, job.order, processor, size=size)
-        sets = {"train": job.pairs, **({"held_out": job.held_out} if job.held_out else {})}
-        self._all = {
-            name: PairBatches(pairs, range(len(pairs)), processor, size=size)
-            for name, pairs in sets.items()
-        }
+        self._all = {"train": PairBatches(job.pairs, sorted(set(job.order)), processor, size=size)}
+        if job.held_out:
+            every = range(len(job.held_out))
+            self._all["held_out"] = PairBatches(job.held_out, every, processor, size=size)
         path = self.plan.output_dir / REFERENCE_FILE
         self._reference = self._find_reference(path, is_begun=bool(_steps(self.plan.output_dir)))
         if not _steps(self.plan.output_dir):
@@ -309,18 +304,21 @@ class PreferTrainer(RecordedTrainer, DPOTrainer):  # type: ignore[misc]  # TRL h
 
     @torch.no_grad()
     def _log_likelihoods(self, batches: PairBatches) -> tuple[Tensor, Tensor]:
-        """Return the log-likelihood of the chosen and of the rejected reply of every pair, (P,)."""
+        """Return the log-likelihood of the chosen and of the rejected reply of the pairs, (P,).
+
+        What the batches leave out, because no step learns from it, is not a number.
+        """
         self._module.eval()
-        found: list[tuple[Tensor, Tensor]] = []
+        chosen = torch.full((len(batches.pairs),), torch.nan)
+        rejected = chosen.clone()
         for number in range(len(batches)):
             inputs = self._prepare_inputs(batches[number])
-            del inputs["pair"]
-            found.append(self.compute_ref_log_probs(self.model, inputs))
+            numbers = inputs.pop("pair").cpu()
+            better, worse = self.compute_ref_log_probs(self.model, inputs)
+            chosen[numbers] = better.float().cpu()
+            rejected[numbers] = worse.float().cpu()
         self._module.train()
-        return (
-            torch.cat([chosen for chosen, _ in found]).float().cpu(),
-            torch.cat([rejected for _, rejected in found]).float().cpu(),
-        )
+        return chosen, rejected
 
     # Records.
 

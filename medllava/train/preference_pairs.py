@@ -23,19 +23,9 @@ from medllava.data.preferences import CHOSEN, REJECTED, read_preferences, sides
 from medllava.errors import DataError
 from medllava.model.processor import num_image_tokens
 from medllava.progress import Progress
-from medllava.records import InstructionRecord, PreferenceRecord
-from medllava.train.stage_data import StageData
+from medllava.records import PreferenceRecord
 
 Ids = NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PairData(StageData):
-    """Pairs where records of other stages are: for the privacy gate."""
-
-    def records(self) -> Iterator[InstructionRecord | Dropped]:
-        """Yield both conversations of every pair."""
-        return sides(read_preferences(self.path))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

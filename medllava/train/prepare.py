@@ -57,7 +57,7 @@ _CACHE_BYTES = 4 * 2**30
 """Resized images are kept up to this size: what indexing decoded is not decoded again."""
 PIXELS_FILE = ".pixels"
 _INDEX_FILE = ".index.npz"
-_RANDOM_FOLDER = "random-data"
+RANDOM_FOLDER = "random-data"
 
 
 def load_initial(
@@ -221,7 +221,7 @@ def share_index(
 
 def share_data(config: StageRunConfig, ranks: Ranks) -> StageData:
     """Find the records; made-up ones are made by rank 0."""
-    made_up = config.output_dir / _RANDOM_FOLDER
+    made_up = config.output_dir / RANDOM_FOLDER
     if ranks.is_main:
         find_data(config, made_up=made_up)
     ranks.wait()

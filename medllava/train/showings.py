@@ -9,17 +9,17 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from medllava.data.benchmarks.questions import QuestionSet, image_paths, load_questions
+from medllava.data.benchmarks.questions import QuestionSet, image_paths
 from medllava.data.dropped import DropReason
 from medllava.data.other_pictures import OtherPictures
-from medllava.data.random_records import RANDOM_DATA, write_random_questions
 from medllava.errors import DataError, RecipeError
 from medllava.images.load import load_image
-from medllava.layout import QUESTIONS_FILE
 from medllava.progress import Progress
-from medllava.records import Question, Split
+from medllava.records import Question
 from medllava.train.config import StageRunConfig
+from medllava.train.prepare import RANDOM_FOLDER
 from medllava.train.rewards import Showing
+from medllava.train.stage_data import find_data
 
 
 def find_questions(config: StageRunConfig) -> QuestionSet:
@@ -31,16 +31,10 @@ def find_questions(config: StageRunConfig) -> QuestionSet:
     """
     if config.mixture:
         raise RecipeError("stage 5 takes one source of questions: name one --data.")
-    source = config.data
-    if source == RANDOM_DATA:
-        folder = config.output_dir / "random-data"
-        source = str(write_random_questions(folder, seed=config.recipe.train.seed))
-    path = Path(source)
-    if (path / QUESTIONS_FILE).is_file():
-        path = path / QUESTIONS_FILE
-    split = None if path.is_file() else Split.TRAIN.value
-    name = str(path) if path.exists() else source
-    return load_questions(name, split=split, image_dir=config.image_dir)
+    found = find_data(config, made_up=config.output_dir / RANDOM_FOLDER).questions
+    if found is None:
+        raise DataError(f"no questions with answers: {config.data}.")
+    return found
 
 
 def usable_questions(

@@ -51,7 +51,7 @@ def test_one_error_is_planted(chosen: str, rejected: str, kind: str) -> None:
     assert not rejected or rejected in found
 
 
-@pytest.mark.parametrize("text", ["All right now.", "A picture.", "", "spleen", "grade 3.5"])
+@pytest.mark.parametrize("text", ["All right now.", "A picture.", "", "thymus", "grade 3.5"])
 def test_where_no_rule_applies_nothing_is_made_up(text: str) -> None:
     assert plant_error(text, random.Random(0), SEEN) is None
 
