@@ -65,7 +65,7 @@ def text_only_accuracy(questions: Sequence[Question]) -> dict[str, Any]:
         wording[fold(question.question)][_answer(question)] += 1
         if question.answer in _YES_NO:
             closed[question.answer] += 1
-    hits = 0
+    hits = 0.0
     for question in questions:
         if question.choices:
             own = fold(question.answer)
