@@ -20,10 +20,10 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.pmc_bucket import BucketArticle, article_objects
-from tests.pmc_server import LoopbackArchive
+from pmc_bucket import BucketArticle, article_objects
+from pmc_server import LoopbackArchive
 
 _PREFIX = "inventory-reports/pmc-oa-opendata/metadata"
 _PARTS = 4
