@@ -94,6 +94,7 @@ def build_schedule(  # noqa: PLR0913 - each decides the layout
     seed: int,
     max_steps: int | None = None,
     mixture: Mixture | None = None,
+    laid_out_for: int | None = None,
 ) -> Schedule:
     """Lay out a whole run.
 
@@ -108,8 +109,10 @@ def build_schedule(  # noqa: PLR0913 - each decides the layout
         seed: of the order.
         max_steps: stop after this many steps.
         mixture: of several sources; None takes every example once a pass.
+        laid_out_for: ranks that the run began with, whose examples its steps keep; None means
+            `world_size`.
     """
-    unit = micro_batch_size * world_size
+    unit = micro_batch_size * (laid_out_for or world_size)
     passes = _passes(sharing, epochs=epochs, seed=seed, mixture=mixture)
     num_tokens = sum(sharing.size_of(unit) for units in passes for unit in units)
     num_examples = sum(len(unit) for units in passes for unit in units)
@@ -123,6 +126,8 @@ def build_schedule(  # noqa: PLR0913 - each decides the layout
         if packing:
             packs_per_step = _packs_that_fit(sharing, steps, pack_length, unit)
             steps = [_level_bins(sharing, step, packs_per_step) for step in steps]
+    now = micro_batch_size * world_size
+    packs_per_step = math.ceil(packs_per_step / now) * now
     sizes = [sharing.size_of(pack) for step in steps for pack in step]
     return Schedule(
         packs=tuple(

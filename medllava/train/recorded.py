@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import Trainer
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 
 from medllava.data.packing import MicroBatches
 from medllava.errors import RecipeError
@@ -31,6 +31,7 @@ from medllava.train.freezing import learned_tensors
 from medllava.train.monitor import Arithmetic, MetricsFile, StepMeter
 from medllava.train.optimizer import build_optimizer
 from medllava.train.ranks import Ranks
+from medllava.train.resharding import restore_optimizer
 from medllava.train.settings import Settings
 from medllava.train.sharding import whole_weights
 
@@ -66,6 +67,8 @@ class StageRun:
     """Learning rates and decay."""
     checkpoint: CheckpointConfig
     """How often, and how many are kept."""
+    other_layout: Path | None = None
+    """Checkpoint to go on from that is of another number of ranks; None takes the usual way."""
     arithmetic: Arithmetic | None
     """What the meter needs for MFU; None where the model's sizes are not known."""
     metrics: MetricsFile | None
@@ -109,6 +112,26 @@ class RecordedTrainer(Trainer):  # type: ignore[misc]  # transformers has no typ
 
     def _load_from_checkpoint(self, *_: object, **__: object) -> None:
         """Load nothing: the model was already loaded from the checkpoint, name by name."""
+
+    def _prepare_for_training(
+        self,
+        max_steps: int,
+        train_dataloader: Any,  # noqa: ANN401 - as the base class
+        resume_from_checkpoint: str | None,
+    ) -> Any:  # noqa: ANN401 - as the base class
+        """Make the optimizer; it takes up what one of other ranks remembered name by name."""
+        other = self.plan.other_layout
+        if other is None:
+            return super()._prepare_for_training(
+                max_steps, train_dataloader, resume_from_checkpoint
+            )
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+        inner = self.optimizer
+        while not hasattr(inner, "single_partition_of_fp32_groups") and hasattr(inner, "optimizer"):
+            inner = inner.optimizer
+        restore_optimizer(other, self._module, inner)
+        self.lr_scheduler.load_state_dict(torch.load(other / SCHEDULER_NAME, weights_only=True))
+        return prepared
 
     # Records.
 
