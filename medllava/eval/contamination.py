@@ -146,8 +146,8 @@ class _TestIndex:
         self.by_ngram: dict[tuple[str, ...], list[str]] = {}
         for question in questions:
             asked = words(question.question)
-            if question.image is not None:
-                self.by_image.setdefault(question.image, []).append(question)
+            for image in question.images:
+                self.by_image.setdefault(image, []).append(question)
             self.by_pair.setdefault((asked, words(question.answer)), []).append(question.id)
             for gram in _ngrams(asked):
                 self.by_ngram.setdefault(gram, []).append(question.id)
@@ -246,7 +246,7 @@ def _open_source(named: str, image_dir: Path | None, local_copies: Mapping[str, 
 
 
 def _question_sample(question: Question) -> _Sample:
-    images = () if question.image is None else (question.image,)
+    images = question.images
     return _Sample(question.id, images, ((question.question, question.answer),))
 
 

@@ -106,7 +106,7 @@ def _look_for_training_data(
         return None
     progress.start("training data")
     root = task.image_dir or task.file.parent
-    images = {q.image for q in questions if q.image is not None}
+    images = {image for question in questions for image in question.images}
     return find_contamination(
         questions,
         {image: contained_path(root, image) for image in images},

@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from medllava.data.layouts.released import SourceReport, inspect_llava_json
-from medllava.data.packing import Schedule
 from medllava.data.prefix_sharing import find_sharing
+from medllava.data.schedule import Schedule
 from medllava.data.sources import is_llava_file
 from medllava.errors import SetupError
 from medllava.model.shapes import ModelShape, read_shape

@@ -24,9 +24,10 @@ from medllava.data.dataset import (
 )
 from medllava.data.dropped import IMAGE_DROPS
 from medllava.data.mixture import Mixture, mix
-from medllava.data.packing import MicroBatches, Schedule, build_schedule
+from medllava.data.packing import MicroBatches
 from medllava.data.pixels import PixelReader
 from medllava.data.prefix_sharing import Sharing, find_sharing, share_nothing
+from medllava.data.schedule import Schedule, build_schedule
 from medllava.data.sources import image_root
 from medllava.errors import DataError
 from medllava.images.load import load_image

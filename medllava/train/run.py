@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from medllava.data.dataset import ExampleIndex, iter_dropped
-from medllava.data.packing import Schedule
+from medllava.data.schedule import Schedule
 from medllava.errors import SetupError
 from medllava.layout import (
     CARD_FILE,

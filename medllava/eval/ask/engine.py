@@ -34,6 +34,9 @@ _BATCHES_PER_WINDOW = 8
 """Questions that are sorted by length together; their prefixes are held at once."""
 _ENCODER_BATCH = 8
 
+_Group = tuple[tuple[str, ...], tuple[int, ...]]
+"""Images and the tokens up to the last of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Prompt:
@@ -44,9 +47,9 @@ class _Prompt:
     suffix: tuple[int, ...]
 
     @property
-    def group(self) -> tuple[str | None, tuple[int, ...]]:
-        """Prompts of one group share image and prefix."""
-        return self.ask.image, self.prefix
+    def group(self) -> _Group:
+        """Prompts of one group share their images and prefix."""
+        return self.ask.images, self.prefix
 
 
 class Engine:
@@ -91,7 +94,7 @@ class Engine:
                 ) from None
 
     def _prompt(self, ask: Ask) -> _Prompt:
-        turn = user_turn(ask.text, num_images=int(ask.image is not None))
+        turn = user_turn(ask.text, num_images=len(ask.images))
         image_tokens = num_image_tokens(self._processor)
         ids = encode_prompt(self._processor, [turn], image_tokens=image_tokens)
         limit = self._decoder.context_length
@@ -106,7 +109,7 @@ class Engine:
 
     def _windows(self, prompts: Sequence[_Prompt]) -> Iterator[list[_Prompt]]:
         """Collect whole groups until there are enough questions to sort by length."""
-        groups: dict[tuple[str | None, tuple[int, ...]], list[_Prompt]] = {}
+        groups: dict[_Group, list[_Prompt]] = {}
         for prompt in prompts:
             groups.setdefault(prompt.group, []).append(prompt)
         window: list[_Prompt] = []
@@ -136,7 +139,8 @@ class Engine:
         for start in range(0, len(rows), _ENCODER_BATCH):
             chunk = rows[start : start + _ENCODER_BATCH]
             ids = torch.tensor([prompt.prefix for prompt in chunk], device=self._device)
-            pixels = self._pixels.prepare([_open_image(prompt.ask.image) for prompt in chunk])
+            images = [_open_image(image) for prompt in chunk for image in prompt.ask.images]
+            pixels = self._pixels.prepare(images)
             cache = DynamicCache()
             self._decoder.step(ids, cache, pixels=pixels)
             for i, (keys, values) in enumerate(_cached(cache)):
@@ -205,13 +209,11 @@ class _Rows:
 class _Prefixes:
     """Keys and values of the prefixes of one window."""
 
-    rows: dict[tuple[str | None, tuple[int, ...]], int]
+    rows: dict[_Group, int]
     layers: list[tuple[Tensor, Tensor]]
     """Per layer keys and values, (groups, heads, prefix tokens, width)."""
 
-    def cache(
-        self, groups: Sequence[tuple[str | None, tuple[int, ...]]], *, device: torch.device
-    ) -> DynamicCache:
+    def cache(self, groups: Sequence[_Group], *, device: torch.device) -> DynamicCache:
         """Return a cache with one row per prompt; empty where prompts have no prefix."""
         cache = DynamicCache()
         if self.layers:
@@ -250,9 +252,7 @@ def _seed(ask: Ask) -> int:
     return int.from_bytes(digest[:7])
 
 
-def _open_image(image: str | None) -> Image.Image:
+def _open_image(image: str) -> Image.Image:
     if image == BLANK:
         return blank_image()
-    if image is None:
-        raise ValueError("a prompt with image tokens has no image")
     return load_image(Path(image))
