@@ -120,17 +120,18 @@ class RecordedTrainer(Trainer):  # type: ignore[misc]  # transformers has no typ
         resume_from_checkpoint: str | None,
     ) -> Any:  # noqa: ANN401 - as the base class
         """Make the optimizer; it takes up what one of other ranks remembered name by name."""
-        other = self.plan.other_layout
+        other, prepare = self.plan.other_layout, _untyped(super()._prepare_for_training)
         if other is None:
-            return super()._prepare_for_training(
-                max_steps, train_dataloader, resume_from_checkpoint
-            )
-        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
-        inner = self.optimizer
+            return prepare(max_steps, train_dataloader, resume_from_checkpoint)
+        prepared = prepare(max_steps, train_dataloader, None)
+        inner, schedule = _untyped(self.optimizer), _untyped(self.lr_scheduler)
         while not hasattr(inner, "single_partition_of_fp32_groups") and hasattr(inner, "optimizer"):
             inner = inner.optimizer
         restore_optimizer(other, self._module, inner)
-        self.lr_scheduler.load_state_dict(torch.load(other / SCHEDULER_NAME, weights_only=True))
+        schedule.load_state_dict(torch.load(other / SCHEDULER_NAME, weights_only=True))
+        # A schedule sets the rates at its next step only.
+        for group, rate in zip(inner.param_groups, schedule.get_last_lr(), strict=True):
+            group["lr"] = rate
         return prepared
 
     # Records.
@@ -208,3 +209,7 @@ class RecordedTrainer(Trainer):  # type: ignore[misc]  # transformers has no typ
                 write_json(folder / name, values)
             seal_checkpoint(self.plan.output_dir, step, keep=self.plan.checkpoint.keep)
         self.accelerator.wait_for_everyone()
+
+
+def _untyped(value: Any) -> Any:  # noqa: ANN401 - transformers is typed in part only
+    return value
