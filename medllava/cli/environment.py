@@ -19,6 +19,7 @@ _EXTRAS = {
     "ocr": (("rapidocr", "onnxruntime"), "text burned into pixels cannot be looked for"),
     "web": (("starlette", "uvicorn"), "there is no page (chat --web)"),
     "lora": (("peft",), "adapters can be neither trained nor loaded"),
+    "rl": (("trl", "peft"), "stages 4 and 5 cannot be trained"),
     "quantize": (("bitsandbytes",), "weights cannot be quantized to 8 or 4 bits (--load)"),
     "liger": (("liger_kernel",), "training on CUDA takes more memory and time"),
     "float8": (("torchao",), "training on H100 and later cannot use float8"),
@@ -82,7 +83,7 @@ def _devices() -> dict[str, str]:
     try:
         import torch
 
-        from medllava.chat.memory import free_bytes
+        from medllava.model.devices import free_bytes
     except (ImportError, OSError) as error:
         return {"torch": f"does not load: {error}"}
     devices = {"cpu": _free(free_bytes("cpu"))}

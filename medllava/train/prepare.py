@@ -22,7 +22,7 @@ from medllava.data.dataset import (
     load_index,
     save_index,
 )
-from medllava.data.dropped import IMAGE_DROPS
+from medllava.data.dropped import IMAGE_DROPS, DropReason, unusable_share
 from medllava.data.mixture import Mixture, mix
 from medllava.data.packing import MicroBatches
 from medllava.data.pixels import PixelReader
@@ -57,7 +57,7 @@ _CACHE_BYTES = 4 * 2**30
 """Resized images are kept up to this size: what indexing decoded is not decoded again."""
 PIXELS_FILE = ".pixels"
 _INDEX_FILE = ".index.npz"
-_RANDOM_FOLDER = "random-data"
+RANDOM_FOLDER = "random-data"
 
 
 def load_initial(
@@ -208,7 +208,7 @@ def share_index(
         if index.dropped:
             progress.note(f"not used: {_reasons(index)} of {len(index) + len(index.dropped):,}")
         if is_training:
-            pass_gate(config, data, index, progress=progress)
+            pass_gate(config, data, index.images, progress=progress)
         if ranks.world_size > 1:
             save_index(index, path)
     ranks.wait()
@@ -221,7 +221,7 @@ def share_index(
 
 def share_data(config: StageRunConfig, ranks: Ranks) -> StageData:
     """Find the records; made-up ones are made by rank 0."""
-    made_up = config.output_dir / _RANDOM_FOLDER
+    made_up = config.output_dir / RANDOM_FOLDER
     if ranks.is_main:
         find_data(config, made_up=made_up)
     ranks.wait()
@@ -234,10 +234,9 @@ def check_dropped(config: StageRunConfig, index: ExampleIndex) -> None:
     Raises:
         DataError: more than `data.max_dropped` of the records cannot be used; counts the reasons.
     """
-    dropped = sum(index.drop_counts.values())
-    share = dropped / (dropped + len(index))
+    share = unusable_share(index.drop_counts, used=len(index))
     if share > config.recipe.data.max_dropped:
-        first = index.dropped[0]
+        first = next(d for d in index.dropped if d.reason is not DropReason.STRUCK)
         raise DataError(
             f"{share:.1%} of the records cannot be used ({_reasons(index)}; the first is "
             f"{first.describe()}): {config.data}. "

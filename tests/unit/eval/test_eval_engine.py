@@ -116,4 +116,3 @@ def test_questions_about_several_images_get_what_generation_alone_gives(tiny_mod
     ]
     found = answers(tiny_model, asks, batch_size=3)
     assert found == {ask.id: generate_alone(tiny_model, ask) for ask in asks}
-    assert len({found["1"], found["2"]}) == 2
