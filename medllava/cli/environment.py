@@ -19,6 +19,7 @@ _EXTRAS = {
     "ocr": (("rapidocr", "onnxruntime"), "text burned into pixels cannot be looked for"),
     "web": (("starlette", "uvicorn"), "there is no page (chat --web)"),
     "lora": (("peft",), "adapters can be neither trained nor loaded"),
+    "rl": (("trl", "peft"), "stages 4 and 5 cannot be trained"),
     "quantize": (("bitsandbytes",), "weights cannot be quantized to 8 or 4 bits (--load)"),
     "liger": (("liger_kernel",), "training on CUDA takes more memory and time"),
     "float8": (("torchao",), "training on H100 and later cannot use float8"),

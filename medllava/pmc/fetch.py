@@ -10,9 +10,9 @@
     OUT/.fetch/             listing, outcomes and kept objects: what a later run continues from
 
 A figure walks: here -> `transport` -> `archive` -> `xml` -> `article` -> `jats`, `text`,
-`mentions`, `rights`, `modality` -> `images` -> `state` -> `manifest`. A shard is a function of the
-listing, the settings, `num_shards` and its index. What a service does not give today stays open,
-and the next run goes on there. Whoever finishes the last shard writes the files.
+`mentions` -> `figures`, `rights`, `modality` -> `images` -> `state` -> `manifest`. A shard is a
+function of the listing, the settings, `num_shards` and its index. What a service does not give
+today stays open, and the next run goes on there. Whoever finishes the last shard writes the files.
 """
 
 import errno

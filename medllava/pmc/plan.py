@@ -132,7 +132,7 @@ def _measure(config: FetchConfig, files: ArticleFiles) -> _Sampled:
     stated = files.metadata.license if files.metadata is not None else None
     if files.metadata is not None and not is_allowed(stated, config.licenses):
         return _Sampled(license=stated or "none stated")
-    article = read_article(files.load_root())
+    article = read_article(files.load_root(), with_mentions=False)
     code = stated or article.license.code
     sampled = _Sampled(license=code or "none stated", is_kept=is_allowed(code, config.licenses))
     if sampled.is_kept:

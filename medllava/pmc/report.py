@@ -142,6 +142,8 @@ REMEDIES = {
     "caption-long": "Raise --set filter.max_caption_words=N.",
     "modality": "Name other kinds with --modality, or none.",
     "language": "Name other languages with --language, or none.",
+    "panel-small": "Lower --set filter.min_pixels=N.",
+    "panel-modality": "Name other kinds with --modality, or none.",
     "several-panels": "Take --panels keep or split.",
     "no-graphic": "The figures name no image; --set filter.captions_only=true lists their words.",
     "no-article": "The files hold no JATS article; give XML of PubMed Central or a mirror.",

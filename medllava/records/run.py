@@ -67,6 +67,8 @@ class DataRecord(Record):
     by_modality: dict[str, int] = field(default_factory=dict)
     by_teacher: dict[str, int] = field(default_factory=dict)
     by_stage: dict[str, int] = field(default_factory=dict)
+    by_rejection: dict[str, int] = field(default_factory=dict)
+    """Pairs of stage 4 by how their worse reply was made."""
     repaired: dict[str, int] = field(default_factory=dict)
     """Used records in which something was put right, by what."""
     repeated_ids: int | None = None

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from medllava.data.dataset import ExampleIndex, iter_dropped
-from medllava.data.packing import Schedule
+from medllava.data.schedule import Schedule
 from medllava.errors import SetupError
 from medllava.layout import (
     CARD_FILE,
@@ -60,7 +60,7 @@ from medllava.train.checkpoint import (
 )
 from medllava.train.config import StageRunConfig
 from medllava.train.freezing import checkpoint_activations
-from medllava.train.hardware import PrecisionChoice, choose_precision, this_gpu
+from medllava.train.hardware import this_gpu
 from medllava.train.monitor import (
     Arithmetic,
     MetricsFile,
@@ -70,6 +70,7 @@ from medllava.train.monitor import (
 )
 from medllava.train.planning.data_counts import count_index
 from medllava.train.planning.fit import fit_settings
+from medllava.train.precision import precision_of_run
 from medllava.train.ranks import Ranks
 from medllava.train.recorded import StageRun, StopRequest
 from medllava.train.run_record import (
@@ -78,10 +79,11 @@ from medllava.train.run_record import (
     describe_machine,
     describe_parts,
 )
-from medllava.train.settings import Settings, machine_settings, wants_launcher
+from medllava.train.settings import Settings, machine_settings
 from medllava.train.sharding import check_sharding, whole_weights
-from medllava.train.stages import Learning
+from medllava.train.stages import BY_TRL, Learning
 from medllava.train.trainer import StageTrainer
+from medllava.train.trl_run import train_by_trl
 
 _SILENT = SilentProgress()
 _ALONE = Ranks()
@@ -132,7 +134,11 @@ def _train_exclusively(config: StageRunConfig, ranks: Ranks, progress: Progress)
         ranks.wait()
         if (config.output_dir / RUN_FILE).exists():
             return _summarize(config, read_record(config.output_dir / RUN_FILE, RunRecord))
-        return _train(config, ranks, progress)
+        if config.stage not in BY_TRL:
+            return _train(config, ranks, progress)
+        if not train_by_trl(config, ranks, progress):
+            return _stopped(config)
+        return _summarize(config, read_record(config.output_dir / RUN_FILE, RunRecord))
 
 
 def _train(config: StageRunConfig, ranks: Ranks, progress: Progress) -> StepSummary:
@@ -187,7 +193,7 @@ def _prepare(config: StageRunConfig, ranks: Ranks, folder: Path | None, progress
     output_dir, recipe = config.output_dir, config.recipe
     data = prepare.share_data(config, ranks)
     shape = _find_shape(config)
-    choice = _choose_precision(config, shape, ranks, folder)
+    choice = precision_of_run(config, shape, ranks, folder)
     progress.note(f"computing in {choice.precision.value}: {choice.reason}")
     base = machine_settings(
         recipe,
@@ -233,20 +239,6 @@ def _prepare(config: StageRunConfig, ranks: Ranks, folder: Path | None, progress
         index=index,
         schedule=schedule,
     )
-
-
-def _choose_precision(
-    config: StageRunConfig, shape: ModelShape | None, ranks: Ranks, folder: Path | None
-) -> PrecisionChoice:
-    """Choose what the run computes in; one that goes on keeps what it began with."""
-    begun = noted(config.output_dir, PRECISION_KEY)
-    if begun is None and folder:  # a run begun before the key held it
-        begun = read_record(folder / RUN_FILE, RunRecord).settings.get("precision")
-    if begun is not None:
-        return PrecisionChoice(precision=Precision(begun), reason="as the run began")
-    train = config.recipe.train
-    is_sharded = ranks.world_size > 1 or wants_launcher(config.recipe)
-    return choose_precision(train.precision, shape, is_sharded=is_sharded)
 
 
 def _make_trainer(run: _Run, stack: ExitStack, *, done: int, progress: Progress) -> StageTrainer:
@@ -421,6 +413,7 @@ def _summarize(config: StageRunConfig, run: RunRecord) -> StepSummary:
         "loss_last": run.loss_last,
         "tokens_per_second": run.tokens_per_second,
         "seconds": run.seconds,
+        **run.measures,
     }
     hint = f"medllava eval TASK --ckpt {output_dir}"
     if config.stage is Stage.ALIGN:
