@@ -4,6 +4,7 @@ Each has the processor of its family, a tokenizer of some hundred words and a ch
 places images as the family's processor expects them.
 """
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def _save(model: Any, processor: Any, folder: Path) -> Path:
     return folder
 
 
-def qwen2_5_vl(folder: Path) -> Path:
+def qwen2_5_vl(folder: Path, *, with_video: bool = True) -> Path:
     from transformers import (
         Qwen2_5_VLConfig,
         Qwen2_5_VLForConditionalGeneration,
@@ -73,8 +74,18 @@ def qwen2_5_vl(folder: Path) -> Path:
         image_token_id=ids["<|image_pad|>"], video_token_id=ids["<|video_pad|>"],
         vision_start_token_id=ids["<|vision_start|>"], vision_end_token_id=ids["<|vision_end|>"],
     )  # fmt: skip
+    image_processor = Qwen2VLImageProcessor(min_pixels=28 * 28, max_pixels=56 * 56)
+    if not with_video:  # as from the hub, on a machine that cannot read the video part
+        Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder)
+        for part in (tokenizer, image_processor):
+            part.save_pretrained(folder)
+        kind = {"processor_class": "Qwen2_5_VLProcessor"}
+        (folder / "processor_config.json").write_text(json.dumps(kind))
+        video = {"video_processor_type": "Qwen2VLVideoProcessor"}
+        (folder / "video_preprocessor_config.json").write_text(json.dumps(video))
+        return folder
     processor = Qwen2_5_VLProcessor(
-        image_processor=Qwen2VLImageProcessor(min_pixels=28 * 28, max_pixels=56 * 56),
+        image_processor=image_processor,
         tokenizer=tokenizer,
         video_processor=Qwen2VLVideoProcessor(),
         chat_template=_template("<|vision_start|><|image_pad|><|vision_end|>"),
@@ -245,12 +256,12 @@ def llava_onevision(folder: Path) -> Path:
     return _save(LlavaOnevisionForConditionalGeneration(config), processor, folder)
 
 
-FAMILIES: dict[str, Callable[[Path], Path]] = {
+FAMILIES: dict[str, Callable[..., Path]] = {
     f.__name__: f for f in (qwen2_5_vl, gemma3, internvl, smolvlm, llava_next, llava_onevision)
 }
 
 
-def make(family: str, folder: Path) -> Path:
+def make(family: str, folder: Path, **options: bool) -> Path:
     """Save a model of a family with weights of a seed of its own."""
     torch.manual_seed(len(family))
-    return FAMILIES[family](folder)
+    return FAMILIES[family](folder, **options)

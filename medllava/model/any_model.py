@@ -60,7 +60,7 @@ def load_any_model(source: str, *, device: str = "auto", dtype: str = "auto") ->
             trust_remote_code=False,
             dtype=choose_dtype(dtype, device=device),
         )
-        processor: Any = AutoProcessor.from_pretrained(source, trust_remote_code=False)
+        processor = _load_processor(source)
     model, info = loaded
     check_keys(info, source=source)
     tokenizer = getattr(processor, "tokenizer", None)
@@ -74,3 +74,15 @@ def load_any_model(source: str, *, device: str = "auto", dtype: str = "auto") ->
         tokenizer.pad_token = tokenizer.eos_token
     model.to(torch.device(device)).eval()
     return AnyModel(model=model, processor=processor, source=source)
+
+
+def _load_processor(source: str) -> Any:  # noqa: ANN401 - transformers has no type for it
+    try:
+        return AutoProcessor.from_pretrained(source, trust_remote_code=False)
+    except ImportError as error:
+        if "torchvision" not in str(error).lower():
+            raise
+        raise SetupError(
+            f"the processor of this family needs torchvision: {source}. "
+            "Run pip install 'medllava[families]'."
+        ) from error

@@ -18,6 +18,7 @@ from medllava.eval.ask.predict import BLANK, Ask, Batch, blank_image
 from medllava.eval.config import DecodingConfig
 from medllava.images.load import load_image
 from medllava.model.any_model import AnyModel
+from medllava.model.sources import without_bars
 
 _CPU_BATCH, _GPU_BATCH = 4, 16
 
@@ -62,14 +63,15 @@ class AnyEngine:
     def _reply(self, batch: Sequence[Ask]) -> list[str]:
         model, processor = self._loaded.model, self._loaded.processor
         try:
-            inputs: Any = processor.apply_chat_template(
-                [_conversation(ask) for ask in batch],
-                tokenize=True,
-                add_generation_prompt=True,
-                return_dict=True,
-                return_tensors="pt",
-                padding=True,
-            ).to(model.device, model.dtype)
+            with without_bars():
+                inputs: Any = processor.apply_chat_template(
+                    [_conversation(ask) for ask in batch],
+                    tokenize=True,
+                    add_generation_prompt=True,
+                    return_dict=True,
+                    return_tensors="pt",
+                    padding=True,
+                ).to(model.device, model.dtype)
         except (ValueError, TypeError, KeyError, IndexError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise DataError(
