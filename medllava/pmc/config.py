@@ -102,6 +102,9 @@ class FetchConfig:
     """Without a byte from a server."""
     workers: int = 16
     """Connections of one process; also its threads."""
+    processes: int = 1
+    """Processes that read local files beside each other. A program that asks for more than one must
+    bear to be started anew, with `if __name__ == "__main__":`; the command line does so itself."""
     max_bytes: int | None = None
     """Stop after fetching this much; the next run goes on."""
     give_up_after: int = 0

@@ -29,7 +29,16 @@ from medllava.store import (
 
 _FREE_SETTINGS = frozenset(
     {
-        *("output_dir", "email", "workers", "max_bytes", "refresh", "dry_run", "shard_index"),
+        *(
+            "output_dir",
+            "email",
+            "workers",
+            "processes",
+            "max_bytes",
+            "refresh",
+            "dry_run",
+            "shard_index",
+        ),
         *("executor", "executor_options", "retry_seconds", "timeout_seconds", "give_up_after"),
         *("retry_rejected", "entrez_url", "converter_url"),
         *("webdataset", "deduplicate", "validation_fraction", "test_fraction", "split_file"),

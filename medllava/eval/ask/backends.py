@@ -34,7 +34,7 @@ def build_answerer(config: EvalConfig) -> Answerer:
             ledger=ledger,
         )
     from medllava.eval.ask.workers import Worker, WorkerPool  # noqa: PLC0415
-    from medllava.model.load import choose_device  # noqa: PLC0415 - torch, where a model answers
+    from medllava.model.devices import choose_device  # noqa: PLC0415 - torch, only with a model
 
     checkpoint = config.checkpoint or ""
     if config.gpus == 1:

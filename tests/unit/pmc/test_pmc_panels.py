@@ -94,6 +94,30 @@ def test_a_grid_is_found_with_and_without_a_number_in_the_caption(
             assert np.abs(np.subtract(box, wanted)).max() <= 8
 
 
+@pytest.mark.parametrize(
+    ("caption", "parts"),
+    [
+        (
+            "Mice after treatment. a Survival of the mice. b, c Sections of the lung. d Weights.",
+            {
+                "a": "Survival of the mice.",
+                "b": "Sections of the lung.",
+                "c": "Sections of the lung.",
+                "d": "Weights.",
+            },
+        ),
+        (
+            "Heads of two species a E. dejeani, dark b E. dejeani, pale c E. minor, dark",
+            {"a": "E. dejeani, dark", "b": "E. dejeani, pale", "c": "E. minor, dark"},
+        ),
+        ("A scan of a patient with hepatitis b and a cyst.", {}),
+        ("A mouse. A Western blot of a lysate.", {}),
+    ],
+)
+def test_letters_that_print_sets_in_bold_are_read(caption, parts):
+    assert split_caption(caption).parts == parts
+
+
 def test_one_picture_stays_whole():
     found = split_figure(photograph((400, 300), seed=3), "Axial CT of the chest.")
     assert [panel.caption for panel in found.panels] == ["Axial CT of the chest."]
