@@ -17,8 +17,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from medllava.errors import SetupError
-from medllava.model.devices import choose_device
-from medllava.model.load import choose_dtype
+from medllava.model.devices import choose_device, choose_dtype
 from medllava.model.sources import check_keys, reading_weights
 
 _OWN = frozenset({"llava"})
