@@ -318,7 +318,8 @@ class TrainConfig:
     seed: int = 0
     """Of the data's order, the projector's start and dropout."""
     precision: Precision = Precision.AUTO
-    """`auto`: bf16 where the hardware is fast at it (GPUs, CPUs with AMX), fp32 elsewhere."""
+    """`auto`: bf16 on GPUs that have it, and on a CPU that a short trial shows to be faster with it
+    (AVX512-BF16, AMX); fp32 elsewhere. A run that goes on keeps what it began with."""
     attention: Attention = Attention.AUTO
     """`auto` takes the fastest that is installed and says which."""
     gradient_checkpointing: bool | None = None

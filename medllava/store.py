@@ -5,7 +5,6 @@ a line file may end in a torn line after a kill, which the next writer cuts off;
 which keys are done, so that a step that is run again continues.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -33,7 +32,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        with temporary.open("rb") as handle:
+        with temporary.open("r+b") as handle:  # Windows syncs only what may be written
             os.fsync(handle.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
@@ -210,14 +209,28 @@ def exclusive(folder: Path) -> Iterator[None]:
     Raises:
         DataError: another process holds it.
     """
+    import filelock  # noqa: PLC0415 - it brings asyncio, and reading needs no lock
+
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise DataError(
-                f"another run is writing here: {folder}. Wait for it, or name another folder."
-            ) from None
+    lock = filelock.FileLock(folder / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        raise DataError(
+            f"another run is writing here: {folder}. Wait for it, or name another folder."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def waiting_lock(path: Path) -> Iterator[None]:
+    """Hold a file for this process, waiting for others that do."""
+    import filelock  # noqa: PLC0415 - as above
+
+    with filelock.FileLock(path):
         yield
 
 

@@ -56,7 +56,9 @@ def _value(chance: random.Random, folder: Path, parameter: Any) -> str:
     descriptor = parameter.type_descriptor
     if chance.random() < 0.5:  # a value that is taken, to come further in
         if descriptor.is_choice:
-            return chance.choice([str(choice.value) for choice in descriptor.choices])
+            return chance.choice(
+                [str(getattr(choice, "value", choice)) for choice in descriptor.choices]
+            )
         if descriptor.annotation in {int, float}:
             return chance.choice(["1", "2", "3"])
     if chance.random() < 0.4:

@@ -15,9 +15,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+from loopback import Handler as LoopbackHandler
+from loopback import serve
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 USAGE = {"prompt_tokens": 1700, "completion_tokens": 300, "total_tokens": 2000}
@@ -255,14 +257,12 @@ class State:
         path.with_suffix(".new").replace(path)
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(LoopbackHandler):
     state: State
-    protocol_version = "HTTP/1.1"
+    wbufsize = 0
 
-    def log_message(self, *_: object) -> None: ...
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+    def post(self) -> None:
+        body = json.loads(self.body())
         answer = self.state.take(body, self.headers.get("Idempotency-Key", ""), self.path)
         with suppress(OSError):
             self._send(answer)
@@ -287,14 +287,6 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(data[i : i + 1])
             self.wfile.flush()
             time.sleep(answer.drip)
-
-
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
-
-    def handle_error(self, *_: object) -> None:
-        """Say nothing: clients hang up on purpose."""
 
 
 class Manners:
@@ -335,13 +327,13 @@ def main() -> None:
     manner, folder, seconds = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3])
     state = State(manner, folder)
     state.write()
-    handler = type("Bound", (Handler,), {"state": state})
-    server = Server(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    new = folder / "url.new"
-    new.write_text(f"http://127.0.0.1:{server.server_port}/v1")
-    new.replace(folder / "url")
-    time.sleep(seconds)
+
+    def told(address: str) -> None:
+        new = folder / "url.new"
+        new.write_text(f"{address}/v1")
+        new.replace(folder / "url")
+
+    serve(Handler, told=told, seconds=seconds, state=state)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from loopback import Handler, serving, take_fault
 
 from medllava.llm.protocol import ChatRequest, Message
 
@@ -50,23 +51,15 @@ class LoopbackModel:
         self.most_in_flight = 0
         self.lock = threading.Lock()
         self.url = ""
-        self.handler_class: type[BaseHTTPRequestHandler] = _Handler
+        self.handler_class: type[Handler] = _Handler
         self._in_flight = 0
         self._answers: dict[str, bytes] = {}
 
     @contextmanager
     def running(self) -> Iterator["LoopbackModel"]:
-        handler = type("Handler", (self.handler_class,), {"model": self})
-        server = _QuietServer(("127.0.0.1", 0), handler)
-        self.url = f"http://127.0.0.1:{server.server_port}/v1"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
+        with serving(self.handler_class, model=self) as address:
+            self.url = f"{address}/v1"
             yield self
-        finally:
-            server.shutdown()
-            server.server_close()
-            thread.join()
 
     @contextmanager
     def counted(self, body: dict[str, Any], headers: dict[str, str]) -> Iterator[None]:
@@ -82,11 +75,6 @@ class LoopbackModel:
         finally:
             with self.lock:
                 self._in_flight -= 1
-
-    def take_fault(self, text: str) -> str | None:
-        with self.lock:
-            pending = self.faults.get(text)
-            return pending.pop(0) if pending else None
 
     def complete(self, body: dict[str, Any], key: str | None) -> bytes:
         """Make an answer and count it as paid, or give the one made under the same key."""
@@ -136,24 +124,11 @@ def last_text(body: dict[str, Any]) -> str:
     return text_of(body["messages"][-1])
 
 
-class _QuietServer(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 256
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing: clients are killed on purpose."""
-
-
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Handler):
     model: LoopbackModel
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    wbufsize = -1
 
-    def log_message(self, *_: object) -> None: ...
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+    def post(self) -> None:
+        body = json.loads(self.body())
         headers = {name.lower(): value for name, value in self.headers.items()}
         with self.model.counted(body, headers):
             self._answer(body, headers.get("idempotency-key"))
@@ -164,9 +139,9 @@ class _Handler(BaseHTTPRequestHandler):
             time.sleep(model.latency)
         if refusal := model.rejects(body):
             status, error = refusal
-            self._send(status, json.dumps({"error": error}).encode())
+            self.reply_json(status, {"error": error})
             return
-        fault = model.take_fault(last_text(body))
+        fault = take_fault(model.faults, last_text(body))
         if fault in BEFORE_ANSWERING:
             self._fail(fault)
             return
@@ -180,29 +155,17 @@ class _Handler(BaseHTTPRequestHandler):
             made = made[: len(made) // 2] + b"]"
         elif fault == "no-choices":
             made = b'{"choices": [], "usage": null}'
-        if fault == "cut":
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(made)))
-            self.end_headers()
-            self.wfile.write(made[: len(made) // 2])
-            self.close_connection = True
-            return
-        self._send(200, made)
+        self.reply(200, made, cut_at=len(made) // 2 if fault == "cut" else None)
 
     def _fail(self, fault: str) -> None:
         if fault == "reset":
             self.close_connection = True
             return
         extra = {"Retry-After": self.model.retry_after} if fault == "429" else {}
-        self._send(int(fault), b'{"error": {"message": "busy", "code": null}}', extra)
+        self.reply(int(fault), b'{"error": {"message": "busy", "code": null}}', extra)
 
     def _stream(self, made: dict[str, Any], *, cut: bool) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream")
-        self.send_header("Connection", "close")
-        self.end_headers()
-        self.close_connection = True
+        self.begin_stream()
         pieces = made["choices"][0]["message"]["content"].split(" ")
         for number, piece in enumerate([*pieces, None]):
             if cut and number == 1:
@@ -211,19 +174,8 @@ class _Handler(BaseHTTPRequestHandler):
             delta, reason = {"content": text}, "stop" if piece is None else None
             chunk = {"id": "1", "object": "chat.completion.chunk", "created": 0, "model": "m"}
             chunk["choices"] = [{"index": 0, "delta": delta, "finish_reason": reason}]
-            self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
-            self.wfile.flush()
-        self.wfile.write(b"data: [DONE]\n\n")
-
-    def _send(self, status: int, data: bytes, extra: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        for name, value in (extra or {}).items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(data)
-        self.wfile.flush()
+            self.send_event(chunk)
+        self.send_event("[DONE]")
 
 
 class LoopbackBatches(LoopbackModel):
@@ -290,8 +242,7 @@ class LoopbackBatches(LoopbackModel):
         for line in lines:
             item = json.loads(line)
             text = last_text(item["body"])
-            faults = self.item_faults.get(text)
-            fault = faults.pop(0) if faults else None
+            fault = take_fault(self.item_faults, text)
             answer: dict[str, Any] = {"id": "1", "custom_id": item["custom_id"], "error": None}
             if fault in {"500", "400"}:
                 code = "content_filter" if fault == "400" else None
@@ -319,12 +270,12 @@ class LoopbackBatches(LoopbackModel):
 class _BatchHandler(_Handler):
     model: LoopbackBatches
 
-    def do_POST(self) -> None:
+    def post(self) -> None:
         path = urlsplit(self.path).path.removeprefix("/v1")
         if path == "/chat/completions":
-            super().do_POST()
+            super().post()
             return
-        data = self.rfile.read(int(self.headers["Content-Length"]))
+        data = self.body()
         if self._refuse(f"POST {path}"):
             return
         with self.model.lock:
@@ -334,7 +285,7 @@ class _BatchHandler(_Handler):
                 made = self.model.make_batch(json.loads(data))
         self._give(f"POST {path}", made)
 
-    def do_GET(self) -> None:
+    def get(self) -> None:
         url = urlsplit(self.path)
         parts = url.path.removeprefix("/v1/").split("/")
         call = "GET /" + "/".join(p for i, p in enumerate(parts) if i != 1)
@@ -342,7 +293,7 @@ class _BatchHandler(_Handler):
             return
         with self.model.lock:
             if parts[0] == "files":
-                self._send(200, self.model.files[parts[1]])
+                self.reply(200, self.model.files[parts[1]])
                 return
             single = len(parts) == 2
             made = self.model.poll(parts[1]) if single else self._page(parse_qs(url.query))
@@ -360,16 +311,15 @@ class _BatchHandler(_Handler):
     def _refuse(self, call: str) -> bool:
         with self.model.lock:
             self.model.calls[call] += 1
-            faults = self.model.call_faults.get(call)
-            status = faults.pop(0) if faults else None
+        status = take_fault(self.model.call_faults, call)
         if status is not None:
-            self._send(status, b'{"error": {"message": "busy"}}')
+            self.reply(status, b'{"error": {"message": "busy"}}')
         return status is not None
 
     def _give(self, call: str, made: dict[str, Any]) -> None:
         data = json.dumps(made).encode()
         self.model.on_call(call)
-        self._send(200, data)
+        self.reply(200, data)
 
 
 def _uploaded(data: bytes, content_type: str) -> bytes:

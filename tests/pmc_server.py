@@ -8,9 +8,10 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from loopback import Handler, serving, take_fault
 
 OUTAGES = ("301", "302", "401", "403", "407", "451", "html", "empty", "wrong-bytes", "portal-json")
 """What an hour of trouble between us and the bucket looks like: answers that are not its own."""
@@ -50,17 +51,8 @@ class LoopbackArchive:
 
     @contextmanager
     def running(self) -> Iterator["LoopbackArchive"]:
-        handler = type("Handler", (_Handler,), {"archive": self})
-        server = _QuietServer(("127.0.0.1", 0), handler)
-        self.url = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
+        with serving(_Handler, archive=self) as self.url:
             yield self
-        finally:
-            server.shutdown()
-            server.server_close()
-            thread.join()
 
     def list_prefixes(self, prefix: str) -> str:
         found = sorted(
@@ -94,28 +86,16 @@ class LoopbackArchive:
         }
 
 
-class _QuietServer(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
-
-    def handle_error(self, *_: object) -> None:
-        """A client that was killed is no news."""
-
-
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Handler):
     archive: LoopbackArchive
-    protocol_version = "HTTP/1.1"
 
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def do_HEAD(self) -> None:
+    def head(self) -> None:
         body = self.archive.objects.get(unquote(urlsplit(self.path).path)[1:])
         self.send_response(404 if body is None else 200)
         self.send_header("Content-Length", str(len(body or b"")))
         self.end_headers()
 
-    def do_GET(self) -> None:
+    def get(self) -> None:
         parts = urlsplit(self.path)
         key, query = unquote(parts.path)[1:], parse_qs(parts.query)
         if "list-type" in query:
@@ -134,8 +114,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.archive.latency:
             time.sleep(self.archive.latency)
         with self.archive.lock:
-            waiting = self.archive.faults.get(key)
-            fault = waiting.pop(0) if waiting else None
+            fault = take_fault(self.archive.faults, key)
             self.archive.asked += 1
             self.archive.outage += self.archive.outage_after.pop(self.archive.asked, 0)
             if self.archive.outage > 0:
@@ -148,25 +127,18 @@ class _Handler(BaseHTTPRequestHandler):
             if fault is None:
                 self.archive.served[key] += 1
         if fault is not None and fault.isdigit():
-            self.reply(int(fault), b"slow down")
+            to = {"Location": "http://127.0.0.1:9/login"} if fault.startswith("3") else {}
+            self.reply(int(fault), b"slow down", to)
         elif fault == "empty":
             self.reply(200, b"")
         elif fault == "portal-json":
             self.reply(200, b'{"error": "login required"}')
         elif fault == "truncated":
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body[: len(body) // 2])
-            self.close_connection = True
+            self.reply(200, body, cut_at=len(body) // 2)
         elif fault == "kill":
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body[: random.randrange(len(body))])
+            self.reply(200, body, cut_at=random.randrange(len(body)))
             if self.archive.victim is not None:
                 self.archive.victim.kill()
-            self.close_connection = True
         elif fault == "wrong-bytes":
             self.reply(200, body[:-1] + bytes([body[-1] ^ 1]) if len(body) > 1 else b"x")
         elif fault == "html":
@@ -179,11 +151,3 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.close()
         else:
             self.reply(200, body)
-
-    def reply(self, status: int, body: bytes) -> None:
-        self.send_response(status)
-        if 300 <= status < 400:
-            self.send_header("Location", "http://127.0.0.1:9/login")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)

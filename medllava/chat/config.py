@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from medllava.model.sampling import Sampling
 from medllava.records import Record
 
 NOTICE = (
@@ -11,26 +12,6 @@ NOTICE = (
 """Told once per session; the model's own words are neither filtered nor extended."""
 
 PASSWORD_VARIABLE = "MEDLLAVA_WEB_PASSWORD"  # noqa: S105 - the variable's name, not its value
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sampling:
-    """How the next token is chosen."""
-
-    max_new_tokens: int = 512
-    """An answer is cut here."""
-    temperature: float = 0.0
-    """0 takes the likeliest token always; higher is more varied."""
-    top_p: float = 1.0
-    """Only the likeliest tokens that together reach this probability are drawn from."""
-    top_k: int | None = None
-    """Only so many likeliest tokens are drawn from; unset follows the checkpoint."""
-    repetition_penalty: float | None = None
-    """Divides the score of what was said; 1 is none; unset follows the checkpoint."""
-    stop: tuple[str, ...] | None = None
-    """An answer ends before any of these; unset follows the checkpoint."""
-    seed: int = 0
-    """Of the draws; the same seed and questions give the same answers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,11 +10,12 @@ from typing import cast
 
 from PIL import Image
 
-from medllava.chat.config import Answer, Options, Sampling
+from medllava.chat.config import Answer, Options
 from medllava.data.conversation import user_turn
 from medllava.errors import DataError
 from medllava.images.encode import image_address
 from medllava.llm.protocol import ChatModel, ChatRequest, Message
+from medllava.model.sampling import Sampling
 from medllava.records import IMAGE_TOKEN, Turn
 
 

@@ -1,11 +1,16 @@
 """What the page sends, checked: a question with pictures and settings, a view of a picture."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from medllava.chat.config import Options, Sampling, ViewConfig
+from medllava.chat.config import Options, ViewConfig
 from medllava.errors import DataError
+from medllava.model.sampling import Sampling
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
 
 _PLANES = ("axial", "coronal", "sagittal")
 _MAX_NEW_TOKENS = 4096
@@ -19,6 +24,26 @@ class PageQuestion:
     images: tuple[tuple[str, ViewConfig], ...] = ()
     """Id of an upload, and what of it is on the screen."""
     options: Options
+
+
+async def read_body(request: "Request", *, limit: int) -> bytes | None:
+    """Return the body from memory, or None if it is longer than `limit`."""
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            return None
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def parse_object(raw: bytes | None) -> dict[str, Any]:
+    """Return the JSON object of a body; an empty one where there is none."""
+    try:
+        value = json.loads(raw or b"")
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def parse_question(value: Mapping[str, Any]) -> PageQuestion:

@@ -9,28 +9,27 @@ computed, so an answer never depends on what was cached.
 # mypy: allow-untyped-calls
 # transformers types its classes only in part
 
-import inspect
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import DynamicCache
 
 from medllava.chat.choices import choice_probabilities, find_choices
-from medllava.chat.config import Answer, Options, Sampling
+from medllava.chat.config import Answer, Options
 from medllava.chat.occlusion import measure_parts
-from medllava.chat.sampling import Draws, Reply, follow_checkpoint
-from medllava.data.conversation import needs_special_tokens, render_prompt, user_turn
+from medllava.data.conversation import user_turn
 from medllava.data.pixels import PixelReader
+from medllava.data.tokenize import encode_prompt
 from medllava.errors import DataError
+from medllava.model.decode import Decoder, decode
 from medllava.model.loaded import LoadedModel
 from medllava.model.processor import num_image_tokens
+from medllava.model.sampling import Sampling
 from medllava.records import IMAGE_TOKEN, Turn
-
-_CROPPABLE = {"full_attention", "sliding_attention", "chunked_attention"}
 
 
 class ChatSession:
@@ -38,17 +37,12 @@ class ChatSession:
 
     def __init__(self, loaded: LoadedModel, *, sampling: Sampling) -> None:
         """Begin an empty conversation; several may share one loaded model."""
-        self._model: Any = loaded.model
+        self._decoder = Decoder(loaded)
         self._processor: Any = loaded.processor
         self._tokenizer: Any = loaded.processor.tokenizer
         self._reader = PixelReader(self._processor.image_processor)
+        self._image_tokens = num_image_tokens(self._processor)
         self._sampling = sampling
-        weight: Any = self._model.get_input_embeddings().weight
-        self._device: torch.device = weight.device
-        self._cache_name = _cache_name(self._model)
-        self._limit = _context_length(self._model)
-        self._can_crop = _can_crop(self._model)
-        self._end_ids = _end_ids(self._model, self._tokenizer)
         self._turns: list[Turn] = []
         self._pixels: list[tuple[Tensor, ...]] = []  # of every turn
         self._last: Answer | None = None
@@ -76,7 +70,7 @@ class ChatSession:
 
     def forget(self) -> None:
         """Free the cache; the conversation stays, and its next turn computes everything again."""
-        self._cache = _new_cache(self._model, can_crop=self._can_crop)
+        self._cache = self._decoder.new_cache()
         self._cached: list[int] = []
         self._cached_images: list[Tensor] = []
 
@@ -86,32 +80,37 @@ class ChatSession:
         """Answer a question, yielding text as it comes; see `Conversation.ask`."""
         started = time.perf_counter()
         options = options or Options()
-        sampling = follow_checkpoint(options.sampling or self._sampling, self._model)
+        sampling = options.sampling or self._sampling
         asked = [*self._turns[: options.keep], user_turn(text, num_images=len(images))]
         pixels = [*self._pixels[: options.keep], self._process(images)]
         system = [Turn(role="system", content=options.system)] if options.system else []
         input_ids = self._encode([*system, *asked])
-        room = min(sampling.max_new_tokens, self._limit - len(input_ids))
+        limit = self._decoder.context_length
+        room = min(sampling.max_new_tokens, limit - len(input_ids))
         if room < 1:
             raise DataError(
                 f"the conversation has {len(input_ids):,} tokens, and the model reads "
-                f"{self._limit:,}. Begin a new one, or show fewer images."
+                f"{limit:,}. Begin a new one, or show fewer images."
             )
         shown = [image for of_turn in pixels for image in of_turn]
         num_cached = self._keep_common(input_ids, shown)
-        drawn = Draws(sampling, seed=sampling.seed + len(asked) - 1, device=self._device)
-        reply = Reply(self._decode, end_ids=self._end_ids, stop=sampling.stop or ())
+        sampling = replace(sampling, seed=sampling.seed + len(asked) - 1)
+        speaker = self._decoder.speaker(input_ids, sampling, streams=True)
+        reply = speaker.reply
         reason, first = "interrupted", 0.0
         found: dict[str, float] = {}
         try:
-            for token, logits in self._tokens(input_ids, shown, drawn, num_new=room):
+            new_images = shown[len(self._cached_images) :]
+            logits = self._forward(input_ids[num_cached:], new_images)
+            steps = decode([speaker], logits, self._advance, max_new_tokens=room)
+            for logits, pieces in steps:
                 if not first:
                     first = time.perf_counter() - started
-                    found = choice_probabilities(logits, find_choices(text), self._tokenizer)
-                if piece := reply.take(token):
-                    yield piece
-                if reply.is_over:
-                    break
+                    found = choice_probabilities(
+                        logits[0].float(), find_choices(text), self._tokenizer
+                    )
+                if pieces[0]:
+                    yield pieces[0]
             reason = "stop" if reply.is_over else "length"
             if reason == "length" and (piece := reply.rest()):
                 yield piece
@@ -149,13 +148,14 @@ class ChatSession:
     @torch.inference_mode()
     def _log_probability(self, ids: list[int], images: list[Tensor], num_last: int) -> float:
         """Return the log probability of the last `num_last` of `ids`, given all before them."""
-        output = self._model(
-            input_ids=torch.tensor([ids], device=self._device),
-            pixel_values=torch.cat(images).to(self._device, self._model.dtype),
+        decoder = self._decoder
+        output = decoder.model(
+            input_ids=torch.tensor([ids], device=decoder.device),
+            pixel_values=torch.cat(images).to(decoder.device, decoder.model.dtype),
             use_cache=False,
             logits_to_keep=num_last + 1,
         )
-        chosen = torch.tensor(ids[-num_last:], device=self._device)[:, None]
+        chosen = torch.tensor(ids[-num_last:], device=decoder.device)[:, None]
         scores = output.logits[0, :-1].float().log_softmax(-1)
         return float(scores.gather(1, chosen).sum())
 
@@ -169,12 +169,7 @@ class ChatSession:
 
     def _encode(self, turns: Sequence[Turn]) -> list[int]:
         """Return the ids of the whole conversation, every image spread over its tokens."""
-        prompt = render_prompt(self._processor, turns, open_reply=True)
-        token = self._processor.image_token
-        spread = prompt.replace(token, token * num_image_tokens(self._processor))
-        add_start = needs_special_tokens(self._processor, prompt)
-        ids: list[int] = self._tokenizer(spread, add_special_tokens=add_start)["input_ids"]
-        return ids
+        return encode_prompt(self._processor, turns, image_tokens=self._image_tokens)
 
     def _keep_common(self, input_ids: list[int], shown: Sequence[Tensor]) -> int:
         """Cut the cache back to what it shares with the new conversation; return how much.
@@ -182,7 +177,7 @@ class ChatSession:
         At least one token is left to compute; an image is kept whole or not at all, and only where
         the cache holds this very picture: all of them look alike as tokens.
         """
-        image_id, length = self._processor.image_token_id, num_image_tokens(self._processor)
+        image_id, length = self._processor.image_token_id, self._image_tokens
         common = num_images = 0
         for cached, token in zip(self._cached, input_ids[:-1], strict=False):
             if cached != token:
@@ -203,7 +198,7 @@ class ChatSession:
 
         Layer by layer, because Ctrl-C in a forward pass leaves some layers longer than others.
         """
-        if not self._can_crop:
+        if not self._decoder.can_crop:
             self.forget()
             return 0
         layers: Any = self._cache.layers
@@ -213,85 +208,30 @@ class ChatSession:
                 layer.values = layer.values[..., :length, :]
         self._cached = self._cached[:length]
         num_tokens = self._cached.count(self._processor.image_token_id)
-        del self._cached_images[num_tokens // num_image_tokens(self._processor) :]
+        del self._cached_images[num_tokens // self._image_tokens :]
         return length
 
+    def _advance(self, tokens: list[int], _rows: list[int] | None) -> Tensor:
+        """Return the logits (1, V) after one more token."""
+        return self._forward(tokens, [])
+
     @torch.inference_mode()
-    def _tokens(
-        self, input_ids: list[int], shown: Sequence[Tensor], drawn: Draws, *, num_new: int
-    ) -> Iterator[tuple[int, Tensor]]:
-        """Yield up to `num_new` ids that follow `input_ids`, each with the logits (V,) it is of.
-
-        The cache is filled on the way.
-        """
-        step = input_ids[len(self._cached) :]
-        images = list(shown[len(self._cached_images) :])
-        said = list(input_ids)
-        for _ in range(num_new):
-            logits = self._forward(step, images)
-            token = drawn.choose(logits, said)
-            yield token, logits
-            said.append(token)
-            step, images = [token], []
-
-    def _forward(self, step: list[int], images: list[Tensor]) -> Tensor:
-        """Run `step`, which shows `images`, through the model; return the next logits, (V,).
+    def _forward(self, step: list[int], images: Sequence[Tensor]) -> Tensor:
+        """Run `step`, which shows `images`, through the model; return the next logits, (1, V).
 
         The cache and our note of what is in it grow together, or not at all.
         """
-        ids = torch.tensor([step], device=self._device)
-        pixels = torch.cat(images).to(self._device, self._model.dtype) if images else None
+        ids = torch.tensor([step], device=self._decoder.device)
+        pixels = torch.cat(list(images)) if images else None
         try:
-            output = self._model(
-                input_ids=ids,
-                pixel_values=pixels,
-                use_cache=True,
-                logits_to_keep=1,
-                **{self._cache_name: self._cache},
-            )
+            logits = self._decoder.step(ids, self._cache, pixels=pixels)
         except BaseException:  # Ctrl-C, or out of memory
             self._cut_back(len(self._cached))
             raise
         self._cached.extend(step)
         self._cached_images.extend(images)
-        logits: Tensor = output.logits[0, -1].float()
         return logits
-
-    def _decode(self, ids: list[int]) -> str:
-        text: str = self._tokenizer.decode(
-            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        return text.lstrip()
 
 
 def _answer_turn(text: str) -> Turn:
     return Turn(role="assistant", content=text.replace(IMAGE_TOKEN, "").strip())
-
-
-def _new_cache(model: Any, *, can_crop: bool) -> DynamicCache:  # noqa: ANN401 - any language model
-    """Return an empty cache; one without the model's configuration keeps all tokens of all layers.
-
-    Sliding-window layers mask what they must not see, and only such a cache can be cut back.
-    """
-    return DynamicCache() if can_crop else DynamicCache(config=model.config.get_text_config())
-
-
-def _cache_name(model: Any) -> str:  # noqa: ANN401 - any language model
-    """Return what `forward` calls its cache: transformers 5.24 renamed it."""
-    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
-
-
-def _can_crop(model: Any) -> bool:  # noqa: ANN401 - any language model
-    kinds = getattr(model.config.get_text_config(), "layer_types", None) or []
-    return set(kinds) <= _CROPPABLE
-
-
-def _context_length(model: Any) -> int:  # noqa: ANN401 - any language model
-    return int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 2**31)
-
-
-def _end_ids(model: Any, tokenizer: Any) -> set[int]:  # noqa: ANN401 - any language model
-    """Return every token that ends an answer, of the model and of the tokenizer."""
-    ids = model.generation_config.eos_token_id
-    own = set(ids) if isinstance(ids, list | tuple) else {ids}
-    return {int(i) for i in own | {tokenizer.eos_token_id} if i is not None}

@@ -8,16 +8,17 @@ answer or the download that is running and nothing else; nothing typed is kept o
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 from PIL import Image
 
-from medllava.chat.config import Answer, Options, Sampling, ViewConfig
+from medllava.chat.config import Answer, Options, ViewConfig
 from medllava.chat.conversation import Conversation
 from medllava.chat.exchange import Said, open_images, parse_source, save_conversation
 from medllava.chat.occlusion import CAPTION, draw_overlay
 from medllava.chat.transcript import parse_transcript
 from medllava.errors import DataError, MedllavaError
+from medllava.model.sampling import Sampling
 from medllava.printable import printable, repair
 
 HELP = """\
@@ -38,10 +39,22 @@ _PROMPT = "> "
 _NUMBERS = {field.name: field for field in fields(Sampling) if field.name != "stop"}
 
 
+class AnswerView(Protocol):
+    """Where one answer appears, piece by piece; see `medllava.cli.markdown`."""
+
+    def write(self, piece: str) -> None:
+        """Show a piece, which holds no control characters."""
+        ...
+
+    def end(self) -> None:
+        """Show the rest and end the line."""
+        ...
+
+
 class Terminal:
     """The loop around one conversation."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is handed in once, by the command
         self,
         conversation: Conversation,
         *,
@@ -51,6 +64,7 @@ class Terminal:
         out: TextIO,
         draw: Callable[[Image.Image], str],
         sampling: Sampling | None = None,
+        new_answer: Callable[[], AnswerView] | None = None,
     ) -> None:
         """Hold what the loop needs.
 
@@ -62,6 +76,7 @@ class Terminal:
             out: answers and talk.
             draw: image to the text that shows it here; empty where that is not possible.
             sampling: what `/set` changes.
+            new_answer: begins an answer on the screen; unset streams plain text to `out`.
         """
         self._conversation = conversation
         self._model = model
@@ -69,6 +84,7 @@ class Terminal:
         self._read = read
         self._out = out
         self._draw = draw
+        self._new_answer = new_answer or (lambda: _PlainAnswer(out))
         self._pending: list[tuple[str, ViewConfig, Image.Image]] = []
         self._said: list[Said] = []
         self._images: list[tuple[Image.Image, ...]] = []  # of every turn in _said
@@ -168,15 +184,16 @@ class Terminal:
         images = [image for _, _, image in pending]
         options = replace(self._options, keep=len(self._said))
         pieces = self._conversation.ask(question, images, options)
+        view = self._new_answer()
         try:
             for piece in pieces:
-                self._write(piece)
+                view.write(printable(piece))
         except KeyboardInterrupt:
             pieces.close()
-            self._write(" [stopped]")
+            view.write(" [stopped]")
         finally:
             pieces.close()
-        self._write("\n")
+            view.end()
         self._tell_choices(self._conversation.last_answer)
         turns = self._conversation.turns
         if len(turns) >= len(self._said) + 2:  # else it was stopped before a word came
@@ -257,6 +274,20 @@ class Terminal:
     def _write(self, text: str) -> None:
         self._out.write(printable(text))
         self._out.flush()
+
+
+class _PlainAnswer:
+    """Text as it comes, for pipes and for terminals that move no cursor."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def write(self, piece: str) -> None:
+        self._out.write(piece)
+        self._out.flush()
+
+    def end(self) -> None:
+        self.write("\n")
 
 
 def _plain(one: Said) -> str:

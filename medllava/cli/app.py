@@ -3,8 +3,11 @@
 No command module imports the library at its top, so `--help` loads neither torch nor lxml.
 """
 
+import os
 import sys
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated, Any, Never
 
 import typer
@@ -147,5 +150,17 @@ app.command("env", cls=HelpCommand)(environment.run)
 
 
 def main() -> None:
-    """Run the console script."""
-    app()
+    """Run the console script; Ctrl-C ends it though a thread waits for a server that hangs.
+
+    The interpreter would wait for that thread first. What must not be lost was written and told
+    before this point.
+    """
+    try:
+        app()
+    except SystemExit as end:
+        if end.code == EXIT_INTERRUPTED and threading.active_count() > 1:
+            with suppress(OSError, ValueError):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(EXIT_INTERRUPTED)
+        raise

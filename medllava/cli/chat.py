@@ -129,8 +129,9 @@ def run(
     verbose: Verbose = 0,
 ) -> None:
     """Talk with a model about an image. Research use only."""
-    from medllava.chat.config import NOTICE, ChatConfig, Sampling, ViewConfig
+    from medllava.chat.config import NOTICE, ChatConfig, ViewConfig
     from medllava.cli.chat_modes import answer, serve, talk
+    from medllava.model.sampling import Sampling
 
     if base_url is not None:
         _refuse(

@@ -1,8 +1,9 @@
 """The three ways `medllava chat` talks: a terminal, a pipe or script, a page."""
 
 import gc
+import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from medllava.chat.conversation import Conversation
     from medllava.chat.start import ConversationMaker
+    from medllava.chat.terminal import AnswerView
 
 
 _PASTE_SECONDS = 0.03
@@ -48,10 +50,20 @@ def talk(
         out=sys.stdout,
         draw=render_thumbnail if sys.stdout.isatty() else lambda _: "",
         sampling=config.sampling,
+        new_answer=_answer_view(),
     )
     if continued is not None:
         terminal.load(str(continued))
     terminal.run(images)
+
+
+def _answer_view() -> "Callable[[], AnswerView] | None":
+    """Return how answers are drawn: as Markdown, where the terminal can draw anew."""
+    if not sys.stdout.isatty() or os.environ.get("TERM", "dumb") in {"", "dumb"}:
+        return None
+    from medllava.cli.markdown import MarkdownAnswer
+
+    return lambda: MarkdownAnswer(sys.stdout)
 
 
 def answer(

@@ -16,13 +16,17 @@ _PACKAGES = (
 _EXTRAS = {
     "dicom": (("pydicom", "pylibjpeg"), "DICOM files cannot be opened"),
     "nifti": (("nibabel",), "NIfTI volumes cannot be opened"),
+    "ocr": (("rapidocr", "onnxruntime"), "text burned into pixels cannot be looked for"),
     "web": (("starlette", "uvicorn"), "there is no page (chat --web)"),
     "lora": (("peft",), "adapters can be neither trained nor loaded"),
+    "rl": (("trl", "peft"), "stages 4 and 5 cannot be trained"),
     "quantize": (("bitsandbytes",), "weights cannot be quantized to 8 or 4 bits (--load)"),
     "liger": (("liger_kernel",), "training on CUDA takes more memory and time"),
+    "float8": (("torchao",), "training on H100 and later cannot use float8"),
     "flash": (("flash_attn",), "attention over packs on CUDA is slower"),
-    "cluster": (("datatrove",), "fetch-pmc cannot hand its shards to an executor"),
+    "cluster": (("ray",), "fetch-pmc cannot hand its shards to Ray (Slurm needs no extra)"),
     "trackers": (("tensorboard",), "training writes no TensorBoard log"),
+    "gguf": (("gguf", "xllamacpp"), "push --export cannot write GGUF files"),
     "quickstart": (("gguf", "onnx", "tifffile"), "the quickstart cannot unpack its small model"),
     "serve": (("fastapi",), "checkpoints cannot be served by `transformers serve`"),
 }

@@ -69,7 +69,7 @@ def run(
         typer.Option("--closed-prompt", help="Put after closed questions; '' puts nothing."),
     ] = None,
     judge: Annotated[
-        str | None, typer.Option("--judge", help="Model that grades eval chat, with its date.")
+        str | None, typer.Option("--judge", help="Model that grades open answers, with its date.")
     ] = None,
     judge_base_url: Annotated[
         str | None, typer.Option("--judge-base-url", help="Server of the judge; default OpenAI.")
@@ -77,6 +77,10 @@ def run(
     judge_repeats: Annotated[
         int, typer.Option("--judge-repeats", min=1, help="Judgements per question and order.")
     ] = 1,
+    judge_labels: Annotated[
+        Path | None,
+        typer.Option("--judge-labels", help="Answers graded by people, to measure the judge by."),
+    ] = None,
     max_cost: Annotated[
         float | None,
         typer.Option("--max-cost", min=0, help="Stop before the judge costs more USD."),
@@ -132,6 +136,7 @@ def run(
         parse_backend,
         parse_conditions,
     )
+    from medllava.eval.judged.ask_judge import JudgeConfig
     from medllava.eval.probes import parse_probes
     from medllava.eval.run import default_output_dir, evaluate_task, score_lines
 
@@ -170,25 +175,28 @@ def run(
         draws=draws,
         resume=resume,
     )
+    by = None
+    if judge is not None:
+        by = JudgeConfig(
+            model=judge,
+            base_url=judge_base_url,
+            repeats=judge_repeats,
+            max_cost_usd=max_cost,
+            labels=judge_labels,
+        )
     with console.progress() as progress:
         if task == "chat":
-            from medllava.eval.judged.chat_run import JudgeConfig, chat_lines, judge_chat
+            from medllava.eval.judged.chat_run import chat_lines, judge_chat
 
-            if judge is None:
+            if by is None:
                 raise typer.BadParameter("eval chat needs --judge MODEL.")
-            by = JudgeConfig(
-                model=judge,
-                base_url=judge_base_url,
-                repeats=judge_repeats,
-                max_cost_usd=max_cost,
-            )
             summary = judge_chat(config, by, progress=progress)
             lines = chat_lines(summary)
         elif compare is not None:
             summary = compare_predictions(config, *compare, progress=progress)
             lines = comparison_lines(summary)
         else:
-            summary = evaluate_task(config, progress=progress)
+            summary = evaluate_task(config, judge=by, progress=progress)
             lines = score_lines(summary)
     for line in lines:
         console.say(line)

@@ -199,6 +199,8 @@ def run(
         executor=executor,
         executor_options=tuple(executor_options or ()),
         workers=workers,
+        # Shards are jobs beside each other already.
+        processes=min(workers, os.cpu_count() or 1) if inputs and num_shards == 1 else 1,
         retry_rejected=retry_rejected,
         refresh=refresh,
         dry_run=dry_run,

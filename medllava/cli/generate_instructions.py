@@ -9,7 +9,8 @@ import typer
 from medllava.cli.console import Console
 from medllava.cli.options import DryRun, Json, Limit, OutputDir, Quiet, Seed, Verbose
 
-StageName = StrEnum("StageName", ["ALIGN", "INSTRUCT"])
+StageName = StrEnum("StageName", ["ALIGN", "INSTRUCT", "PREFER"])
+RejectionName = StrEnum("RejectionName", ["RULE", "NOISE", "EXCHANGE", "TEACHER"])
 SplitName = StrEnum("SplitName", ["TRAIN", "VALIDATION", "TEST", "ALL"])
 PrivacyName = StrEnum("PrivacyName", ["AUTO", "STOP", "REPORT", "MASK", "OFF"])
 RepliesName = StrEnum("RepliesName", ["WORD", "NAMED", "REASONED"])
@@ -29,7 +30,7 @@ def run(
         Path,
         typer.Argument(
             help="Figures folder of fetch-pmc, a table of pictures and captions (CSV, TSV, JSON, "
-            "JSONL, Parquet, hf://OWNER/NAME), or a folder of pictures."
+            "JSONL, Parquet, hf://OWNER/NAME), or a folder of pictures; prefer: also instructions."
         ),
     ],
     output_dir: OutputDir,
@@ -43,6 +44,14 @@ def run(
             help="Who writes conversations: template, local:FOLDER, recorded:FILE or a model name.",
         ),
     ] = "template",
+    rejected: Annotated[
+        list[RejectionName] | None,
+        typer.Option(
+            "--rejected",
+            help="prefer: how worse answers are made, repeatable: rule (default), noise or "
+            "exchange (the teacher answers about a noisy or another picture), teacher.",
+        ),
+    ] = None,
     base_url: Annotated[
         str | None,
         typer.Option("--base-url", envvar="MEDLLAVA_BASE_URL", help="Server; default OpenAI."),
@@ -166,14 +175,14 @@ def run(
     verbose: Verbose = 0,
 ) -> None:
     """Turn figures into conversations that a model can learn from."""
-    from medllava.instruct.config import ClosedReplies, GenerateConfig, ImagePosition
+    from medllava.instruct.config import ClosedReplies, GenerateConfig, ImagePosition, Rejection
     from medllava.instruct.generate import generate_instructions
     from medllava.instruct.teacher import parse_request_options
     from medllava.privacy.findings import PrivacyMode
     from medllava.records import Split, Stage
 
     if stage is None and not check_privacy:
-        raise typer.BadParameter("say which: align or instruct", param_hint="--stage")
+        raise typer.BadParameter("say which: align, instruct or prefer", param_hint="--stage")
 
     console = Console(
         "generate-instructions", json_output=json_output, quiet=quiet, verbose=verbose
@@ -183,6 +192,7 @@ def run(
         output_dir=output_dir,
         stage=Stage((stage or StageName.ALIGN).value),
         teacher=teacher,
+        rejected=tuple(dict.fromkeys(Rejection(w.value) for w in rejected or [RejectionName.RULE])),
         split=None if split is SplitName.ALL else Split(split.value),
         limit=limit,
         questions_per_figure=questions_per_figure,

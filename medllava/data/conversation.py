@@ -17,6 +17,11 @@ ASSISTANT = "assistant"
 Span = tuple[int, int]
 """First character and the one after the last."""
 
+_SET_PROMPT = "Name all that apply, separated by commas."
+_SET_OF_CHOICES_PROMPT = "Several choices are right. Answer with all of their letters."
+_BOX_PROMPT = (
+    "Answer with one box [left, top, right, bottom] in thousandths of the image's width and height."
+)
 _PROBE = "medllava probe"
 _string_templates: dict[str, bool] = {}
 """Template to whether it takes string contents; found once per template."""
@@ -74,7 +79,11 @@ def question_text(question: Question, *, closed_prompt: str = "") -> str:
     """
     lines = [question.question.strip()]
     lines += [f"{chr(ord('A') + i)}. {choice}" for i, choice in enumerate(question.choices)]
-    if question.answer_type is AnswerType.CLOSED and closed_prompt:
+    if question.box:
+        lines.append(_BOX_PROMPT)
+    elif question.answers:
+        lines.append(_SET_OF_CHOICES_PROMPT if question.choices else _SET_PROMPT)
+    elif question.answer_type is AnswerType.CLOSED and closed_prompt:
         lines.append(closed_prompt)
     return "\n".join(lines)
 

@@ -150,9 +150,6 @@ class PixelReader:
         return np.asarray(values["pixel_values"][0]).round().astype(np.uint8)
 
 
-_PROBE_SIZES = ((61, 40), (40, 61), (50, 50))
-
-
 def _normalized_values(processor: Any) -> NDArray[np.float32]:  # noqa: ANN401 - any image processor
     """Return what the processor makes of each of the 256 levels, (3, 256), to the last bit."""
     scaled = (np.arange(256) * processor.rescale_factor).astype(np.float32)

@@ -10,8 +10,15 @@ import numpy as np
 from PIL import Image
 
 from medllava.data.conversation import user_turn
-from medllava.layout import INSTRUCTIONS_FILE
-from medllava.records import InstructionRecord, Stage, Turn
+from medllava.layout import INSTRUCTIONS_FILE, PREFERENCES_FILE, QUESTIONS_FILE
+from medllava.records import (
+    AnswerType,
+    InstructionRecord,
+    PreferenceRecord,
+    Question,
+    Stage,
+    Turn,
+)
 from medllava.store import JsonlWriter, atomic_path
 
 RANDOM_DATA = "random"
@@ -43,6 +50,72 @@ def write_random_records(folder: Path, *, count: int = 48, seed: int = 0) -> Pat
             for name in record.images:
                 pixels = random.integers(0, 256, (_SIDE, _SIDE + number % 9, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / name)
+            writer.write(record.to_json())
+    return folder
+
+
+def write_random_questions(folder: Path, *, count: int = 24, seed: int = 0) -> Path:
+    """Write made-up questions with their images, unless they are there already.
+
+    Args:
+        folder: made if absent.
+        count: questions, every other one closed.
+        seed: of everything in them.
+
+    Returns:
+        The file of the questions.
+    """
+    file = folder / QUESTIONS_FILE
+    if file.is_file():
+        return file
+    random = np.random.default_rng(seed)
+    with atomic_path(file) as temporary, JsonlWriter(temporary) as writer:
+        for number in range(count):
+            image = f"{number}.png"
+            pixels = random.integers(0, 256, (_SIDE, _SIDE, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / image)
+            is_closed = number % 2 == 0
+            question = Question(
+                id=f"random-{number}",
+                image=image,
+                question="Is it normal?" if is_closed else "What is it?",
+                answer=("yes", "no")[number // 2 % 2] if is_closed else _say(random, 1),
+                answer_type=AnswerType.CLOSED if is_closed else AnswerType.OPEN,
+                modality=("ct", "mri")[number // 4 % 2],
+            )
+            writer.write(question.to_json())
+    return file
+
+
+def write_random_preferences(folder: Path, *, count: int = 24, seed: int = 0) -> Path:
+    """Write made-up pairs of replies with their images, unless they are there already.
+
+    Args:
+        folder: made if absent.
+        count: pairs.
+        seed: of everything in them.
+
+    Returns:
+        `folder`.
+    """
+    file = folder / PREFERENCES_FILE
+    if file.is_file():
+        return folder
+    random = np.random.default_rng(seed)
+    with atomic_path(file) as temporary, JsonlWriter(temporary) as writer:
+        for number in range(count):
+            image = f"{number}.png"
+            pixels = random.integers(0, 256, (_SIDE, _SIDE + number % 9, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / image)
+            record = PreferenceRecord(
+                record_id=f"random-{number}",
+                images=(image,),
+                turns=(user_turn(_say(random, 4), num_images=1),),
+                chosen=f"normal {_say(random, 3)}",
+                rejected=f"lesion {_say(random, 3)}",
+                rejected_by="rule:random",
+                license="CC0-1.0",
+            )
             writer.write(record.to_json())
     return folder
 

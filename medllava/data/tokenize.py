@@ -17,6 +17,7 @@ from medllava.data.conversation import (
     Span,
     find_special_token,
     needs_special_tokens,
+    render_prompt,
     render_replies,
 )
 from medllava.data.dropped import Dropped, DropReason
@@ -42,6 +43,26 @@ def check_placeholders(record: InstructionRecord) -> bool:
     in_replies = any(IMAGE_TOKEN in turn.content for turn in record.turns if turn.role == ASSISTANT)
     places = sum(turn.content.count(IMAGE_TOKEN) for turn in record.turns)
     return places == len(record.images) and not in_replies
+
+
+def encode_prompt(
+    processor: Any,  # noqa: ANN401 - any processor
+    turns: Sequence[Turn],
+    *,
+    image_tokens: int,
+) -> list[int]:
+    """Return the ids of a conversation that waits for its next reply.
+
+    Args:
+        processor: its template and tokenizer are used, its image half is not.
+        turns: with one placeholder per image.
+        image_tokens: over so many tokens each image is spread.
+    """
+    text = render_prompt(processor, turns, open_reply=True)
+    add_start = needs_special_tokens(processor, text)
+    spread = text.replace(IMAGE_TOKEN, IMAGE_TOKEN * image_tokens)
+    ids: list[int] = processor.tokenizer(spread, add_special_tokens=add_start)["input_ids"]
+    return ids
 
 
 def encode_records(

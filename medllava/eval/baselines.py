@@ -78,8 +78,8 @@ def _values_by_image(
 ) -> dict[str, set[str]]:
     values: dict[str, set[str]] = {}
     for question in questions:
-        if question.image is not None:
-            found = values.setdefault(question.image, set())
+        for image in question.images:
+            found = values.setdefault(image, set())
             value = value_of(question)
             if value is not None:
                 found.add(value)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from medllava.data.benchmarks.files import find_image_folder
-from medllava.data.benchmarks.questions import load_questions
+from medllava.data.benchmarks.questions import holds_questions, load_questions
 from medllava.data.benchmarks.task import task_names
 from medllava.data.dropped import Dropped
 from medllava.data.sources import image_root, read_instructions
@@ -25,7 +25,7 @@ from medllava.images.twins import MIN_SIDE, Signature, TwinIndex, compute_signat
 from medllava.layout import INSTRUCTIONS_FILE, QUESTIONS_FILE
 from medllava.records import IMAGE_TOKEN, Question
 from medllava.score.normalize import words
-from medllava.store import contained_path, iter_jsonl, sha256_of
+from medllava.store import contained_path, sha256_of
 
 NGRAM_WORDS = 8
 """Shorter questions are compared whole, together with their answer."""
@@ -146,8 +146,8 @@ class _TestIndex:
         self.by_ngram: dict[tuple[str, ...], list[str]] = {}
         for question in questions:
             asked = words(question.question)
-            if question.image is not None:
-                self.by_image.setdefault(question.image, []).append(question)
+            for image in question.images:
+                self.by_image.setdefault(image, []).append(question)
             self.by_pair.setdefault((asked, words(question.answer)), []).append(question.id)
             for gram in _ngrams(asked):
                 self.by_ngram.setdefault(gram, []).append(question.id)
@@ -228,7 +228,7 @@ def _open_source(named: str, image_dir: Path | None, local_copies: Mapping[str, 
         found = load_questions(
             task, data=local_copies.get(task), split=split or "train", image_dir=image_dir
         )
-    elif _holds_questions(path):
+    elif holds_questions(path):
         # Of a folder with several splits it is the one that training took.
         is_parted = path.is_dir() and not (path / QUESTIONS_FILE).is_file()
         found = load_questions(named, split="train" if is_parted else None, image_dir=image_dir)
@@ -246,7 +246,7 @@ def _open_source(named: str, image_dir: Path | None, local_copies: Mapping[str, 
 
 
 def _question_sample(question: Question) -> _Sample:
-    images = () if question.image is None else (question.image,)
+    images = question.images
     return _Sample(question.id, images, ((question.question, question.answer),))
 
 
@@ -261,16 +261,6 @@ def _instruction_samples(path: Path) -> Iterator[_Sample]:
             if turn.role == "user"
         )
         yield _Sample(record.record_id, record.images, pairs)
-
-
-def _holds_questions(path: Path) -> bool:
-    """Tell benchmark questions from instructions."""
-    if path.is_dir():
-        return not (path / INSTRUCTIONS_FILE).is_file()
-    if path.suffix != ".jsonl":
-        return False
-    first = next(iter_jsonl(path), None)
-    return first is not None and "question" in first[1] and "answer" in first[1]
 
 
 def _hash_of(path: Path) -> str | None:

@@ -17,6 +17,8 @@ from medllava.eval.ask.requests import (
 )
 from medllava.eval.config import Condition, EvalConfig, Protocol
 from medllava.eval.contamination import IMAGE_FLAGS, Contamination, Flag, find_contamination
+from medllava.eval.judged.ask_judge import JudgeConfig
+from medllava.eval.judged.open_judge import JudgedAnswers, judge_answers, judge_lines
 from medllava.eval.probes import build_probes
 from medllava.eval.report.build import build_scores, score_subsets
 from medllava.eval.report.html import render_report
@@ -24,7 +26,13 @@ from medllava.eval.report.html_sections import format_estimate, gain_rows
 from medllava.eval.score.llava_med_scores import score_llava_med, train_open_answers
 from medllava.eval.score.probe_scores import score_probes
 from medllava.eval.score.scores import Values, score_replies
-from medllava.layout import CONTAMINATION_FILE, EVAL_REPORT_FILE, PAGE_FILE, PREDICTIONS_FILE
+from medllava.layout import (
+    CONTAMINATION_FILE,
+    EVAL_REPORT_FILE,
+    JUDGEMENTS_FILE,
+    PAGE_FILE,
+    PREDICTIONS_FILE,
+)
 from medllava.progress import Progress, SilentProgress
 from medllava.provenance import code_commit, package_versions
 from medllava.records import (
@@ -48,15 +56,19 @@ from medllava.store import (
 def evaluate_task(
     config: EvalConfig,
     *,
+    judge: JudgeConfig | None = None,
     progress: Progress = SilentProgress(),  # noqa: B008 - has no state
 ) -> StepSummary:
     """Ask a model the questions of a task, or take its answers, and score them.
+
+    With `judge` the open answers are graded too, beside the strict scores.
 
     Output folder::
 
         report.json           scores with intervals, floors, probes, provenance
         report.html           the same to look at, with answers beside images
         predictions.jsonl     {id, condition, seed, text}, controls and probes included
+        judgements.jsonl      what the judge said, reply by reply; with `judge`
         contamination.jsonl   flagged items and what raised the flags; with `train_data`
         answers/              replies as they came; the next run goes on from them
         probes/               corrupted images
@@ -87,6 +99,10 @@ def evaluate_task(
         found = _look_for_training_data(config, task, questions, progress)
         progress.start("scores")
         real = score_replies(questions, answers.real()[0])
+        judged = None
+        if judge is not None:
+            replies = answers.real()[0]
+            judged = judge_answers(config, judge, questions, replies, real, progress=progress)
         report = replace(
             _build_report(config, task, questions, answers, described),
             published=tuple(published_rows(task.name)),
@@ -96,7 +112,11 @@ def evaluate_task(
             if found is None
             else _contamination_report(config, questions, real, found),
         )
-        return _write(config, task, questions, answers, report, real, found)
+        if judged is not None:
+            real_scores = report.conditions[Condition.REAL.value] | judged.estimates
+            conditions = report.conditions | {Condition.REAL.value: real_scores}
+            report = replace(report, conditions=conditions, judge=judged.facts)
+        return _write(config, task, answers, report, real, found, judged)
 
 
 def _look_for_training_data(
@@ -106,7 +126,7 @@ def _look_for_training_data(
         return None
     progress.start("training data")
     root = task.image_dir or task.file.parent
-    images = {q.image for q in questions if q.image is not None}
+    images = {image for question in questions for image in question.images}
     return find_contamination(
         questions,
         {image: contained_path(root, image) for image in images},
@@ -199,13 +219,13 @@ def _contamination_report(
 def _write(
     config: EvalConfig,
     task: QuestionSet,
-    questions: Sequence[Question],
     answers: Answers,
     report: EvalReport,
     values: Values,
     found: Contamination | None,
+    judged: JudgedAnswers | None,
 ) -> StepSummary:
-    folder = config.output_dir
+    folder, questions = config.output_dir, task.questions[: config.limit]
     files = {
         "report": folder / EVAL_REPORT_FILE,
         "page": folder / PAGE_FILE,
@@ -224,6 +244,9 @@ def _write(
                 if q.id in found.flags
             ],
         )
+    if judged is not None:
+        files["judgements"] = folder / JUDGEMENTS_FILE
+        write_jsonl(files["judgements"], judged.lines)
     write_text(
         files["page"],
         render_report(report, questions, answers.real()[0], values, image_dir=task.image_dir),
@@ -232,11 +255,12 @@ def _write(
     write_json(files["report"], written)
     gains = ("visual_gain", "visual_gain_over", "gain_over_all", "num_permutations")
     shown = ("task", "conditions", *gains, "protocol")
-    if_there = ("llava_med", "probes", "contamination")
+    if_there = ("llava_med", "probes", "contamination", "judge")
     unread = len(found.unread) if found is not None else 0
+    num_open = judged.num_open if judged is not None else 0
     return StepSummary(
         step="eval",
-        complete=unread == 0,
+        complete=unread == 0 and num_open == 0,
         hint=_unread_hint(found) if found is not None and unread else None,
         counts={"questions": len(questions), "images": written["num_images"]},
         details={key: written[key] for key in shown}
@@ -324,8 +348,16 @@ def score_lines(summary: StepSummary) -> list[str]:
         )
     for kind, estimate in summary.details.get("llava_med", {}).get("paper", {}).items():
         lines.append(f"LLaVA-Med protocol, {kind:<6} {estimate['value']:>22.4f}")
-    return [*asked, "", *lines, *contamination_lines(summary)]
+    judged = judge_lines(summary.details["judge"]) if "judge" in summary.details else []
+    return [*asked, "", *lines, *judged, *contamination_lines(summary)]
 
 
 _NAMED_UNREAD = 100
-_PRINTED = ("accuracy", "closed_accuracy", "open_token_recall", "token_recall", "unparseable")
+_PRINTED = (
+    "judged_accuracy",
+    "accuracy",
+    "closed_accuracy",
+    "open_token_recall",
+    "token_recall",
+    "unparseable",
+)

@@ -10,6 +10,9 @@ from medllava.records import Split, Stage
 
 TEMPLATE_TEACHER = "template"
 
+Rejection = StrEnum("Rejection", ["RULE", "NOISE", "EXCHANGE", "TEACHER"])
+"""How the worse reply of a pair is made: an error planted by rule; what a model says about a noisy
+or an exchanged picture; or an error that a teacher writes in."""
 ImagePosition = StrEnum("ImagePosition", ["BEFORE", "AFTER", "RANDOM"])
 """Place of the image token: before or after the first instruction, or drawn for each record."""
 
@@ -23,12 +26,14 @@ class GenerateConfig:
     """Figures to conversations: what to read, who writes, how much."""
 
     figures: Path
-    """Figures folder, or its `figures.parquet`."""
+    """Figures folder, or its `figures.parquet`; of stage `prefer` also an instructions folder."""
     output_dir: Path
     stage: Stage
-    """`align` or `instruct`."""
+    """`align`, `instruct` or `prefer`."""
     teacher: str = TEMPLATE_TEACHER
     """Of stage `instruct`: `template`, `local:FOLDER`, `recorded:FILE` or a server's model name."""
+    rejected: tuple[Rejection, ...] = (Rejection.RULE,)
+    """Of stage `prefer`: the ways to make worse replies, one pair per answer and way."""
     split: Split | None = Split.TRAIN
     """Part of the figures to use; None takes all."""
     limit: int | None = None

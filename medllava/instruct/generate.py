@@ -24,7 +24,7 @@ from medllava.data.layouts.write import Layout, write_layout
 from medllava.data.sources import iter_instruction_records
 from medllava.errors import DataError
 from medllava.instruct.alignment import align_figure, draw, place_image
-from medllava.instruct.config import TEMPLATE_TEACHER, GenerateConfig, ImagePosition
+from medllava.instruct.config import TEMPLATE_TEACHER, GenerateConfig, ImagePosition, Rejection
 from medllava.instruct.conversations import write_conversations
 from medllava.instruct.estimate import estimate_run
 from medllava.instruct.figures import (
@@ -39,6 +39,14 @@ from medllava.instruct.output import (
     write_summary,
 )
 from medllava.instruct.phrases import ENGLISH, check_language
+from medllava.instruct.preferences import (
+    check_ways,
+    estimate_preferences,
+    inherited_choice,
+    is_instructions,
+    preferences_image_dir,
+    write_preferences,
+)
 from medllava.instruct.privacy import check_privacy, pass_gate
 from medllava.instruct.report import write_report
 from medllava.instruct.tables.rows import is_table
@@ -52,6 +60,7 @@ from medllava.instruct.template import (
 from medllava.layout import (
     INSTRUCTIONS_FILE,
     PAGE_FILE,
+    PREFERENCES_FILE,
     QUESTIONS_FILE,
     REJECTED_FILE,
     SUMMARY_FILE,
@@ -87,8 +96,10 @@ def generate_instructions(
                 f"--language {config.language} needs a model as --teacher: captions are taken as "
                 "they are, and the template teacher reads and writes English only."
             )
-    if config.stage is Stage.FINETUNE:
-        raise ValueError("stage finetune takes a benchmark's data; nothing is generated for it")
+    if config.stage in (Stage.FINETUNE, Stage.REINFORCE):
+        raise ValueError(f"stage {config.stage.value} takes questions; nothing is generated for it")
+    if config.stage is Stage.PREFER:
+        check_ways(config)
     if config.dry_run and not config.output_dir.exists():
         return _estimate_any(config, progress)
     with exclusive(config.output_dir):
@@ -99,6 +110,8 @@ def generate_instructions(
 
 def _estimate_any(config: GenerateConfig, progress: Progress) -> StepSummary:
     """Estimate a figures folder, or a table that is imported for the moment."""
+    if config.stage is Stage.PREFER and _asks_model(config) and not is_table(config.figures):
+        return estimate_preferences(config, reject_reason)
     if not is_table(config.figures):
         return _estimate(config, progress)
     with tempfile.TemporaryDirectory(prefix="medllava-") as folder:
@@ -107,6 +120,8 @@ def _estimate_any(config: GenerateConfig, progress: Progress) -> StepSummary:
 
 def _generate_any(config: GenerateConfig, progress: Progress) -> StepSummary:
     """Generate from a figures folder, or from a table that is imported first."""
+    if config.stage is Stage.PREFER and is_instructions(config.figures):
+        return _generate(config, inherited_choice(config), progress)
     if is_table(config.figures):
         config = _imported(config, config.output_dir / TABLE_FOLDER, progress)
     if config.check_privacy:
@@ -138,11 +153,16 @@ def _generate(config: GenerateConfig, choice: Choice, progress: Progress) -> Ste
     usage: dict[str, Any] = {}
     is_template = config.stage is Stage.INSTRUCT and not _asks_model(config)
     with InstructionsWriter(
-        config.output_dir, with_questions=is_template, seed=config.seed
+        config.output_dir,
+        with_questions=is_template,
+        seed=config.seed,
+        records_file=_records_file(config),
     ) as writer:
         for row in _rejected_rows(config.figures):
             writer.reject(row.pop("figure_id"), row.pop("reason"), **row)
-        if is_template:
+        if config.stage is Stage.PREFER:
+            usage = write_preferences(config, writer, progress, reject_reason)
+        elif is_template:
             _write_template(config, writer, progress)
         elif config.stage is Stage.INSTRUCT:
             usage = write_conversations(config, writer, progress, reject_reason=reject_reason)
@@ -159,7 +179,13 @@ def _rejected_rows(figures: Path) -> Iterator[dict[str, Any]]:
 
 
 def _asks_model(config: GenerateConfig) -> bool:
+    if config.stage is Stage.PREFER:
+        return any(way is not Rejection.RULE for way in config.rejected)
     return config.stage is Stage.INSTRUCT and config.teacher != TEMPLATE_TEACHER
+
+
+def _records_file(config: GenerateConfig) -> str:
+    return PREFERENCES_FILE if config.stage is Stage.PREFER else INSTRUCTIONS_FILE
 
 
 def _write_aligned(config: GenerateConfig, writer: InstructionsWriter, progress: Progress) -> None:
@@ -283,7 +309,11 @@ def _finish(
     config: GenerateConfig, choice: Choice, writer: InstructionsWriter, usage: dict[str, Any]
 ) -> StepSummary:
     folder = config.output_dir
-    image_dir = figures_image_dir(config.figures)
+    image_dir = (
+        preferences_image_dir(config)
+        if config.stage is Stage.PREFER
+        else figures_image_dir(config.figures)
+    )
     settings = {k: str(v) for k, v in dataclasses.asdict(config).items() if v is not None}
     facts: dict[str, Any] = {
         "stage": config.stage.value,
@@ -308,7 +338,8 @@ def _finish(
         reasons=writer.reasons + writer.turn_rules + writer.left,
         usage=usage,
     )
-    artifacts = {"instructions": folder / INSTRUCTIONS_FILE}
+    name = "preferences" if config.stage is Stage.PREFER else "instructions"
+    artifacts = {name: folder / _records_file(config)}
     if config.stage is Stage.INSTRUCT and not _asks_model(config):
         artifacts["questions"] = folder / QUESTIONS_FILE
     for layout in dict.fromkeys([*config.formats, *(["llava"] if config.llava_json else [])]):
@@ -321,7 +352,7 @@ def _finish(
     }
     if not writer.counts["records"] and not writer.left:
         _refuse_nothing(writer, artifacts["rejected"])
-    stage_number = 1 if config.stage is Stage.ALIGN else 2
+    stage_number = list(Stage).index(config.stage) + 1
     details = {k: v for k, v in facts.items() if k in _TOLD}
     return StepSummary(
         step="generate-instructions",

@@ -14,7 +14,7 @@ from typing import IO, Any, Self
 
 from medllava.instruct.caption_statistics import CaptionStatistics
 from medllava.layout import INSTRUCTIONS_FILE, QUESTIONS_FILE, REJECTED_FILE, SUMMARY_FILE
-from medllava.records import InstructionRecord, Question
+from medllava.records import InstructionRecord, PreferenceRecord, Question, Stage, Turn
 from medllava.store import atomic_path, write_json
 
 # `json.dumps` with options makes an encoder for every line.
@@ -24,7 +24,14 @@ _encode = json.JSONEncoder(ensure_ascii=False).encode
 class InstructionsWriter:
     """Writes the line files of an instructions folder and counts what it writes."""
 
-    def __init__(self, folder: Path, *, with_questions: bool = False, seed: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        with_questions: bool = False,
+        seed: int = 0,
+        records_file: str = INSTRUCTIONS_FILE,
+    ) -> None:
         """Prepare to write into `folder`, made if absent; `seed` draws the report's samples."""
         self.folder = folder
         self.statistics = CaptionStatistics(seed=seed)
@@ -38,11 +45,12 @@ class InstructionsWriter:
         self.told: dict[str, str] = {}
         """The service's latest words for each of these reasons."""
         self._with_questions = with_questions
+        self._records_file = records_file
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         """Open temporary files."""
-        self._records = self._open(INSTRUCTIONS_FILE)
+        self._records = self._open(self._records_file)
         self._rejected = self._open(REJECTED_FILE)
         self._questions = self._open(QUESTIONS_FILE) if self._with_questions else None
         return self
@@ -62,6 +70,23 @@ class InstructionsWriter:
         self.counts["records"] += 1
         self.counts["pairs"] += sum(turn.role == "assistant" for turn in record.turns)
         self.statistics.add(record)
+
+    def write_preference(self, pair: PreferenceRecord) -> None:
+        """Append one pair of replies; the report shows both."""
+        _write_line(self._records, pair.to_json())
+        self.counts["records"] += 1
+        self.counts[f"rejected_by_{pair.rejected_by.partition(':')[0]}"] += 1
+        replies = f"{pair.chosen}\n[worse, {pair.rejected_by}] {pair.rejected}"
+        self.statistics.add(
+            InstructionRecord(
+                record_id=pair.record_id,
+                images=pair.images,
+                turns=(*pair.turns, Turn(role="assistant", content=replies)),
+                stage=Stage.PREFER,
+                modality=pair.modality,
+                license=pair.license,
+            )
+        )
 
     def write_question(self, question: Question) -> None:
         """Append the twin of a record in the form of a benchmark question."""

@@ -275,5 +275,8 @@ def _sdpa(
     attention_mask: Tensor | None,
     kwargs: dict[str, Any],
 ) -> tuple[Tensor, None]:
+    dtype = query.dtype
+    if dtype in _HALF and query.device.type == "cpu":  # its backward pass is slow in bf16
+        query, key, value = query.float(), key.float(), value.float()
     out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    return out, None
+    return out.to(dtype), None

@@ -102,7 +102,7 @@ def load_language_model(
     tokenizer: PreTrainedTokenizerBase
     if config.source == RANDOM:
         model = build_random_language_model(config.config, seed=seed)
-        model.to(dtype)
+        _cast_weights(model, dtype)
         if not config.tokenizer:
             return model, build_tiny_tokenizer(vocab_size=_num_embeddings(model))
     else:
@@ -125,7 +125,7 @@ def load_vision_encoder(
     encoder: Any
     if config.source == RANDOM:
         encoder = build_random_vision_encoder(config.config, seed=seed)
-        encoder.to(dtype)
+        _cast_weights(encoder, dtype)
     else:
         with reading_weights(config.source, key="model.vision_encoder.source"):
             encoder = _read_vision_encoder(config.source, dtype)
@@ -200,8 +200,7 @@ def _assemble(
     model.model.language_model = language_model.base_model
     model.model.vision_tower = encoder
     model.lm_head = head
-    model.model.multi_modal_projector.to_empty(device="cpu")
-    model.to(dtype)
+    model.model.multi_modal_projector.to_empty(device="cpu").to(dtype)
     _initialise_projector(model, seed=seed)
     own: Any = language_model.generation_config
     model.generation_config = GenerationConfig(
@@ -249,6 +248,12 @@ def _initialise_projector(model: LlavaForConditionalGeneration, *, seed: int) ->
         for layer in (projector.linear_1, projector.linear_2):
             fresh = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
             layer.load_state_dict(fresh.state_dict())
+
+
+def _cast_weights(model: nn.Module, dtype: torch.dtype) -> None:
+    """Cast weights, as loading does, and not buffers: rotary frequencies must stay in fp32."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
 
 
 def _num_embeddings(model: PreTrainedModel) -> int:

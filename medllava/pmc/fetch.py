@@ -10,9 +10,9 @@
     OUT/.fetch/             listing, outcomes and kept objects: what a later run continues from
 
 A figure walks: here -> `transport` -> `archive` -> `xml` -> `article` -> `jats`, `text`,
-`mentions`, `rights`, `modality` -> `images` -> `state` -> `manifest`. A shard is a function of the
-listing, the settings, `num_shards` and its index. What a service does not give today stays open,
-and the next run goes on there. Whoever finishes the last shard writes the files.
+`mentions` -> `figures`, `rights`, `modality` -> `images` -> `state` -> `manifest`. A shard is a
+function of the listing, the settings, `num_shards` and its index. What a service does not give
+today stays open, and the next run goes on there. Whoever finishes the last shard writes the files.
 """
 
 import errno
@@ -20,10 +20,10 @@ import logging
 import os
 import shutil
 from collections import Counter, deque
-from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager, suppress
-from importlib import import_module
 from pathlib import Path
 
 from medllava.errors import MedllavaError, RemoteError, SetupError
@@ -31,9 +31,10 @@ from medllava.pmc.archive import BucketSource, ObjectError, Source, UnansweredEr
 from medllava.pmc.article import ArticleReader
 from medllava.pmc.config import FetchConfig
 from medllava.pmc.executors import check_executor, plan_executor, run_executor
-from medllava.pmc.modality import ImageClassifier
+from medllava.pmc.modality import ImageClassifier, load_classifier
 from medllava.pmc.passes import load_split_file
 from medllava.pmc.plan import plan_fetch
+from medllava.pmc.processes import WORTH_IT, process_pool, read_item
 from medllava.pmc.report import finish_fetch
 from medllava.pmc.selection import (
     freeze_listing,
@@ -48,6 +49,7 @@ from medllava.pmc.transport import BudgetSpentError, ByteBudget
 from medllava.progress import Progress, SilentProgress
 from medllava.records import StepSummary
 from medllava.store import exclusive, write_json
+from medllava.threads import thread_pool
 
 _LOGGER = logging.getLogger(__name__)
 _DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -150,29 +152,20 @@ def run_shard(
         else:
             progress.start(f"read articles of shard {index}")
         items = listing.iter_items(num_shards=config.num_shards, shard_index=index)
-        left = runner.run(items, workers=_num_threads(config))
+        num_left = len(listing) - len(outcomes)
+        is_worth_it = config.processes > 1 and config.inputs and num_left >= WORTH_IT
+        if is_worth_it and classifier is None:
+            snapshot = str(listing.facts["snapshot"])
+            with process_pool(config, shard_dir=folder, snapshot=snapshot) as pool:
+                left = runner.run(items, pool, read_item, most=2 * config.processes)
+        else:
+            num_threads = _num_threads(config)
+            with thread_pool(num_threads, name="fetch") as threads:
+                left = runner.run(items, threads, runner.read, most=2 * num_threads)
         if not left:
             shutil.rmtree(folder / "objects", ignore_errors=True)
             write_json(shard_marker(config, index), {"items": len(outcomes)})
     return left
-
-
-def load_classifier(name: str) -> ImageClassifier | None:
-    """Import `module:function`; None for an empty name.
-
-    Raises:
-        SetupError: it cannot be imported.
-    """
-    if not name:
-        return None
-    module, _, function = name.partition(":")
-    try:
-        loaded: ImageClassifier = getattr(import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise SetupError(
-            f"image classifier cannot be loaded ({error}): {name!r}. Give MODULE:FUNCTION."
-        ) from None
-    return loaded
 
 
 def _num_threads(config: FetchConfig) -> int:
@@ -204,30 +197,40 @@ class _ShardRunner:
         """Items without an answer in so many runs that they are given up."""
         self._is_spent = False
 
-    def run(self, items: Iterator[Item], *, workers: int) -> int:
-        """Do every item that is not done; return how many stay open."""
+    def run(
+        self,
+        items: Iterator[Item],
+        pool: Executor,
+        read: Callable[[Item], list[Outcome]],
+        *,
+        most: int,
+    ) -> int:
+        """Do every item that is not done; return how many stay open.
+
+        Args:
+            items: of the shard, in order.
+            pool: threads or processes.
+            read: what they do with an item.
+            most: items that wait or are read at a time.
+        """
         running: dict[Future[list[Outcome]], Item] = {}
-        with ThreadPoolExecutor(workers, thread_name_prefix="fetch") as pool:
-            try:
-                for item in items:
-                    if item.name in self._outcomes:
-                        self._progress.advance()
-                        continue
-                    if self._is_spent:
-                        self._left += 1
-                        continue
-                    running[pool.submit(self._read, item)] = item
-                    if len(running) >= 2 * workers:
-                        self._collect(running)
-                while running:
-                    self._collect(running)
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
+        for item in items:
+            if item.name in self._outcomes:
+                self._progress.advance()
+                continue
+            if self._is_spent:
+                self._left += 1
+                continue
+            running[pool.submit(read, item)] = item
+            if len(running) >= most:
+                self._collect(running)
+        while running:
+            self._collect(running)
         self._settle()
         return self._left
 
-    def _read(self, item: Item) -> list[Outcome]:
+    def read(self, item: Item) -> list[Outcome]:
+        """Return the outcomes of an item, read in this process."""
         return self._reader.read(item, self._source.iter_articles(item))
 
     def _collect(self, running: dict[Future[list[Outcome]], Item]) -> None:
@@ -244,6 +247,11 @@ class _ShardRunner:
             except UnansweredError as error:
                 self._leave_open(item, error)
                 continue
+            except BrokenProcessPool:
+                raise SetupError(
+                    f"a process that reads was ended from outside, most likely for want of memory,"
+                    f" near {item.name}. Run the same command again, with fewer --workers."
+                ) from None
             self._recent.append(False)
             if self._source.is_remote and _lacks_object(outcomes):
                 self._doubtful.append(item)

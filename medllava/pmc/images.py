@@ -35,8 +35,16 @@ class CleanImage:
     """White or black bands cross the picture, as between panels."""
 
 
-def clean_image(data: bytes, *, max_pixels: int, name: str = "given bytes") -> CleanImage:
-    """Decode untrusted bytes and encode them anew.
+def clean_image(
+    data: bytes, *, max_pixels: int, name: str = "given bytes", look_for_gutters: bool = True
+) -> CleanImage:
+    """Decode untrusted bytes and return a file of them without metadata.
+
+    Args:
+        data: of a file.
+        max_pixels: width times height that it may have.
+        name: of the source, for messages.
+        look_for_gutters: False where the panels themselves are searched for.
 
     Raises:
         ImageError: not an image of a known kind, damaged, holding values that are no numbers, or
@@ -52,7 +60,7 @@ def clean_image(data: bytes, *, max_pixels: int, name: str = "given bytes") -> C
         extension=file.extension,
         sha256=file.sha256,
         perceptual_hash=compute_perceptual_hash(gray),
-        has_gutters=find_gutters(gray),
+        has_gutters=look_for_gutters and find_gutters(gray),
     )
 
 

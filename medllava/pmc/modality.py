@@ -6,10 +6,12 @@ wins. A caller may add an image classifier, which is asked last and may overrule
 
 import re
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Protocol
 
 from PIL import Image
 
+from medllava.errors import SetupError
 from medllava.pmc.panel_captions import split_caption
 from medllava.records import Modality
 
@@ -19,6 +21,24 @@ class ImageClassifier(Protocol):
 
     def __call__(self, image: Image.Image, caption: str) -> str | None:
         """Return one of the `Modality` values or None."""
+
+
+def load_classifier(name: str) -> ImageClassifier | None:
+    """Import `module:function`; None for an empty name.
+
+    Raises:
+        SetupError: it cannot be imported.
+    """
+    if not name:
+        return None
+    module, _, function = name.partition(":")
+    try:
+        loaded: ImageClassifier = getattr(import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise SetupError(
+            f"image classifier cannot be loaded ({error}): {name!r}. Give MODULE:FUNCTION."
+        ) from None
+    return loaded
 
 
 _TERMS: dict[Modality, tuple[str, ...]] = {

@@ -20,7 +20,10 @@ _LIST = rf"{_ONE}(?:\s*(?:[{_DASHES},;&]|,?\s*and|to)\s*{_ONE})*"
 _OPEN_CLOSED = re.compile(rf"[(\[]\s*(?:panels?\s+)?({_LIST})\s*[)\]]", re.IGNORECASE)
 _CLOSED = re.compile(rf"(?<![\w(])({_LIST})\)")
 _BARE = re.compile(rf"(?:^|(?<=[.;:?!]\s))(?:Panels?\s+)?({_LIST})(?:[.,:]|\s[{_DASHES}])\s+(?=\S)")
+_UNMARKED = re.compile(rf"(?:^|(?<=[.;:?!]\s))({_LIST})\s+(?=[^\W\d_])")
+"""At the head of a sentence: "b Survival of the mice.", where print sets the letter in bold."""
 _NAMED = re.compile(rf"\b[Pp]anels?\s+({_LIST})\b")
+_LOOSE = re.compile(r"(?:(?<=\s)|^)[a-z](?=\s+[^\W\d_])")
 _PLACE = re.compile(
     r"(?:^|(?<=[.;:,]\s)|(?<=[(\[]))"
     r"((?:(?:upper|lower|top|bottom|middle|cent(?:er|re))(?:[ -](?:left|right))?|left|right)"
@@ -65,11 +68,7 @@ class _Mark:
 
 def split_caption(caption: str) -> PanelCaptions:
     """Return the panels that a caption names; `parts` is empty where it names none."""
-    readings = [
-        reading
-        for find in (_find_bracketed, _find_closed, _find_bare, _find_named, _find_places)
-        if (reading := find(caption))
-    ]
+    readings = [reading for find in _READINGS if (reading := find(caption))]
     if not readings:
         return PanelCaptions(lead=caption.strip(), parts={})
     # The reading that names most panels is the series; brackets win a draw.
@@ -91,6 +90,31 @@ def _find_bare(caption: str) -> list[_Mark]:
 
 def _find_named(caption: str) -> list[_Mark]:
     return _series(caption, _NAMED)
+
+
+def _find_unmarked(caption: str) -> list[_Mark]:
+    return _series(caption, _UNMARKED)
+
+
+def _find_loose(caption: str) -> list[_Mark]:
+    """Return letters that stand between words without any mark: "a dark morph b pale morph c egg".
+
+    Their order is all there is to go by: `b`, `c` and so on must stand alone once each, in order,
+    behind a word `a`; with fewer than three nothing is believed.
+    """
+    places: dict[str, list[re.Match[str]]] = {}
+    for match in _LOOSE.finditer(caption):
+        places.setdefault(match[0], []).append(match)
+    found: list[re.Match[str]] = []
+    for letter in _LETTERS[1:]:
+        here = places.get(letter, [])
+        if len(here) != 1 or (found and here[0].start() < found[-1].start()):
+            break
+        found += here
+    first = [match for match in places.get("a", []) if found and match.end() < found[0].start()]
+    if len(found) < 2 or not first:
+        return []
+    return [_Mark(match.start(), match.end(), (match[0],)) for match in (first[-1], *found)]
 
 
 def _series(caption: str, pattern: re.Pattern[str]) -> list[_Mark]:
@@ -212,3 +236,10 @@ def _tidy(text: str) -> str:
     """Return the words without the punctuation that parted them from their neighbors."""
     text = re.sub(r"^(?:\s|[,;:.)\]]|and\s|&\s)+", "", text.strip())
     return re.sub(r"(?:\s|[,;:(\[]|\band)+$", "", text).strip()
+
+
+_READINGS = (
+    *(_find_bracketed, _find_closed, _find_bare, _find_named, _find_places),
+    *(_find_unmarked, _find_loose),
+)
+"""Ways to read a caption; the first wins a draw."""

@@ -80,6 +80,8 @@ class SplitFigure:
 
     panels: tuple[Panel, ...]
     confidence: float
+    named: int
+    """Panels that the caption names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +169,7 @@ def split_figure(image: Image.Image, caption: str) -> SplitFigure:
             for box, label in zip(boxes, labels, strict=True)
         ),
         confidence=found.confidence,
+        named=len(captions.parts),
     )
 
 

@@ -9,7 +9,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,11 +18,12 @@ from medllava.pmc.archive import ArticleFiles, Source, match_image
 from medllava.pmc.config import FetchConfig
 from medllava.pmc.jats import Figure, read_article
 from medllava.pmc.rights import is_allowed
-from medllava.pmc.selection import listing_path
-from medllava.pmc.sources import check_source, open_source, select_articles
-from medllava.pmc.state import Item, Listing, ListingRule, write_listing
+from medllava.pmc.selection import listing_path, write_selection
+from medllava.pmc.sources import check_source, open_source
+from medllava.pmc.state import Item, Listing
 from medllava.progress import Progress
 from medllava.records import StepSummary
+from medllava.threads import thread_pool
 
 SAMPLE_ARTICLES = 100
 _SECONDS_PER_HOUR = 3600
@@ -68,30 +68,21 @@ def plan_fetch(config: FetchConfig, *, progress: Progress) -> StepSummary:
     check_source(config)
     with tempfile.TemporaryDirectory(prefix="medllava-plan-") as scratch:
         config = replace(config, output_dir=Path(scratch), dry_run=False)
-        progress.start("select articles")
-        selection = select_articles(config)
-        rule = ListingRule(
-            latest=config.versions == "latest",
-            limit=config.limit,
-            sample=config.sample,
-            seed=config.seed,
-        )
-        path = listing_path(config)
-        write_listing(path, selection.entries, facts=selection.facts, rule=rule)
-        with closing(Listing(path)) as listing:
+        facts = write_selection(config, progress=progress)
+        with closing(Listing(listing_path(config))) as listing:
             items = list(listing.iter_sample(SAMPLE_ARTICLES))
             total, misses = len(listing), sum(1 for _ in listing.iter_misses())
         progress.start("read a sample", total=len(items))
         source = open_source(config, shard_dir=Path(scratch))
         estimate = _Estimate()
         started = time.monotonic()
-        with ThreadPoolExecutor(config.workers) as pool:
+        with thread_pool(config.workers) as pool:
             for sampled in pool.map(lambda item: _sample(config, source, item), items):
                 progress.advance()
                 for part in sampled:
                     estimate.add(part)
         seconds = max(time.monotonic() - started, 1e-6)
-    return _summarize(selection.facts, total, misses, len(items), estimate, seconds)
+    return _summarize(facts, total, misses, len(items), estimate, seconds)
 
 
 def _summarize(
@@ -141,7 +132,7 @@ def _measure(config: FetchConfig, files: ArticleFiles) -> _Sampled:
     stated = files.metadata.license if files.metadata is not None else None
     if files.metadata is not None and not is_allowed(stated, config.licenses):
         return _Sampled(license=stated or "none stated")
-    article = read_article(files.load_root())
+    article = read_article(files.load_root(), with_mentions=False)
     code = stated or article.license.code
     sampled = _Sampled(license=code or "none stated", is_kept=is_allowed(code, config.licenses))
     if sampled.is_kept:

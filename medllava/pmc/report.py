@@ -20,14 +20,13 @@ from medllava.pmc.selection import (
     shard_dir,
     shard_marker,
     sweep_temporary,
-    waiting_lock,
     work_dir,
 )
 from medllava.pmc.state import Listing, Outcomes
 from medllava.pmc.webdataset import write_webdataset
 from medllava.progress import Progress
 from medllava.records import StepSummary
-from medllava.store import write_json, write_text
+from medllava.store import waiting_lock, write_json, write_text
 
 NUM_CARDS = 48
 _COUNTS = ("articles", "figures", "mentions", "kept", "kept_images", "kept_mentions", "rejected")
@@ -143,6 +142,8 @@ REMEDIES = {
     "caption-long": "Raise --set filter.max_caption_words=N.",
     "modality": "Name other kinds with --modality, or none.",
     "language": "Name other languages with --language, or none.",
+    "panel-small": "Lower --set filter.min_pixels=N.",
+    "panel-modality": "Name other kinds with --modality, or none.",
     "several-panels": "Take --panels keep or split.",
     "no-graphic": "The figures name no image; --set filter.captions_only=true lists their words.",
     "no-article": "The files hold no JATS article; give XML of PubMed Central or a mirror.",

@@ -5,9 +5,7 @@ OUT/.fetch/listing.sqlite   the articles, shared by all shards
 OUT/.fetch/refresh.jsonl    what the last refresh found gone or changed
 """
 
-import fcntl
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -20,11 +18,27 @@ from medllava.pmc.sources import check_source, open_source, select_articles
 from medllava.pmc.state import Item, Listing, ListingRule, Outcomes, write_listing
 from medllava.pmc.transport import without_password
 from medllava.progress import Progress
-from medllava.store import JsonlWriter, exclusive, iter_jsonl, read_json, write_json
+from medllava.store import (
+    JsonlWriter,
+    exclusive,
+    iter_jsonl,
+    read_json,
+    waiting_lock,
+    write_json,
+)
 
 _FREE_SETTINGS = frozenset(
     {
-        *("output_dir", "email", "workers", "max_bytes", "refresh", "dry_run", "shard_index"),
+        *(
+            "output_dir",
+            "email",
+            "workers",
+            "processes",
+            "max_bytes",
+            "refresh",
+            "dry_run",
+            "shard_index",
+        ),
         *("executor", "executor_options", "retry_seconds", "timeout_seconds", "give_up_after"),
         *("retry_rejected", "entrez_url", "converter_url"),
         *("webdataset", "deduplicate", "validation_fraction", "test_fraction", "split_file"),
@@ -79,9 +93,9 @@ def freeze_listing(config: FetchConfig, *, progress: Progress) -> None:
         is_first = not listing_path(config).exists()
         if config.refresh and not is_first and not pending.exists():
             write_json(pending, {"replaces": read_facts(config)["snapshot"]})
-            _write_selection(config, progress=progress)
+            write_selection(config, progress=progress)
         elif is_first:
-            _write_selection(config, progress=progress)
+            write_selection(config, progress=progress)
         if config.retry_rejected:
             progress.start("open what was left out")
             _reopen_rejected(config)
@@ -130,7 +144,8 @@ def count_refreshed(config: FetchConfig) -> dict[str, int]:
     return counts
 
 
-def _write_selection(config: FetchConfig, *, progress: Progress) -> None:
+def write_selection(config: FetchConfig, *, progress: Progress) -> dict[str, Any]:
+    """Freeze which articles are taken; return the facts about the selection."""
     progress.start("select articles")
     selection = select_articles(config)
     rule = ListingRule(
@@ -140,6 +155,7 @@ def _write_selection(config: FetchConfig, *, progress: Progress) -> None:
         seed=config.seed,
     )
     write_listing(listing_path(config), selection.entries, facts=selection.facts, rule=rule)
+    return selection.facts
 
 
 def _check_settings(known: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
@@ -244,11 +260,3 @@ def sweep_temporary(folder: Path) -> None:
     for pattern in (".*.tmp", ".scratch.*"):
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)
-
-
-@contextmanager
-def waiting_lock(path: Path) -> Iterator[None]:
-    """Hold a file for this process, waiting for others that do."""
-    with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield

@@ -3,7 +3,6 @@
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,6 +18,7 @@ from medllava.pmc.llava_urls import iter_wanted
 from medllava.pmc.packages import LocalSource
 from medllava.pmc.state import Item, Miss
 from medllava.pmc.transport import ByteBudget, HttpStore, RetryPolicy, Transport, without_password
+from medllava.threads import thread_pool
 
 _DEAD = re.compile(
     r"oa\.fcgi|ftp\.ncbi\.nlm\.nih\.gov|/oa_package|/oa_bulk|oa_file_list|/pub/pmc\b", re.IGNORECASE
@@ -127,7 +127,7 @@ def _select_inventory(config: FetchConfig) -> Selection:
 def _iter_versions(config: FetchConfig, pmcids: Iterable[str | Miss]) -> Iterator[Item | Miss]:
     """Ask the bucket which versions it holds of each article, some at a time."""
     transport = open_transport(config)
-    with ThreadPoolExecutor(config.workers) as pool:
+    with thread_pool(config.workers) as pool:
         for batch in iter_batches(pmcids, 1000):
             misses = [entry for entry in batch if isinstance(entry, Miss)]
             names = [entry for entry in batch if not isinstance(entry, Miss)]

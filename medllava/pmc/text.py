@@ -57,10 +57,12 @@ MARK_OPEN, MARK_CLOSE = "\x01", "\x02"
 _UPPER = "A-Z\u00c0-\u00d6\u00d8-\u00de\u0100-\u017f\u0370-\u03ff\u0400-\u042f"
 _CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 _SENTENCE_END = re.compile(
-    rf"[.!?][\"'\u201d\u2019)\]]*\x02?\s+(?=[\x01\"'\u201c\u2018\u00bf\u00a1(\[]?.?[{_UPPER}{_CJK}0-9])"
-    r"|[\u3002\uff01\uff1f\uff0e][\u201d\u2019\u300d\u300f\uff09)\]]*\x02?\s*(?=.)"
+    r"[.!?\u3002\uff01\uff1f\uff0e](?:(?<=[.!?])"
+    rf"[\"'\u201d\u2019)\]]*\x02?\s+(?=[\x01\"'\u201c\u2018\u00bf\u00a1(\[]?.?[{_UPPER}{_CJK}0-9])"
+    r"|(?<![.!?])[\u201d\u2019\u300d\u300f\uff09)\]]*\x02?\s*(?=.))"
 )
-"""A mark, closing quotes, and what may begin a sentence after it; CJK marks need no space."""
+"""A mark, closing quotes, and what may begin a sentence after it; CJK marks need no space. All
+marks stand in one set in front, because `re` finds a set far faster than a choice."""
 _ABBREVIATION_WORDS = """
     fig figs abb bild rys obr ref refs eq eqs eqn tab tabs al vs cf ca approx resp dr prof no nos
     vol sp spp var st
@@ -80,6 +82,9 @@ def render_text(element: Element | None) -> str:
     """Return the text of an element, without the text after it; nothing of None."""
     if element is None:
         return ""
+    if not len(element):
+        text = element.text
+        return normalize_text(text) if text else ""
     pieces: list[str] = []
     _render_content(element, pieces, None)
     return normalize_text("".join(pieces))

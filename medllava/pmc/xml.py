@@ -7,6 +7,7 @@ into a default namespace. Depth is capped by libxml2 (256 levels) as long as `hu
 
 import io
 import re
+import threading
 from collections.abc import Iterator
 from typing import IO, Any, TypeAlias, cast
 
@@ -17,7 +18,11 @@ from medllava.errors import DataError
 Element: TypeAlias = Any
 """An lxml element; lxml ships no types."""
 
+LANG = "{http://www.w3.org/XML/1998/namespace}lang"
+"""The attribute `xml:lang`."""
 MAX_XML_BYTES = 64 * 1024 * 1024
+_BLOCK_BYTES = 256 * 1024
+"""Most articles fit into one."""
 _ROOT = re.compile(rb"<(?:[\w.-]+:)?([A-Za-z][\w.-]*)[\s/>]")
 _OPTIONS: dict[str, Any] = {
     "resolve_entities": False,
@@ -28,11 +33,11 @@ _OPTIONS: dict[str, Any] = {
     "remove_pis": True,
 }
 """`collect_ids` must stay on: switched off, lxml 6.1 reads the external DTD, even a `file:` one."""
-_UNREAD = {
-    name: re.compile(rb"<(?:fig|!|%s[\s>/])" % name) for name in (b"ref-list", b"table-wrap")
-}
-"""Elements that are cut out of an article before the parse, a third to half of its markup, by what
-inside forbids it: a figure, another of its kind, a comment or CDATA."""
+_UNREAD = (b"ref-list", b"table-wrap")
+"""Elements that are cut out of an article before the parse, a third to half of its markup. A
+figure, another of its kind, a comment or CDATA inside forbids it."""
+_AFTER_NAME = b" >\n\t\r/"
+_local = threading.local()
 
 
 class XmlError(DataError):
@@ -54,8 +59,7 @@ def parse_xml(data: bytes) -> Element:
     if len(data) > MAX_XML_BYTES:
         raise XmlError("xml-too-large", f"XML of {len(data):,} bytes")
     try:
-        # A parser is cheap beside the parse and cannot be shared between threads.
-        root = etree.fromstring(data, etree.XMLParser(**_OPTIONS))
+        root = etree.fromstring(data, _parser())
     except etree.XMLSyntaxError as error:
         raise _syntax_error(error) from None
     if root is None:
@@ -74,30 +78,51 @@ def parse_article(data: bytes) -> Element:
     """
     if len(data) > MAX_XML_BYTES:
         raise XmlError("xml-too-large", f"XML of {len(data):,} bytes")
-    for name, obstacle in _UNREAD.items():
-        data = _cut(data, name, obstacle)
-    return parse_xml(data)
-
-
-def _cut(data: bytes, name: bytes, obstacle: re.Pattern[bytes]) -> bytes:
-    """Return a document without the elements of a name, but for those that hold an obstacle."""
-    opening, closing = b"<" + name, b"</" + name + b">"
+    spans = sorted(span for name in _UNREAD for span in _iter_unread(data, name))
+    if not spans:
+        return parse_xml(data)
     kept: list[bytes] = []
     done = 0
+    for start, end in spans:
+        if start >= done:  # one of them may stand in another
+            kept.append(data[done:start])
+            done = end
+    kept.append(data[done:])
+    return parse_xml(b"".join(kept))
+
+
+def _iter_unread(data: bytes, name: bytes) -> Iterator[tuple[int, int]]:
+    """Yield where elements of a name begin and end, but for those that hold an obstacle."""
+    opening, closing = b"<" + name, b"</" + name + b">"
     start = data.find(opening)
     while start >= 0:
         inside = data.find(b">", start) + 1
         end = data.find(closing, inside)
         if end < 0 or not inside:
-            break
-        is_element = data[start + len(opening)] in b" >\n\t\r" and data[inside - 2] != ord("/")
-        end += len(closing)
-        if is_element and obstacle.search(data, inside, end) is None:
-            kept.append(data[done:start])
-            done = end
+            return
+        is_element = data[start + len(opening)] in _AFTER_NAME and data[inside - 2] != ord("/")
+        if is_element and not _holds_obstacle(data, opening, inside, end):
+            yield start, end + len(closing)
         start = data.find(opening, end)
-    kept.append(data[done:])
-    return b"".join(kept)
+
+
+def _holds_obstacle(data: bytes, opening: bytes, start: int, end: int) -> bool:
+    # The bare mark is found at the speed of memory and is seldom there.
+    has_mark = data.find(b"!", start, end) >= 0 and data.find(b"<!", start, end) >= 0
+    if has_mark or data.find(b"<fig", start, end) >= 0:
+        return True
+    inner = data.find(opening, start, end)
+    while inner >= 0 and data[inner + len(opening)] not in _AFTER_NAME:
+        inner = data.find(opening, inner + 1, end)
+    return inner >= 0
+
+
+def _parser() -> etree.XMLParser:
+    """Return this thread's parser: it cannot be shared between threads."""
+    parser: etree.XMLParser | None = getattr(_local, "parser", None)
+    if parser is None:
+        parser = _local.parser = etree.XMLParser(**_OPTIONS)
+    return parser
 
 
 def iter_articles(stream: IO[bytes]) -> Iterator[Element]:
@@ -106,10 +131,10 @@ def iter_articles(stream: IO[bytes]) -> Iterator[Element]:
     Raises:
         XmlError: as `parse_xml`; articles before the damage were yielded.
     """
-    head = stream.read(65536)
+    head = stream.read(_BLOCK_BYTES)
     match = _ROOT.search(head)
     if match is None or match[1] == b"article":
-        yield parse_article(head + stream.read(MAX_XML_BYTES + 1 - len(head)))
+        yield parse_article(_read_rest(head, stream))
         return
     joined = _Chained(head, stream)
     try:
@@ -127,6 +152,19 @@ def iter_articles(stream: IO[bytes]) -> Iterator[Element]:
         raise _syntax_error(error) from None
 
 
+def _read_rest(head: bytes, stream: IO[bytes]) -> bytes:
+    """Return a whole file, or as much of it as shows that it is too large.
+
+    Block by block: a file asked for all that it may hold sets aside that much memory each time.
+    """
+    blocks = [head]
+    left = MAX_XML_BYTES + 1 - len(head)
+    while left > 0 and (block := stream.read(min(left, _BLOCK_BYTES))):
+        blocks.append(block)
+        left -= len(block)
+    return head if len(blocks) == 1 else b"".join(blocks)
+
+
 def local_name(element: Element) -> str:
     """Return the tag without its namespace."""
     tag: str = element.tag
@@ -140,6 +178,16 @@ def child(element: Element | None, *names: str) -> Element | None:
             return None
         element = next(element.iterchildren("{*}" + name), None)
     return element
+
+
+def children_by_name(element: Element) -> dict[str, list[Element]]:
+    """Return the child elements by local name, each list in the order of the document."""
+    parts: dict[str, list[Element]] = {}
+    for part in element:
+        tag = part.tag
+        if isinstance(tag, str):  # an entity reference has no name
+            parts.setdefault(tag.rpartition("}")[2] if tag[0] == "{" else tag, []).append(part)
+    return parts
 
 
 class _Chained(io.RawIOBase):

@@ -41,8 +41,8 @@ from medllava.records.run import (
     PackingRecord,
     PartRecord,
     RunRecord,
+    StepSummary,
 )
-from medllava.records.summary import StepSummary
 
 __all__ = [
     "FROM_PARTS",

@@ -187,6 +187,22 @@ class Question(Record):
     answer_type: AnswerType
     choices: tuple[str, ...] = ()
     """Of a multiple-choice item, in the order they are shown."""
+    answers: tuple[str, ...] = ()
+    """All right answers together, where the reference is a set; `answer` joins them."""
+    alternatives: tuple[tuple[str, ...], ...] = ()
+    """Of an "or" question: the wordings of each answer that it offers."""
+    more_images: tuple[str, ...] = ()
+    """Shown after `image`, in this order."""
+    box: tuple[float, ...] = ()
+    """Where the answer is a place: left, top, right, bottom as fractions of width and height."""
+    group: str | None = None
+    """Questions of one group count as one for `group_accuracy`: right if all are."""
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """All its images, in the order in which they are shown."""
+        return () if self.image is None else (self.image, *self.more_images)
+
     category: str | None = None
     """Question type or modality, for the per-type rows of a report."""
     modality: str | None = None

@@ -1,11 +1,13 @@
-"""`run.json`: how a checkpoint came to be. Written by train, read by train, eval and hub.
+"""`run.json`, how a checkpoint came to be, and what any step hands back to whoever called it.
 
-The runs that a run started from are nested under `init`, so a published model tells all its stages.
-Everything that a file may lack is None or empty, and whoever prints it says unknown.
+`run.json` is written by train and read by train, eval and hub. The runs that a run started from are
+nested under `init`, so a published model tells all its stages. Everything that a file may lack is
+None or empty, and whoever prints it says unknown.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 from medllava.records.base import Record, VersionedRecord
@@ -65,6 +67,8 @@ class DataRecord(Record):
     by_modality: dict[str, int] = field(default_factory=dict)
     by_teacher: dict[str, int] = field(default_factory=dict)
     by_stage: dict[str, int] = field(default_factory=dict)
+    by_rejection: dict[str, int] = field(default_factory=dict)
+    """Pairs of stage 4 by how their worse reply was made."""
     repaired: dict[str, int] = field(default_factory=dict)
     """Used records in which something was put right, by what."""
     repeated_ids: int | None = None
@@ -164,3 +168,18 @@ class RunRecord(VersionedRecord):
         init = init if isinstance(init, Mapping) else {"source": init or ""}
         present = {name: value for name, value in values.items() if value is not None}
         return {**present, "init": init}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepSummary:
+    """What a step did; the `summary` and `artifacts` of `--json`."""
+
+    step: str
+    complete: bool = True
+    """False: some items are left, and running again goes on (exit 6)."""
+    counts: dict[str, int | float] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+    """JSON values that are not counts: metrics, plans, names."""
+    artifacts: dict[str, Path] = field(default_factory=dict)
+    hint: str | None = None
+    """The command to type next."""

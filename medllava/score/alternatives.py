@@ -6,6 +6,7 @@ right, of "a contrast CT or a non-contrast CT" the words contrast and non-contra
 """
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 
 from medllava.score.normalize import contains, words
@@ -90,6 +91,46 @@ def alternative_named(question: str, reference: str, answer: str) -> str | None:
         return None
     (number,) = chosen
     return gold if number == own else " ".join(sorted(phrases[number]))
+
+
+def stated_alternative(
+    alternatives: Sequence[Sequence[str]], reference: str, answer: str
+) -> str | None:
+    """Return the words of the stated alternative that an answer takes; None if not exactly one.
+
+    Args:
+        alternatives: the wordings of each; the longest wording wins, so that "no contrast" is no
+            "contrast".
+        reference: its own words stand for its alternative.
+        answer: without reasoning.
+    """
+    if HEDGE.search(answer):
+        return None
+    chosen = _stated(alternatives, answer)
+    if len(chosen) != 1:
+        return None
+    (number,) = chosen
+    if chosen == _stated(alternatives, reference):
+        return " ".join(words(reference))
+    return " ".join(words(alternatives[number][0]))
+
+
+def _stated(alternatives: Sequence[Sequence[str]], text: str) -> set[int]:
+    """Return the alternatives whose wordings stand in a text, not denied, longest first."""
+    wordings = sorted(
+        ((_tokens(wording), number) for number, one in enumerate(alternatives) for wording in one),
+        key=lambda pair: -len(pair[0]),
+    )
+    left = list(_tokens(text))
+    found: set[int] = set()
+    for wording, number in wordings:
+        size = len(wording)
+        for start in range(len(left) - size + 1):
+            if tuple(left[start : start + size]) == wording:
+                if not _DENIED.search(" ".join(left[:start]) + " "):
+                    found.add(number)
+                left[start : start + size] = ["|"] * size
+    return found
 
 
 @lru_cache(maxsize=4096)

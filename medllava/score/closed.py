@@ -7,7 +7,8 @@ read (`final_answer`). Words are compared whole, so "no" is not found in "normal
 """
 
 from medllava.records import Question
-from medllava.score.alternatives import alternative_named
+from medllava.score.alternatives import alternative_named, stated_alternative
+from medllava.score.answer_sets import named_set
 from medllava.score.choices import choice_named
 from medllava.score.final_answer import final_answer
 from medllava.score.normalize import words
@@ -29,12 +30,19 @@ def chosen_answer(question: Question, reply: str) -> str | None:
     """Return what the reply chose: `yes`, `no`, or the words of a choice; None if unclear.
 
     The stated answers are the question's `choices`; else yes and no, if the reference is one of
-    them; else the reference and the phrases offered with "or" in the question.
+    them; else the `alternatives` that come with the question; else the reference and the phrases
+    offered with "or" in its words. Of a set, all that the reply names, the reference's first.
     """
+    if question.answers:
+        named = named_set(question.answers, question.choices, reply)
+        return ", ".join(named) if named else None
     if question.choices:
         return chosen_choice(question.choices, reply)
     if is_yes_no(question.answer):
         return answer_word(reply, asked=question.question)
+    if question.alternatives:
+        answer = final_answer(reply)
+        return stated_alternative(question.alternatives, question.answer, answer)
     return alternative_named(question.question, question.answer, final_answer(reply))
 
 
@@ -43,6 +51,8 @@ def closed_hit(question: Question, reply: str) -> bool | None:
     chosen = chosen_answer(question, reply)
     if chosen is None:
         return None
+    if question.answers:
+        return chosen == ", ".join(question.answers)
     if question.choices:
         return chosen == reference_choice(question)
     if is_yes_no(question.answer):

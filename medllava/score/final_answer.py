@@ -110,7 +110,7 @@ def final_answer(reply: str) -> str:
 @lru_cache(maxsize=65536)
 def declared_answer(reply: str) -> tuple[str, bool]:
     """Return the answer of a reply, and whether a tag, box, field or cue declared it as such."""
-    text = _without_reasoning(unicodedata.normalize("NFKC", reply))
+    text = without_reasoning(unicodedata.normalize("NFKC", reply))
     tagged = _ANSWER_TAG.findall(text)
     declared = bool(tagged)
     if tagged:
@@ -126,7 +126,8 @@ def declared_answer(reply: str) -> tuple[str, bool]:
     return (said, True) if said is not None else (text, declared)
 
 
-def _without_reasoning(text: str) -> str:
+def without_reasoning(text: str) -> str:
+    """Return a reply without what a model thought aloud; nothing is left of what was cut off."""
     for start, end in _PAIRS:
         while True:
             opened = start.search(text)

@@ -23,6 +23,8 @@ RANKS_KEY = "ranks"
 """Name in the key of how many ranks a run has; DeepSpeed's saved state is theirs."""
 PACK_KEY = "tokens_per_pack"
 """Name in the key of the length of its packs, which more ranks and memory would change."""
+PRECISION_KEY = "precision"
+"""Name in the key of what the run computes in, which another machine might choose otherwise."""
 _STEP = re.compile(r"step-(\d+)$")
 
 
@@ -112,11 +114,10 @@ def check_run_key(output_dir: Path, key: dict[str, Any]) -> None:
         write_json(path, {**noted, **key})
 
 
-def noted_number(output_dir: Path, name: str) -> int | None:
-    """Return a number that the run in a folder began with; None where there is none."""
+def noted(output_dir: Path, name: str) -> Any:  # noqa: ANN401 - JSON is any
+    """Return a value that the run in a folder began with; None where there is none."""
     path = output_dir / KEY_FILE
-    value = read_json(path).get(name) if path.exists() else None
-    return None if value is None else int(value)
+    return read_json(path).get(name) if path.exists() else None
 
 
 def is_disk_full(error: BaseException, folder: Path) -> bool:

@@ -10,16 +10,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from medllava.data.layouts.released import SourceReport, inspect_llava_json
-from medllava.data.packing import Schedule
 from medllava.data.prefix_sharing import find_sharing
+from medllava.data.schedule import Schedule
 from medllava.data.sources import is_llava_file
 from medllava.errors import SetupError
 from medllava.model.shapes import ModelShape, read_shape
 from medllava.model.weightless_processor import read_processor
 from medllava.progress import Progress
+from medllava.recipe import Precision
+from medllava.records import Stage
 from medllava.train import prepare
 from medllava.train.config import StageRunConfig
-from medllava.train.hardware import this_gpu
+from medllava.train.hardware import choose_precision, host_memory_bytes, this_gpu
 from medllava.train.planning.costs import GPUS, Gpu
 from medllava.train.planning.data_counts import (
     DataStatistics,
@@ -28,9 +30,11 @@ from medllava.train.planning.data_counts import (
     estimate_data,
 )
 from medllava.train.planning.fit import Batches, fit_settings
-from medllava.train.planning.plan import Plan, build_plan
-from medllava.train.settings import Settings, machine_settings
+from medllava.train.planning.plan import Cpu, Plan, build_plan
+from medllava.train.planning.trl_plan import plan_trl
+from medllava.train.settings import Settings, machine_settings, wants_launcher
 from medllava.train.stage_data import StageData, find_data
+from medllava.train.stages import BY_TRL
 
 _PLANNED_GPU = "H100"
 """Where a machine without a GPU plans for; the plan lists the others beside it."""
@@ -49,6 +53,17 @@ def plan_stage(config: StageRunConfig, *, world_size: int, progress: Progress) -
         SetupError: a part's configuration is nowhere to be found.
     """
     shape = read_shape(config.recipe.model)
+    cpu = None if this_gpu() else _this_cpu(config, shape, world_size=world_size)
+    if config.stage in BY_TRL:
+        return plan_trl(
+            config.recipe,
+            config.stage,
+            shape,
+            data=_count_rows(config, shape, progress),
+            gpu=_device(),
+            max_steps=config.max_steps,
+            cpu=cpu,
+        )
     data, batches = _count(config, shape, world_size=world_size, progress=progress)
     return build_plan(
         config.recipe,
@@ -59,6 +74,19 @@ def plan_stage(config: StageRunConfig, *, world_size: int, progress: Progress) -
         gpu=_device(),
         max_steps=config.max_steps,
         batches=batches,
+        cpu=cpu,
+    )
+
+
+def _this_cpu(config: StageRunConfig, shape: ModelShape, *, world_size: int) -> Cpu:
+    """Return what this machine without a GPU offers; it is tried how fast it is at bf16."""
+    recipe = config.recipe
+    is_sharded = world_size > 1 or wants_launcher(recipe)
+    choice = choose_precision(recipe.train.precision, shape, is_sharded=is_sharded)
+    return Cpu(
+        memory_bytes=host_memory_bytes(),
+        is_half=choice.precision is Precision.BF16,
+        why=choice.reason,
     )
 
 
@@ -78,6 +106,33 @@ def count_batches(config: StageRunConfig, schedule: Schedule) -> Batches:
         units_per_step=schedule.packs_per_step,
         steps_per_epoch=schedule.num_steps_uncut / stage.epochs,
         num_steps=schedule.num_steps,
+    )
+
+
+def _count_rows(
+    config: StageRunConfig, shape: ModelShape, progress: Progress
+) -> DataStatistics | None:
+    """Count the sides of pairs, or every question as often as it is answered."""
+    if not config.data:
+        return None
+    with tempfile.TemporaryDirectory(prefix="medllava-") as made_up:
+        data = find_data(config, made_up=Path(made_up))
+        try:
+            processor = read_processor(config.recipe.model, init=config.init)
+            index = prepare.index_data(config, data, processor, progress=progress)
+            counts = count_index(index, source=config.data)
+        except SetupError:
+            counts = estimate_data(data.records(), shape, source=config.data)
+    if config.stage is Stage.PREFER:
+        return counts
+    times = config.recipe.stage.reinforce.generations
+    return replace(
+        counts,
+        num_records=counts.num_records * times,
+        num_tokens=counts.num_tokens * times,
+        num_supervised=counts.num_supervised * times,
+        num_images=counts.num_images * times,
+        sum_squared_lengths=counts.sum_squared_lengths * times,
     )
 
 

@@ -26,6 +26,7 @@ from medllava.train.stages import Learning
 
 _logger = logging.getLogger(__name__)
 _KIB = 1024
+_NO_CURVES: Mapping[str, Mapping[str, str]] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +162,14 @@ def summarize_metrics(records: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def write_report(path: Path, *, title: str, subtitle: str, facts: dict[str, Any]) -> None:
+def write_report(
+    path: Path,
+    *,
+    title: str,
+    subtitle: str,
+    facts: dict[str, Any],
+    more_curves: Mapping[str, Mapping[str, str]] = _NO_CURVES,
+) -> None:
     """Write `report.html` beside the metrics it draws.
 
     Args:
@@ -169,6 +177,7 @@ def write_report(path: Path, *, title: str, subtitle: str, facts: dict[str, Any]
         title: plain text.
         subtitle: plain text.
         facts: name to value, for the table.
+        more_curves: title of a drawing to its curves, each a label and its name in the records.
     """
     records = read_metrics(path.with_name(METRICS_FILE))
     steps = [r for r in records if "loss" in r]
@@ -176,7 +185,16 @@ def write_report(path: Path, *, title: str, subtitle: str, facts: dict[str, Any]
     held_out = _points(records, "validation_loss")
     if held_out:
         curves["held-out loss"] = held_out
+    drawn = {
+        title: {label: _points(records, name) for label, name in names.items()}
+        for title, names in more_curves.items()
+    }
     sections = [
+        *(
+            (title, render_lines({k: v for k, v in lines.items() if v}, x_label="step", y_label=""))
+            for title, lines in drawn.items()
+            if any(lines.values())
+        ),
         ("Loss", render_lines(curves, x_label="step", y_label="loss")),
         (
             "Learning rate",

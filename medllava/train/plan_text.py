@@ -24,6 +24,8 @@ def render_plan(plan: Plan) -> list[tuple[str, str]]:
         (f"{other.gpu} x {other.settings.world_size}", _gpu_text(other))
         for other in plan.alternatives
     ]
+    if plan.here:
+        rows.append(("this CPU", _cpu_text(plan.here)))
     rows += [("note", note) for note in plan.notes]
     if plan.refusal:
         rows.append(("refused", plan.refusal))
@@ -54,3 +56,9 @@ def _gpu_text(plan: GpuPlan) -> str:
     if not plan.fits:
         return f"does not fit: {size} with {how}"
     return f"about {plan.hours:.1f} h, {size}, {how}"
+
+
+def _cpu_text(plan: GpuPlan) -> str:
+    size = f"{plan.total_bytes / GIB:.1f} of {plan.capacity_bytes / GIB:.0f} GiB"
+    how = f"packs of {plan.settings.pack_length:,}, {plan.settings.precision.value}: {plan.why}"
+    return f"{'' if plan.fits else 'does not fit: '}{size}, {how}"

@@ -24,9 +24,10 @@ from medllava.data.dataset import (
 )
 from medllava.data.dropped import IMAGE_DROPS
 from medllava.data.mixture import Mixture, mix
-from medllava.data.packing import MicroBatches, Schedule, build_schedule
+from medllava.data.packing import MicroBatches
 from medllava.data.pixels import PixelReader
 from medllava.data.prefix_sharing import Sharing, find_sharing, share_nothing
+from medllava.data.schedule import Schedule, build_schedule
 from medllava.data.sources import image_root
 from medllava.errors import DataError
 from medllava.images.load import load_image
@@ -56,7 +57,7 @@ _CACHE_BYTES = 4 * 2**30
 """Resized images are kept up to this size: what indexing decoded is not decoded again."""
 PIXELS_FILE = ".pixels"
 _INDEX_FILE = ".index.npz"
-_RANDOM_FOLDER = "random-data"
+RANDOM_FOLDER = "random-data"
 
 
 def load_initial(
@@ -207,7 +208,7 @@ def share_index(
         if index.dropped:
             progress.note(f"not used: {_reasons(index)} of {len(index) + len(index.dropped):,}")
         if is_training:
-            pass_gate(config, data, index, progress=progress)
+            pass_gate(config, data, index.images, progress=progress)
         if ranks.world_size > 1:
             save_index(index, path)
     ranks.wait()
@@ -220,7 +221,7 @@ def share_index(
 
 def share_data(config: StageRunConfig, ranks: Ranks) -> StageData:
     """Find the records; made-up ones are made by rank 0."""
-    made_up = config.output_dir / _RANDOM_FOLDER
+    made_up = config.output_dir / RANDOM_FOLDER
     if ranks.is_main:
         find_data(config, made_up=made_up)
     ranks.wait()

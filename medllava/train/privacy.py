@@ -4,16 +4,15 @@ Of data of one's own, the records that will be used are looked at. What `generat
 of their pictures is taken over, so a folder whose gate ran costs no more than reading its files.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import chain
 from pathlib import Path
 
-from medllava.data.dataset import ExampleIndex
 from medllava.data.random_records import RANDOM_DATA
 from medllava.errors import DataError
 from medllava.privacy.findings import PrivacyMode
 from medllava.privacy.gate import GateItem, enforce, look_through
-from medllava.privacy.own import PUBLISHED, is_own_record, read_choice, record_item
+from medllava.privacy.own import NOT_OWN, PUBLISHED, is_own_record, read_choice, record_item
 from medllava.progress import Progress
 from medllava.records import InstructionRecord
 from medllava.train.config import StageRunConfig
@@ -21,14 +20,14 @@ from medllava.train.stage_data import StageData
 
 
 def pass_gate(
-    config: StageRunConfig, data: StageData, index: ExampleIndex, *, progress: Progress
+    config: StageRunConfig, data: StageData, images: Collection[Path], *, progress: Progress
 ) -> None:
     """Look at the records of a run before it learns from them, or say why not.
 
     Args:
         config: `privacy` says what happens where something is found.
         data: the records.
-        index: the usable ones; what it dropped is not looked at.
+        images: of the usable ones; what was dropped is not looked at.
         progress: told of every record, and of what is not looked at.
 
     Raises:
@@ -39,11 +38,11 @@ def pass_gate(
     if mode is PrivacyMode.OFF or config.data == RANDOM_DATA:
         return
     sources = [s for s in data.sources() if mode is not PrivacyMode.AUTO or _asks(s, progress)]
-    items = _items(sources, set(index.images), only_own=mode is PrivacyMode.AUTO)
+    items = _items(sources, set(images), only_own=mode is PrivacyMode.AUTO)
     first = next(items, None)
     if first is None:
         if sources:
-            progress.note(PUBLISHED)
+            progress.note(NOT_OWN)
         return
     report = look_through(
         chain([first], items),

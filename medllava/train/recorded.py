@@ -59,7 +59,7 @@ class StageRun:
     ranks: Ranks
     output_dir: Path
     batches: Dataset[dict[str, Tensor]]
-    """This rank's micro-batches of the whole run."""
+    """This rank's micro-batches of the whole run; of TRL's stages, unused."""
     held_out: MicroBatches | None
     """This rank's share of the held-out records."""
     stage: StageConfig

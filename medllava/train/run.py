@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from medllava.data.dataset import ExampleIndex, iter_dropped
-from medllava.data.packing import Schedule
+from medllava.data.schedule import Schedule
 from medllava.errors import SetupError
 from medllava.layout import (
     CARD_FILE,
@@ -41,6 +41,7 @@ from medllava.model.loaded import LoadedModel
 from medllava.model.shapes import ModelShape, read_shape
 from medllava.progress import Progress, SilentProgress
 from medllava.provenance import trace_sources, weights_sha256
+from medllava.recipe import Precision
 from medllava.records import MixtureRecord, PackingRecord, RunRecord, Stage, StepSummary
 from medllava.run_readme import render_run_readme
 from medllava.store import exclusive, read_record, write_json, write_text
@@ -48,17 +49,18 @@ from medllava.train import prepare
 from medllava.train.arguments import training_arguments
 from medllava.train.checkpoint import (
     PACK_KEY,
+    PRECISION_KEY,
     RANKS_KEY,
     check_run_key,
     clear_partial,
     clear_run,
     is_disk_full,
     list_checkpoints,
-    noted_number,
+    noted,
 )
 from medllava.train.config import StageRunConfig
 from medllava.train.freezing import checkpoint_activations
-from medllava.train.hardware import this_gpu, uses_bf16
+from medllava.train.hardware import this_gpu
 from medllava.train.monitor import (
     Arithmetic,
     MetricsFile,
@@ -68,6 +70,7 @@ from medllava.train.monitor import (
 )
 from medllava.train.planning.data_counts import count_index
 from medllava.train.planning.fit import fit_settings
+from medllava.train.precision import precision_of_run
 from medllava.train.ranks import Ranks
 from medllava.train.recorded import StageRun, StopRequest
 from medllava.train.run_record import (
@@ -78,8 +81,9 @@ from medllava.train.run_record import (
 )
 from medllava.train.settings import Settings, machine_settings
 from medllava.train.sharding import check_sharding, whole_weights
-from medllava.train.stages import Learning
+from medllava.train.stages import BY_TRL, Learning
 from medllava.train.trainer import StageTrainer
+from medllava.train.trl_run import train_by_trl
 
 _SILENT = SilentProgress()
 _ALONE = Ranks()
@@ -130,7 +134,11 @@ def _train_exclusively(config: StageRunConfig, ranks: Ranks, progress: Progress)
         ranks.wait()
         if (config.output_dir / RUN_FILE).exists():
             return _summarize(config, read_record(config.output_dir / RUN_FILE, RunRecord))
-        return _train(config, ranks, progress)
+        if config.stage not in BY_TRL:
+            return _train(config, ranks, progress)
+        if not train_by_trl(config, ranks, progress):
+            return _stopped(config)
+        return _summarize(config, read_record(config.output_dir / RUN_FILE, RunRecord))
 
 
 def _train(config: StageRunConfig, ranks: Ranks, progress: Progress) -> StepSummary:
@@ -184,21 +192,23 @@ def _prepare(config: StageRunConfig, ranks: Ranks, folder: Path | None, progress
     """
     output_dir, recipe = config.output_dir, config.recipe
     data = prepare.share_data(config, ranks)
+    shape = _find_shape(config)
+    choice = precision_of_run(config, shape, ranks, folder)
+    progress.note(f"computing in {choice.precision.value}: {choice.reason}")
     base = machine_settings(
         recipe,
         recipe.stage[config.stage],
         world_size=ranks.world_size,
         has_cuda=torch.cuda.is_available(),
-        is_half=uses_bf16(recipe),
+        is_half=choice.precision is Precision.BF16,
     )
     progress.start("load model")
     loaded = prepare.load_initial(config, base, data, resumed=folder)
     index = prepare.share_index(
         config, data, loaded.processor, ranks, progress=progress, is_training=True
     )
-    shape = _find_shape(config)
     settings = _fit(config, base, shape, index)
-    begun = noted_number(output_dir, PACK_KEY)
+    begun = noted(output_dir, PACK_KEY)
     settings = replace(settings, pack_length=begun or settings.pack_length)
     if folder:
         check_sharding(folder, settings)
@@ -212,7 +222,14 @@ def _prepare(config: StageRunConfig, ranks: Ranks, folder: Path | None, progress
         prepare.mixture_of(config, index),
     )
     if ranks.is_main:
-        check_run_key(output_dir, {"examples": index.fingerprint(), PACK_KEY: settings.pack_length})
+        check_run_key(
+            output_dir,
+            {
+                "examples": index.fingerprint(),
+                PACK_KEY: settings.pack_length,
+                PRECISION_KEY: settings.precision.value,
+            },
+        )
     return _Run(
         config=config,
         ranks=ranks,
@@ -396,6 +413,7 @@ def _summarize(config: StageRunConfig, run: RunRecord) -> StepSummary:
         "loss_last": run.loss_last,
         "tokens_per_second": run.tokens_per_second,
         "seconds": run.seconds,
+        **run.measures,
     }
     hint = f"medllava eval TASK --ckpt {output_dir}"
     if config.stage is Stage.ALIGN:

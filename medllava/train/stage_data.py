@@ -1,17 +1,27 @@
-"""What a stage trains on: instructions, questions with answers, a benchmark, or made-up records."""
+"""What a stage trains on: instructions, questions, benchmarks, pairs of replies, or random ones."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
-from medllava.data.benchmarks.questions import QuestionSet, finetune_records, load_questions
+from medllava.data.benchmarks.questions import (
+    QuestionSet,
+    finetune_records,
+    holds_questions,
+    load_questions,
+)
 from medllava.data.dropped import Dropped
-from medllava.data.random_records import RANDOM_DATA, write_random_records
+from medllava.data.preferences import read_preferences, sides
+from medllava.data.random_records import (
+    RANDOM_DATA,
+    write_random_preferences,
+    write_random_questions,
+    write_random_records,
+)
 from medllava.data.sources import image_root, read_instructions
-from medllava.layout import INSTRUCTIONS_FILE
+from medllava.layout import QUESTIONS_FILE
 from medllava.records import InstructionRecord, Split, Stage
-from medllava.store import iter_jsonl
 from medllava.train.config import StageRunConfig
 
 
@@ -44,12 +54,22 @@ class StageData:
         return records if self.limit is None else _first(records, self.limit)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairData(StageData):
+    """Pairs of replies where other stages have conversations: each side is one."""
+
+    def records(self) -> Iterator[InstructionRecord | Dropped]:
+        """Yield both conversations of every pair, the chosen one first."""
+        return sides(read_preferences(self.path))
+
+
 def find_data(config: StageRunConfig, *, made_up: Path) -> StageData:
     """Find the records a stage trains on.
 
     Args:
         config: `data` is instructions, questions with answers, a benchmark whose train split is
-            taken (stage 3), or `random`; `mixture` has several of these.
+            taken (stages 3 and 5), pairs of replies (stage 4), or `random`; `mixture` has several
+            of these.
         made_up: folder for the records of `random`.
 
     Raises:
@@ -65,16 +85,40 @@ def find_data(config: StageRunConfig, *, made_up: Path) -> StageData:
 
 
 def _find(config: StageRunConfig, source: str, made_up: Path) -> StageData:
+    if config.stage is Stage.PREFER:
+        path = Path(source)
+        if source == RANDOM_DATA:
+            path = write_random_preferences(made_up, seed=config.recipe.train.seed)
+        return PairData(path=path, image_root=image_root(path, config.image_dir))
+    if config.stage is Stage.REINFORCE:
+        if source == RANDOM_DATA:
+            source = str(write_random_questions(made_up, seed=config.recipe.train.seed))
+        asked = load_asked(source, image_dir=config.image_dir)
+        root = asked.image_dir or asked.file.parent
+        return StageData(path=asked.file, image_root=root, questions=asked)
     if source == RANDOM_DATA:
         path = write_random_records(made_up, seed=config.recipe.train.seed)
         return StageData(path=path, image_root=path)
     path = Path(source)
-    if config.stage is Stage.FINETUNE and (not path.exists() or _holds_questions(path)):
+    if config.stage is Stage.FINETUNE and (not path.exists() or holds_questions(path)):
         split = None if path.is_file() else Split.TRAIN.value  # a file is taken whole
         questions = load_questions(source, split=split, image_dir=config.image_dir)
         root = questions.image_dir or questions.file.parent
         return StageData(path=questions.file, image_root=root, questions=questions)
     return StageData(path=path, image_root=image_root(path, config.image_dir))
+
+
+def load_asked(source: str, *, image_dir: Path | None) -> QuestionSet:
+    """Read the questions of stage 5: a benchmark's train split, a file, or a folder that has one.
+
+    Raises:
+        DataError: nothing is there, or its form is not known.
+    """
+    path = Path(source)
+    if (path / QUESTIONS_FILE).is_file():
+        path = path / QUESTIONS_FILE
+    split = None if path.is_file() else Split.TRAIN.value
+    return load_questions(str(path) if path.exists() else source, split=split, image_dir=image_dir)
 
 
 def _first(
@@ -86,13 +130,3 @@ def _first(
             return
         limit -= isinstance(record, InstructionRecord)
         yield record
-
-
-def _holds_questions(path: Path) -> bool:
-    """Tell questions with answers, or a benchmark's own folder, from instructions."""
-    if path.is_dir():
-        return not (path / INSTRUCTIONS_FILE).is_file()
-    if path.suffix != ".jsonl":
-        return False
-    first = next(iter_jsonl(path), None)
-    return first is not None and {"question", "answer"} <= first[1].keys()

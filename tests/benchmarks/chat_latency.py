@@ -23,7 +23,6 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from medllava.chat.config import Sampling
 from medllava.chat.examples import draw_phantom
 from medllava.chat.session import ChatSession
 from medllava.data.conversation import render_prompt
@@ -31,6 +30,7 @@ from medllava.images.load import load_image
 from medllava.model.load import load_model, save_model
 from medllava.model.loaded import LoadedModel
 from medllava.model.parts import build_model
+from medllava.model.sampling import Sampling
 from medllava.recipe import load_recipe
 from medllava.records import Turn
 

@@ -173,16 +173,21 @@ def modernize(data: bytes) -> bytes:
     ).encode()
 
 
-def ours(path: Path) -> Found:
+def ours(path: Path, *, with_mentions: bool = True) -> Found:
     found = Found()
     with path.open("rb") as stream:
         for root in iter_articles(stream):
-            for number, figure in enumerate(read_article(root).figures, start=1):
+            article = read_article(root, with_mentions=with_mentions)
+            for number, figure in enumerate(article.figures, start=1):
                 name = figure.xml_id or f"figure-{number}"
                 found.captions[name] = figure.caption
                 found.graphics[name] = [name for names in figure.graphics for name in names]
                 found.mentions += [(name, sentence) for sentence in figure.mentions]
     return found
+
+
+def ours_without_mentions(path: Path) -> Found:
+    return ours(path, with_mentions=False)
 
 
 def pubmed_parser_captions(path: Path) -> Found:
@@ -292,7 +297,10 @@ def main() -> None:
     parser.add_argument("--misses", action="store_true", help="print what ours gets wrong")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    tools: dict[str, Callable[[Path], Found]] = {"medllava": ours}
+    tools: dict[str, Callable[[Path], Found]] = {
+        "medllava": ours,
+        "without mentions": ours_without_mentions,
+    }
     for module, name, tool in (
         ("pubmed_parser", "pubmed_parser", pubmed_parser_captions),
         ("pubmed_parser", "pubmed_parser, all", pubmed_parser_all),

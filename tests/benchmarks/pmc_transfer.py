@@ -11,12 +11,16 @@ import hashlib
 import multiprocessing
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.connection import Connection
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from loopback import Handler, serve
 
 from medllava.pmc.archive import md5_check
 from medllava.pmc.transport import HttpStore, Transport
@@ -26,23 +30,16 @@ def make_object(number: int, size: int) -> bytes:
     return hashlib.shake_128(str(number).encode()).digest(size)
 
 
-def serve(bodies: list[bytes], latency: float, port: Connection) -> None:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
+def serve_objects(bodies: list[bytes], latency: float, port: Connection) -> None:
+    class Objects(Handler):
+        def get(self) -> None:
             body = bodies[int(self.path.rpartition("/")[2])]
             time.sleep(latency)
             head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n"
             self.wfile.write(head.encode() + body)
+            self.wfile.flush()
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    port.send(server.server_port)
-    server.serve_forever()
+    serve(Objects, told=port.send, seconds=3600)
 
 
 def fetch_with_curl(url: str, count: int, workers: int, folder: Path) -> float:
@@ -92,10 +89,10 @@ def main() -> None:
     md5s = [hashlib.md5(body).hexdigest() for body in bodies]
     ours, theirs = multiprocessing.Pipe()
     server = multiprocessing.Process(
-        target=serve, args=(bodies, options.latency, theirs), daemon=True
+        target=serve_objects, args=(bodies, options.latency, theirs), daemon=True
     )
     server.start()
-    url = f"http://127.0.0.1:{ours.recv()}"
+    url = ours.recv()
     best = {"curl --parallel": 0.0, "medllava": 0.0}
     for _ in range(options.repeats):
         for name in best:

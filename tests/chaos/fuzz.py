@@ -2,7 +2,7 @@
 
 A case is a good input with a few mutations: bits flipped, a piece cut out, doubled, moved or
 replaced by something hostile. Anything but a `MedllavaError`, or more than `SLOWEST` seconds, is a
-finding; `--keep FOLDER` writes the input beside its traceback.
+finding; its input is written to runs/chaos beside the traceback.
 """
 
 import faulthandler
@@ -51,6 +51,19 @@ class Findings:
     refused: int = 0
     slowest: float = 0.0
     broken: list[str] = field(default_factory=list)
+
+
+def print_fuzz(folder: Path, *, cases: int, seed: int) -> int:
+    """Print one row a reader; return 1 where an input broke one."""
+    rows = run_fuzz(folder, cases=cases, seed=seed, keep=Path("runs/chaos"))
+    print(f"{'reader':<18} {'cases':>6} {'read':>6} {'refused':>8} {'slowest':>8}  broken")
+    for row in rows:
+        broken = "; ".join(row.broken) or "none"
+        print(
+            f"{row.reader:<18} {row.cases:>6} {row.read:>6} {row.refused:>8}"
+            f" {row.slowest:>7.2f}s  {broken}"
+        )
+    return int(any(row.broken for row in rows))
 
 
 def run_fuzz(folder: Path, *, cases: int, seed: int, keep: Path | None = None) -> list[Findings]:

@@ -7,10 +7,10 @@ import signal
 import subprocess
 import sys
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from loopback import Handler, serving
 from typer.testing import CliRunner
 
 from medllava.cli.app import app
@@ -172,37 +172,30 @@ def test_a_file_where_the_output_folder_should_be_is_told(
     assert "Traceback" not in done.stderr
 
 
-class _Slow(BaseHTTPRequestHandler):
+class _Slow(Handler):
     """Takes a request and never answers."""
 
     asked = threading.Event()
 
-    def do_POST(self) -> None:
+    def post(self) -> None:
         _Slow.asked.set()
         threading.Event().wait(15)
-
-    def log_message(self, *_: object) -> None:
-        """Stay silent."""
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])
 def test_ctrl_c_ends_with_130_and_one_object(options: list[str], tmp_path: Path):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Slow)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     _Slow.asked.clear()
-    address = f"http://127.0.0.1:{server.server_port}"
-    arguments = ["chat", "--prompt", "What?", "--base-url", address, "--ckpt", "m", *options]
-    with subprocess.Popen(
-        [*MODULE, *arguments],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
-        env=os.environ | {"OPENAI_API_KEY": "none"},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    ) as process:  # fmt: skip
-        assert _Slow.asked.wait(60)
-        process.send_signal(signal.SIGINT)
-        out, talk = process.communicate(timeout=60)
-    server.shutdown()
+    with serving(_Slow) as address:
+        arguments = ["chat", "--prompt", "What?", "--base-url", address, "--ckpt", "m", *options]
+        with subprocess.Popen(
+            [*MODULE, *arguments],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+            env=os.environ | {"OPENAI_API_KEY": "none"},
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        ) as process:  # fmt: skip
+            assert _Slow.asked.wait(60)
+            process.send_signal(signal.SIGINT)
+            out, talk = process.communicate(timeout=60)
     assert process.returncode == 130, talk
     assert "Traceback" not in talk
     if options:

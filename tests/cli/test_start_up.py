@@ -13,6 +13,7 @@ HEAVY = {
     "PIL",
     "lxml",
     "httpx",
+    "jinja2",
     "pyarrow",
     "pandas",
     "huggingface_hub",

@@ -15,7 +15,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -23,6 +22,7 @@ import hub_xet
 import huggingface_hub.constants
 import huggingface_hub.utils._http
 import yaml
+from loopback import Handler, serving
 
 TOKEN = "hf_" + "LoopbackLoopbackLoopbackLoopback01"
 LARGE = (".safetensors", ".parquet", ".png", ".bin")
@@ -94,22 +94,12 @@ def running_hub(root: Path) -> Iterator[Hub]:
     hub = Hub(root=root)
     (root / "lfs").mkdir(parents=True)
 
-    class Handler(_Handler):
-        state = hub
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    hub.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield hub
-    finally:
-        if hub.hold_put:
-            hub.hold_put.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving(_Handler, state=hub) as hub.endpoint:
+        try:
+            yield hub
+        finally:
+            if hub.hold_put:
+                hub.hold_put.set()
 
 
 @contextmanager
@@ -124,29 +114,25 @@ def connected_hub(root: Path, monkeypatch, *, xet: bool = False) -> Iterator[Hub
         yield hub
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Handler):
     state: Hub
-    protocol_version = "HTTP/1.1"
 
-    def log_message(self, *args):
-        pass
-
-    def do_GET(self):
+    def get(self):
         self._serve("GET")
 
-    def do_HEAD(self):
+    def head(self):
         self._serve("HEAD")
 
-    def do_POST(self):
+    def post(self):
         self._serve("POST")
 
-    def do_PUT(self):
+    def put(self):
         self._serve("PUT")
 
     def _serve(self, method):
         url = urlsplit(self.path)
         path, query = url.path, parse_qs(url.query)
-        body = self._read()
+        body = self.body()
         status = self.state.fault_for(method, path)
         if status == 0:
             self.state.requests.append((method, path, 0))
@@ -168,29 +154,19 @@ class _Handler(BaseHTTPRequestHandler):
                 return
         self._answer(method, 404, {"error": f"no route for {method} {path}"})
 
-    def _read(self):
-        if self.headers.get("Transfer-Encoding") == "chunked":
-            body = b""
-            while size := int(self.rfile.readline(), 16):
-                body += self.rfile.read(size)
-                self.rfile.readline()
-            self.rfile.readline()
-            return body
-        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
-
     def _answer(self, method, status, value):
         self.state.requests.append((method, urlsplit(self.path).path, status))
-        body = value.content if isinstance(value, File) else json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        body, facts = json.dumps(value).encode() if not isinstance(value, File) else b"", {}
         if isinstance(value, File):
-            self.send_header("ETag", f'"{_git_oid(value.content)}"')
-            self.send_header("X-Repo-Commit", value.commit)
-            self.send_header("Accept-Ranges", "bytes")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
+            body = value.content
+            facts = {"ETag": f'"{_git_oid(body)}"', "X-Repo-Commit": value.commit}
         if method != "HEAD":
-            self.wfile.write(body)
+            self.reply(status, body, facts)
+            return
+        self.send_response(status)  # as the answer to GET, without its body
+        for name, fact in {"Content-Length": str(len(body)), **facts}.items():
+            self.send_header(name, fact)
+        self.end_headers()
 
 
 @contextmanager

@@ -16,9 +16,10 @@ from chat_colours import COLOURS, plain
 from chat_page import running_page
 from PIL import Image
 
-from medllava.chat.config import NOTICE, Sampling
+from medllava.chat.config import NOTICE
 from medllava.chat.session import ChatSession
 from medllava.model.loaded import LoadedModel
+from medllava.model.sampling import Sampling
 from medllava.records import Turn
 
 pytest_plugins = ["chat_colours"]

@@ -14,12 +14,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from chat_colours import plain
+from loopback import Handler, serving
 
 from medllava.chat.config import NOTICE
 
@@ -191,49 +192,52 @@ def test_ctrl_c_leaves_a_pipe_with_its_exit_code(colour_checkpoint: Path, pictur
     assert b"Traceback" not in talk
 
 
-class _Model(BaseHTTPRequestHandler):
+class _Model(Handler):
     """An OpenAI-compatible server that answers with what it was asked, and with mischief."""
 
-    def do_GET(self) -> None:
-        self.server.slow.set()
+    server_state: "_State"
+
+    def get(self) -> None:
+        self.server_state.slow.set()
         time.sleep(20)  # a picture that never comes
 
-    def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+    def post(self) -> None:
+        asked = json.loads(self.body())
         content = asked["messages"][-1]["content"]
         text = content if isinstance(content, str) else content[-1]["text"]
-        self.server.asked.append(asked["messages"])
+        self.server_state.asked.append(asked["messages"])
         said = f"\x1b]0;title\x07\x1b]52;c;aGk=\x07\x1b[2J\x9b2J<{text}>"
-        self.send_response(200)
-        self.send_header("content-type", "text/event-stream")
-        self.end_headers()
+        self.begin_stream()
         for delta, reason in (({"content": said}, None), ({}, "stop")):
             choice = {"index": 0, "delta": delta, "finish_reason": reason}
-            part = {"id": "1", "object": "chat.completion.chunk", "created": 0, "model": "m",
-                    "choices": [choice]}  # fmt: skip
-            self.wfile.write(f"data: {json.dumps(part)}\n\n".encode())
-        self.wfile.write(b"data: [DONE]\n\n")
+            self.send_event({"id": "1", "object": "chat.completion.chunk", "created": 0,
+                             "model": "m", "choices": [choice]})  # fmt: skip
+        self.send_event("[DONE]")
 
-    def log_message(self, *_: object) -> None:
-        """Stay silent."""
+
+class _State:
+    """What a server was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[dict[str, Any]]] = []
+        self.slow = threading.Event()
+        self.address = ""
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[_State]:
     monkeypatch.setenv("OPENAI_API_KEY", "none")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Model)
-    server.asked, server.slow, server.daemon_threads = [], threading.Event(), True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
+    state = _State()
+    with serving(_Model, server_state=state) as state.address:
+        yield state
 
 
-def reaching(server: ThreadingHTTPServer) -> list[str]:
-    return ["--ckpt", "m", "--base-url", f"http://127.0.0.1:{server.server_port}/v1"]
+def reaching(server: _State) -> list[str]:
+    return ["--ckpt", "m", "--base-url", f"{server.address}/v1"]
 
 
 def test_a_terminal_takes_what_people_paste_and_drag_and_obeys_no_model(
-    server: ThreadingHTTPServer, pictures: Path
+    server: _State, pictures: Path
 ):
     evil = pictures / "x\x1b]0;name\x07.png"
     plain("red").save(evil, "PNG")
@@ -259,7 +263,7 @@ def test_a_terminal_takes_what_people_paste_and_drag_and_obeys_no_model(
             assert control not in raw, "the model reaches the terminal"
         assert "\\x1b]52" in raw
         screen.read_until("> ")
-        screen.type(f"/image http://127.0.0.1:{server.server_port}/never.png\n")
+        screen.type(f"/image {server.address}/never.png\n")
         assert server.slow.wait(30)
         screen.type("\x03")
         assert "[stopped]" in screen.read_until("> ")
@@ -296,7 +300,7 @@ def test_a_terminal_takes_what_people_paste_and_drag_and_obeys_no_model(
 
 
 @pytest.mark.parametrize("stdin", [b"", b"\n \n"])
-def test_an_empty_stdin_is_told_and_is_one_object(server: ThreadingHTTPServer, stdin: bytes):
+def test_an_empty_stdin_is_told_and_is_one_object(server: _State, stdin: bytes):
     done = subprocess.run(
         [*COMMAND, *reaching(server), "--json"],
         input=stdin, capture_output=True, env=os.environ | PATHS,
@@ -305,7 +309,7 @@ def test_an_empty_stdin_is_told_and_is_one_object(server: ThreadingHTTPServer, s
     assert "stdin was empty" in json.loads(done.stdout)["error"]["message"]
 
 
-def test_latin_1_bytes_are_asked_as_what_they_are(server: ThreadingHTTPServer):
+def test_latin_1_bytes_are_asked_as_what_they_are(server: _State):
     for arguments, stdin in (([], b"caf\xe9?\n"), (["--prompt", b"caf\xe9?"], b"")):
         done = subprocess.run(
             [*COMMAND, *reaching(server), *arguments, "--json"],
@@ -316,7 +320,7 @@ def test_latin_1_bytes_are_asked_as_what_they_are(server: ThreadingHTTPServer):
 
 
 def test_a_page_honours_image_prompt_and_window_and_prints_its_address_even_quietly(
-    server: ThreadingHTTPServer, pictures: Path
+    server: _State, pictures: Path
 ):
     arguments = ["blue.png", "--web", "--port", "0", "--prompt", "What?", "--frame", "0", "-q"]
     with subprocess.Popen(

@@ -13,9 +13,9 @@ import pytest
 from chat_colours import COLOURS, plain
 from chat_page import running_page
 
-from medllava.chat.config import Sampling
 from medllava.chat.session import ChatSession
 from medllava.model.loaded import LoadedModel
+from medllava.model.sampling import Sampling
 
 pytest_plugins = ["chat_colours"]
 

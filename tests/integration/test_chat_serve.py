@@ -16,10 +16,10 @@ from chat_colours import plain
 from PIL import Image
 from typer.testing import CliRunner
 
-from medllava.chat.config import Sampling
 from medllava.chat.remote import RemoteConversation
 from medllava.cli.app import app
 from medllava.llm.client import OpenAIModel
+from medllava.model.sampling import Sampling
 
 pytest_plugins = ["chat_colours"]
 SECONDS = 200.0

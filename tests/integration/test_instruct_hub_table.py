@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Features, Value
 from datasets import Image as ImageColumn
-from hub_loopback import TOKEN, Hub, running_hub
+from hub_loopback import TOKEN, Fault, Hub, running_hub
 from PIL import Image
 
 from medllava.data.sources import iter_instruction_records
@@ -55,9 +55,13 @@ def test_a_data_set_on_the_hub_is_a_table_and_one_that_is_not_there_is_said(tmp_
         publish(hub, "tester/slices", count=3)
         done = generate(hub, "tester/slices", tmp_path / "out")
         absent = generate(hub, "tester/none", tmp_path / "none")
+        hub.faults.append(Fault("HEAD", "resolve", 0))  # the connection ends without an answer
+        broken = generate(hub, "tester/slices", tmp_path / "broken/out")
     assert done.returncode == 0, done.stderr[-2000:]
     records = list(iter_instruction_records(tmp_path / "out"))
     assert [record.license for record in records] == ["own"] * 3
     assert "number 2" in records[2].turns[-1].content
-    assert absent.returncode == 5, absent.stderr[-2000:]
-    assert "tester/none" in absent.stderr
+    for failed, repo in ((absent, "tester/none"), (broken, "tester/slices")):
+        assert failed.returncode == 5, failed.stderr[-2000:]
+        assert repo in failed.stderr
+        assert "Traceback" not in failed.stderr

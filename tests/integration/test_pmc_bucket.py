@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -302,3 +303,32 @@ def test_real_articles_from_a_loopback_bucket(pmc_samples: Path, tmp_path: Path)
         fetch_figures(make_config(archive, tmp_path / "rough"))
     assert len(rows_of(tmp_path / "calm")) == 12
     assert content_of(tmp_path / "rough") == content_of(tmp_path / "calm")
+
+
+def test_ctrl_c_does_not_wait_for_requests_that_hang(archive: LoopbackArchive, tmp_path: Path):
+    """The bucket lists its articles and then never answers again: four threads wait for it."""
+    archive.hang_seconds = 60
+    archive.faults = {key: ["hang"] * 9 for key in archive.objects if key.startswith("PMC")}
+    ids = tmp_path / "ids"
+    ids.write_text("".join(f"PMC{number}\n" for number in range(1, NUM_ARTICLES + 1)))
+    command = [sys.executable, "-m", "medllava", "fetch-pmc", "-o", str(tmp_path / "figures")]
+    with subprocess.Popen(
+        [*command, "--base-url", archive.url, "--ids", str(ids), "-j", "4", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        try:
+            give_up = time.monotonic() + 120
+            while archive.asked < 8 and process.poll() is None:  # four metadata, then four XML
+                assert time.monotonic() < give_up
+                time.sleep(0.02)
+            started = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            out, talk = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode == 130, talk
+    assert json.loads(out)["error"]["type"] == "Interrupted"
+    assert time.monotonic() - started < 15, "it waited for the server"

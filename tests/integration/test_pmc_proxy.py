@@ -2,13 +2,12 @@
 
 import base64
 import http.client
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from loopback import Handler, serving
 from pmc_bucket import BucketArticle
 from pmc_server import LoopbackArchive
 from test_pmc_bucket import make_config, make_objects
@@ -33,10 +32,8 @@ class Gate:
 def gate() -> Iterator[Gate]:
     state = Gate()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
+    class Proxy(Handler):
+        def get(self) -> None:
             state.lines.append(self.path)
             state.hosts.add(self.headers["Host"])
             name = "Proxy-Authorization" if "://" in self.path else "Authorization"
@@ -51,26 +48,14 @@ def gate() -> Iterator[Gate]:
                 origin.close()
             else:
                 state.refused += 1
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
+            self.reply(status, body)
 
     def archive_host() -> str:
         return state.archive  # type: ignore[attr-defined,no-any-return]
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    state.port = server.server_port
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    yield state
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(Proxy) as address:
+        state.port = int(address.rpartition(":")[2])
+        yield state
 
 
 @pytest.fixture

@@ -13,6 +13,8 @@ from debug_runs import debug_config, losses
 from safetensors.torch import load_file
 
 from medllava.data.random_records import write_random_records
+from medllava.progress import SilentProgress
+from medllava.train import hardware
 from medllava.train.run import train_stage
 
 pytestmark = pytest.mark.timeout(280)
@@ -98,3 +100,36 @@ def test_every_optimizer_learns_the_debug_model_to_the_same_loss(
     # After 60 steps at a tenth of this rate and over three seeds the losses differ from fp32's by
     # 0.001 at most; updates rounded to the nearest bf16 number lose ten times that.
     assert losses(tmp_path / "out")[-1] == pytest.approx(losses(plain)[-1], abs=0.01)
+
+
+class _Killed(SilentProgress):
+    """Ends a run after some calls, wherever it is then."""
+
+    def __init__(self, steps: int) -> None:
+        self.left, self.is_training = steps, False
+
+    def start(self, phase: str, *, total: int | None = None) -> None:
+        self.is_training = phase.startswith("train")
+
+    def advance(self, count: int = 1) -> None:
+        self.left -= count if self.is_training else 0
+        if self.left == 0:
+            raise InterruptedError
+
+
+def test_a_run_that_goes_on_keeps_its_precision_whatever_a_new_trial_says(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    auto = "train.precision=auto"
+    monkeypatch.setattr(hardware, "_NARROWEST", 1)
+    monkeypatch.setattr(hardware, "try_bf16", lambda width, wide: 4.0)
+    train_stage(config_of(data, tmp_path / "whole", auto))
+    with pytest.raises(InterruptedError):
+        train_stage(config_of(data, tmp_path / "cut", auto), progress=_Killed(4))
+    monkeypatch.setattr(hardware, "try_bf16", lambda width, wide: 0.1)
+    train_stage(config_of(data, tmp_path / "cut", auto))
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+    run = json.loads((tmp_path / "cut" / "run.json").read_text())
+    assert run["settings"]["precision"] == "bf16"
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("cut", "whole")]
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())

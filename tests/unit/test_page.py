@@ -28,3 +28,8 @@ def test_a_flat_line_and_an_empty_chart_are_drawn():
     flat = page.render_lines({"loss": [(1, 2.0), (2, 2.0)]}, x_label="step", y_label="loss")
     assert "polyline" in flat
     assert "Nothing to draw" in page.render_lines({}, x_label="x", y_label="y")
+
+
+def test_what_no_part_of_a_page_made_is_shown_as_text():
+    assert "&lt;b&gt;" in page.render_page("t", sections=[("s", "<b>")])
+    assert "<p>" in page.render_page("t", sections=[("s", page.render_text("a"))])

@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +24,14 @@ EXPECTED = {
 
 def test_all_recipes_are_shipped() -> None:
     assert set(shipped_recipes()) >= EXPECTED
+
+
+def test_the_wheel_holds_every_recipe_and_no_script() -> None:
+    root = Path(__file__).parents[2]
+    project = tomllib.loads((root / "pyproject.toml").read_text())
+    included = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    recipes = {f"recipes/{path.name}" for path in (root / "recipes").glob("*.toml")}
+    assert {source for source in included if source.startswith("recipes/")} == recipes
 
 
 @pytest.mark.parametrize("name", sorted(shipped_recipes()))

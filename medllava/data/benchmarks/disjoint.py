@@ -20,16 +20,18 @@ _TEST_SHARE = 0.2
 def disjoint_part(parsed: Sequence[Parsed], split: str) -> list[Parsed]:
     """Return the questions of one side; a question goes where its image goes.
 
-    Images are ordered by the SHA-256 of their name and the first fifth is for testing, so the
-    division depends on nothing but the names.
+    One that shows images of both sides goes nowhere. Images are ordered by the SHA-256 of their
+    name and the first fifth is for testing, so the division depends on nothing but the names.
 
     Raises:
         DataError: there are fewer than two images.
     """
-    images = {item.question.image for item in parsed if item.question.image is not None}
+    images = {image for item in parsed for image in item.question.images}
     if len(images) < 2:
         raise DataError("an image-disjoint split needs at least two images. Check the data.")
     ordered = sorted(images, key=lambda image: hashlib.sha256(image.encode()).digest())
     held_out = set(ordered[: max(1, math.floor(_TEST_SHARE * len(ordered)))])
     is_test = split == DISJOINT_TEST
-    return [item for item in parsed if (item.question.image in held_out) == is_test]
+    if is_test:
+        return [i for i in parsed if i.question.images and held_out.issuperset(i.question.images)]
+    return [item for item in parsed if held_out.isdisjoint(item.question.images)]

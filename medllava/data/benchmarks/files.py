@@ -4,17 +4,20 @@ JSON arrays, JSONL, CSV and Parquet become rows; images inside Parquet are writt
 by their content. Pickle, in which some copies circulate, is refused: opening one can run code.
 """
 
+import base64
+import binascii
 import csv
 import fnmatch
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medllava.data.benchmarks.rows import Row
+from medllava.data.benchmarks.row_answers import Row
 from medllava.data.layouts.items import iter_llava_items
-from medllava.errors import DataError
+from medllava.errors import DataError, RecordError
 from medllava.store import iter_jsonl, write_bytes
 
 SPLITS: Mapping[str, tuple[str, ...]] = {
@@ -24,11 +27,17 @@ SPLITS: Mapping[str, tuple[str, ...]] = {
 }
 """Split to the file names it circulates under."""
 
-_SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
+_SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".tsv")
+_TEXT_TABLE = ".txt"
+"""Read only where a task says what its columns are."""
 PICKLE_SUFFIXES = frozenset({".pkl", ".pickle", ".pt", ".pth", ".npy"})
 _IMAGE_FOLDERS = ("", "images", "imgs", "Images", "VQA_RAD Image Folder", "image", "figures")
 _EXTENSIONS = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"II*\x00": ".tif", b"MM\x00*": ".tif"}
 _BATCH_ROWS = 256
+_MAX_CELL_BYTES = 64 * 2**20
+_BASE64_FROM = 200
+"""A text so long without a point or a slash is a picture, not the name of one."""
+_BASE64 = re.compile(r"[A-Za-z0-9+/\s]+={0,2}\s*")
 
 
 def split_files(folder: Path, split: str, patterns: Sequence[str] = ()) -> list[Path]:
@@ -40,7 +49,8 @@ def split_files(folder: Path, split: str, patterns: Sequence[str] = ()) -> list[
         patterns: of the task, relative to the folder; they come before the usual names.
     """
     for pattern in patterns:
-        found = sorted(path for path in folder.glob(pattern) if path.suffix in _SUFFIXES)
+        known = (*_SUFFIXES, _TEXT_TABLE)
+        found = sorted(path for path in folder.glob(pattern) if path.suffix in known)
         if found:
             return found
     below = sorted(path for path in folder.iterdir() if path.is_dir())
@@ -83,8 +93,12 @@ def find_pickles(path: Path) -> list[Path]:
     return [path] if path.suffix.lower() in PICKLE_SUFFIXES else []
 
 
-def iter_rows(file: Path) -> Iterator[tuple[int, Row]]:
-    """Yield (number from 1, row) of a JSON array, JSONL, CSV or Parquet file.
+def iter_rows(file: Path, columns: Sequence[str] = ()) -> Iterator[tuple[int, Row]]:
+    """Yield (number from 1, row) of a JSON array, JSONL, CSV, TSV or Parquet file.
+
+    Args:
+        file: to read.
+        columns: of a `.txt` file with `|` between fields.
 
     Raises:
         DataError: the file cannot be read, or is of another kind.
@@ -97,8 +111,10 @@ def iter_rows(file: Path) -> Iterator[tuple[int, Row]]:
             yield from iter_llava_items(file)
         except UnicodeDecodeError as error:
             raise DataError(f"not UTF-8 ({error}): {file}. Check how it was made.") from None
-    elif file.suffix == ".csv":
-        yield from _iter_csv(file)
+    elif file.suffix in (".csv", ".tsv"):
+        yield from _iter_csv(file, delimiter="," if file.suffix == ".csv" else "\t")
+    elif file.suffix == _TEXT_TABLE and columns:
+        yield from _iter_text_table(file, columns)
     elif file.suffix == ".parquet":
         yield from _iter_parquet(file)
     else:
@@ -120,6 +136,38 @@ def cache_folder() -> Path:
     return Path(base) / "medllava" / "benchmarks"
 
 
+def store_images(row: Row, folder: Path) -> Row:
+    """Write the images that lie in a row as bytes, under `image`, in a list, or numbered.
+
+    Returns:
+        The row with their names in their places; the row itself where it has none.
+    """
+    found: dict[str, Any] = {}
+    for key, value in row.items():
+        if isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes):
+            found[key] = store_image(value, folder)
+        elif isinstance(value, Mapping) and key == "image":
+            found[key] = value.get("path")
+        elif key == "image" and isinstance(value, str) and len(value) > _BASE64_FROM:
+            found[key] = _store_base64(value, folder)
+        elif isinstance(value, list) and any(
+            isinstance(one, Mapping) and isinstance(one.get("bytes"), bytes) for one in value
+        ):
+            found[key] = [store_image(one, folder) for one in value]
+    return {**row, **found} if found else row
+
+
+def _store_base64(text: str, folder: Path) -> str:
+    """Write a picture that stands in a cell as base64, as in VLMEvalKit's tables."""
+    if not _BASE64.fullmatch(text):
+        return text
+    try:
+        data = base64.b64decode(text, validate=False)
+    except (binascii.Error, ValueError):
+        return text
+    return str(store_image({"bytes": data}, folder))
+
+
 def store_image(value: Any, folder: Path) -> Any:  # noqa: ANN401 - JSON is any
     """Write an image that lies in a row as bytes; return its name, or `value` if it is none.
 
@@ -137,10 +185,28 @@ def store_image(value: Any, folder: Path) -> Any:  # noqa: ANN401 - JSON is any
     return name
 
 
-def _iter_csv(file: Path) -> Iterator[tuple[int, Row]]:
+def _iter_text_table(file: Path, columns: Sequence[str]) -> Iterator[tuple[int, Row]]:
+    """Yield the lines of a table without a heading; a column with `?` is not in every file."""
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"not UTF-8 ({error}): {file}. Check how it was made.") from None
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            fields = [field.strip() for field in line.split("|")]
+            names = [name for name in columns if len(fields) >= len(columns) or name[-1] != "?"]
+            if len(fields) != len(names):
+                raise RecordError(
+                    f"{len(fields)} fields where {', '.join(columns)} stand: {file}, line {number}."
+                )
+            yield number, {name.rstrip("?"): f for name, f in zip(names, fields, strict=True)}
+
+
+def _iter_csv(file: Path, *, delimiter: str) -> Iterator[tuple[int, Row]]:
     with file.open(newline="", encoding="utf-8-sig") as handle:
         try:
-            yield from enumerate(csv.DictReader(handle), start=1)
+            csv.field_size_limit(_MAX_CELL_BYTES)  # pictures stand in cells, as base64
+            yield from enumerate(csv.DictReader(handle, delimiter=delimiter), start=1)
         except (csv.Error, UnicodeDecodeError) as error:
             raise DataError(f"not valid CSV ({error}): {file}. Check how it was made.") from None
 

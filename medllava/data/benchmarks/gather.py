@@ -7,13 +7,16 @@ images are. `benchmarks` makes a `QuestionSet` of it.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medllava.data.benchmarks import files
-from medllava.data.benchmarks.hub import hub_archive, hub_rows
-from medllava.data.benchmarks.rows import Parsed, Row, parse_row
+from medllava.data.benchmarks.hub import hub_archive, hub_of, hub_rows
+from medllava.data.benchmarks.prepare import prepared_rows
+from medllava.data.benchmarks.row_answers import Row
+from medllava.data.benchmarks.rows import Parsed, parse_row
+from medllava.data.benchmarks.slake_boxes import SLAKE_DETECTION, iter_box_rows
 from medllava.data.benchmarks.task import Task
 from medllava.errors import DataError, RecordError
 from medllava.layout import QUESTIONS_FILE
@@ -65,10 +68,17 @@ def gather_files(path: Path, task: Task | None, split: str | None) -> Gathered:
         name = f"{split or files.split_of(file) or 'test'}" + (
             f"-{file.stem}" if len(found) > 1 else ""
         )
-        _parse(files.iter_rows(file), gathered, file, name=name, store=store)
+        rows = prepared_rows(_rows_of(file, task), task)
+        _parse(rows, gathered, file, name=name, store=store)
     if is_filtered:
         _keep_split(gathered, split, path=path)
     return gathered
+
+
+def _rows_of(file: Path, task: Task | None) -> Iterator[tuple[int, Row]]:
+    if task is not None and task.layout == SLAKE_DETECTION:
+        return iter_box_rows(file)
+    return files.iter_rows(file, task.columns if task else ())
 
 
 def gather_hub(task: Task, split: str) -> Gathered:
@@ -78,19 +88,21 @@ def gather_hub(task: Task, split: str) -> Gathered:
         DataError: the hub copy has no such split.
         RemoteError: the hub cannot be reached.
     """
-    if task.hub.archive and not task.hub.files:
+    hub = hub_of(task)
+    if hub.archive and not hub.files:
         return gather_files(hub_archive(task), task, split)
-    if task.hub.files and split not in task.hub.files:
+    if hub.files and split not in hub.files:
         raise DataError(
-            f"the hub copy of {task.title} is read in the splits {', '.join(task.hub.files)}, "
+            f"the hub copy of {task.title} is read in the splits {', '.join(hub.files)}, "
             f"not {split!r}. Name a local copy with --data."
         )
-    source = Path(f"{task.hub.id}@{task.hub.revision}")
+    source = Path(f"{hub.id}@{hub.revision}")
     store = files.cache_folder() / hashlib.sha256(str(source).encode()).hexdigest()[:16]
     gathered = Gathered(sources=[source])
-    _parse(hub_rows(task, split), gathered, source, name=split, store=store)
+    rows = prepared_rows(hub_rows(task, split), task)
+    _parse(rows, gathered, source, name=split, store=store)
     gathered.sha256 = _hash_parsed(gathered.parsed)
-    if task.hub.archive:
+    if hub.archive:
         gathered.image_dir = hub_archive(task)
     return gathered
 
@@ -125,10 +137,9 @@ def _parse(
     is_strict = file.suffix == ".jsonl"
     used_store = False
     for number, row in rows:
-        image = row.get("image")
-        if isinstance(image, Mapping):
-            used_store |= isinstance(image.get("bytes"), bytes)
-            row = {**row, "image": files.store_image(image, store)}
+        stored = files.store_images(row, store)
+        used_store |= stored is not row
+        row = stored
         where = f"{file}, {'line' if is_strict else 'row'} {number}"
         try:
             for item in parse_row(row, default_id=f"{name}-{number:05d}", where=where):

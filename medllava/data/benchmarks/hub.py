@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from medllava.data.benchmarks.rows import Row
-from medllava.data.benchmarks.task import Task
-from medllava.errors import RemoteError
+from medllava.data.benchmarks.row_answers import Row
+from medllava.data.benchmarks.task import Hub, Task
+from medllava.errors import DataError, RemoteError
 
 
 def hub_rows(task: Task, split: str) -> Iterator[tuple[int, Row]]:
@@ -21,13 +21,12 @@ def hub_rows(task: Task, split: str) -> Iterator[tuple[int, Row]]:
     """
     import datasets  # noqa: PLC0415 - costs seconds, only where the hub is asked
 
+    hub = hub_of(task)
     arguments: dict[str, Any] = {}
-    if task.hub.files:
-        arguments["data_files"] = {split: task.hub.files[split]}
+    if hub.files:
+        arguments["data_files"] = {split: hub.files[split]}
     try:
-        table = datasets.load_dataset(
-            task.hub.id, revision=task.hub.revision, split=split, **arguments
-        )
+        table = datasets.load_dataset(hub.id, revision=hub.revision, split=split, **arguments)
     except _failures() as error:
         raise _unreachable(task, error) from error
     for name, feature in table.features.items():
@@ -44,9 +43,10 @@ def hub_archive(task: Task) -> Path:
     """
     import datasets  # noqa: PLC0415 - costs seconds, only where the hub is asked
 
-    folder = Path(task.hub.id)
-    address = f"hf://datasets/{task.hub.id}@{task.hub.revision}/{task.hub.archive}"
-    source = str(folder / str(task.hub.archive)) if folder.is_dir() else address
+    hub = hub_of(task)
+    folder = Path(hub.id)
+    address = f"hf://datasets/{hub.id}@{hub.revision}/{hub.archive}"
+    source = str(folder / str(hub.archive)) if folder.is_dir() else address
     try:
         return Path(datasets.DownloadManager().download_and_extract(source))
     except _failures() as error:
@@ -63,10 +63,24 @@ def _failures() -> tuple[type[Exception], ...]:
 
 def _unreachable(task: Task, error: Exception) -> RemoteError:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    unpack = f" (unpack {task.hub.archive} in it)" if task.hub.archive else ""
+    hub = hub_of(task)
+    unpack = f" (unpack {hub.archive} in it)" if hub.archive else ""
     return RemoteError(
-        f"{task.title} cannot be fetched ({reason:.160}): dataset {task.hub.id} of the Hugging "
+        f"{task.title} cannot be fetched ({reason:.160}): dataset {hub.id} of the Hugging "
         f"Face hub. Name a local copy with --data; where there is a network, this makes one"
-        f"{unpack}: hf download --repo-type dataset {task.hub.id} --revision {task.hub.revision} "
+        f"{unpack}: hf download --repo-type dataset {hub.id} --revision {hub.revision} "
         "--local-dir DIR."
     )
+
+
+def hub_of(task: Task) -> Hub:
+    """Return where the hub has a task.
+
+    Raises:
+        DataError: it has none that this version has pinned; says where a copy is to be had.
+    """
+    if task.hub is None:
+        raise DataError(
+            f"{task.title} is read from a local copy: name it with --data. {task.source}".strip()
+        )
+    return task.hub

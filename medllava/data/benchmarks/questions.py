@@ -16,10 +16,19 @@ from medllava.data.benchmarks.disjoint import DISJOINT_SPLITS, disjoint_part
 from medllava.data.benchmarks.files import find_image_folder, find_pickles
 from medllava.data.benchmarks.gather import Gathered, gather_files, gather_hub
 from medllava.data.benchmarks.rows import Parsed
-from medllava.data.benchmarks.task import Task, compare_counts, load_task, task_names
+from medllava.data.benchmarks.task import (
+    Task,
+    compare_counts,
+    load_alternatives,
+    load_own_task,
+    load_task,
+    task_names,
+)
 from medllava.data.conversation import question_text, user_turn
+from medllava.data.layouts.items import iter_items
 from medllava.data.sources import image_root
 from medllava.errors import DataError, RecordError
+from medllava.layout import INSTRUCTIONS_FILE
 from medllava.records import (
     AnswerType,
     InstructionRecord,
@@ -89,11 +98,14 @@ def load_questions(
     """
     own = Path(task)
     is_shipped = task in task_names() or data is not None or not own.exists()
-    shipped = load_task(task) if is_shipped else None
+    if own.suffix == ".toml" and own.is_file():
+        shipped: Task | None = load_own_task(own)
+    else:
+        shipped = load_task(task) if is_shipped else None
     if shipped is not None and language not in shipped.languages:
         known = ", ".join(shipped.languages)
         raise DataError(f"{shipped.title} has no questions in {language!r}. Choose from {known}.")
-    path = data if shipped else own
+    path = _data_of(shipped, data) if shipped else own
     wanted = split or (shipped.default_split if shipped else None)
     if wanted is not None and wanted in DISJOINT_SPLITS:
         gathered = _gather_all(path, shipped)
@@ -101,7 +113,7 @@ def load_questions(
     else:
         gathered = _gather(path, shipped, wanted)
     parsed = [item for item in gathered.parsed if item.language in (None, language)]
-    questions = tuple(item.question for item in parsed)
+    questions = _with_alternatives(shipped, [item.question for item in parsed])
     file = gathered.sources[0] if len(gathered.sources) == 1 else path or gathered.sources[0]
     check_questions(questions, file=file)
     return QuestionSet(
@@ -110,7 +122,9 @@ def load_questions(
         split=wanted or "test",
         language=language,
         questions=questions,
-        image_dir=_image_dir(gathered, path or file, questions, chosen=image_dir),
+        image_dir=_image_dir(
+            gathered, path or file, questions, chosen=image_dir or _image_dir_of(shipped, path)
+        ),
         file=file,
         file_sha256=gathered.sha256,
         rule=_rule(parsed),
@@ -143,7 +157,7 @@ def count_questions(questions: Sequence[Question]) -> dict[str, int]:
         "questions": len(questions),
         "open": kinds[AnswerType.OPEN],
         "closed": kinds[AnswerType.CLOSED],
-        "images": len({q.image for q in questions if q.image is not None}),
+        "images": len({image for question in questions for image in question.images}),
     }
 
 
@@ -155,9 +169,12 @@ def finetune_records(questions: QuestionSet) -> Iterator[InstructionRecord]:
     split = Split.TRAIN if "train" in questions.split else Split.TEST
     for question in questions.questions:
         text = question_text(question, closed_prompt=questions.closed_prompt)
-        images = () if question.image is None else (question.image,)
+        images = question.images
         answer = question.answer
-        if question.choices:
+        if question.answers and question.choices:
+            letters = [chr(ord("A") + question.choices.index(one)) for one in question.answers]
+            answer = ", ".join(letters)
+        elif question.choices:
             answer = chr(ord("A") + question.choices.index(answer))
         yield InstructionRecord(
             record_id=question.id,
@@ -178,7 +195,7 @@ def image_paths(task: QuestionSet, questions: Sequence[Question]) -> dict[str, P
         DataError: images are missing, or are in a pickle; says how many and what to do.
     """
     root = task.image_dir or task.file.parent
-    images = sorted({question.image for question in questions if question.image is not None})
+    images = sorted({image for question in questions for image in question.images})
     paths = {image: contained_path(root, image) for image in images}
     missing = [image for image, path in paths.items() if not path.is_file()]
     if missing:
@@ -230,13 +247,41 @@ def _gather_all(path: Path | None, task: Task | None) -> Gathered:
     return whole
 
 
+def _data_of(task: Task, data: Path | None) -> Path | None:
+    """Return where a task is read from: the user's choice, or what its own file names."""
+    return Path(task.data) if data is None and task.data else data
+
+
+def _image_dir_of(task: Task | None, path: Path | None) -> Path | None:
+    if task is None or task.image_dir is None or path is None:
+        return None
+    return (path if path.is_dir() else path.parent) / task.image_dir
+
+
+def _with_alternatives(task: Task | None, questions: Sequence[Question]) -> tuple[Question, ...]:
+    """Give the closed "or" questions of a task the answers they offer, where these are known."""
+    if task is None or not task.has_alternatives:
+        return tuple(questions)
+    known = load_alternatives(task.name)
+    return tuple(
+        replace(question, alternatives=known.get(_plain(question.question), ()))
+        if question.answer_type is AnswerType.CLOSED and not question.choices
+        else question
+        for question in questions
+    )
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
 def _image_dir(
     gathered: Gathered, path: Path, questions: Sequence[Question], *, chosen: Path | None
 ) -> Path:
     if chosen is not None:
         return chosen
     root = gathered.image_dir or image_root(path, None)
-    images = [question.image for question in questions if question.image is not None]
+    images = [image for question in questions for image in question.images]
     folders = [root, *(source.parent for source in gathered.sources if source.exists())]
     return next((f for f in (find_image_folder(r, images) for r in folders) if f), root)
 
@@ -262,3 +307,17 @@ def _notes(
         notes.append(compare_counts(task, split=split, language=language, found=found))
         notes += task.notes
     return tuple(notes)
+
+
+def holds_questions(path: Path) -> bool:
+    """Tell questions with answers, or a benchmark's own folder, from instructions."""
+    if path.is_dir():
+        return not (path / INSTRUCTIONS_FILE).is_file()
+    if path.suffix != ".jsonl":
+        return False
+    first = next(iter_items(path), None)
+    return (
+        first is not None
+        and isinstance(first.value, dict)
+        and {"question", "answer"} <= first.value.keys()
+    )

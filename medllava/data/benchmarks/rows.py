@@ -5,19 +5,25 @@ all: VQA-RAD's own JSON, the MEVF layout, SLAKE, PathVQA's Parquet, PMC-VQA's CS
 conversations, and rows of the user's own. Rows that say too little are rejected with the reason.
 """
 
-import ast
 import re
-import string
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from medllava.data.benchmarks.row_answers import (
+    Row,
+    first_of,
+    is_empty,
+    read_alternatives,
+    read_answers,
+    read_box,
+    read_choices,
+    read_text,
+)
 from medllava.data.dropped import DropReason, UnusableRecordError
 from medllava.data.layouts.conversation import is_llava_item, parse_llava_item
 from medllava.errors import RecordError
 from medllava.records import IMAGE_TOKEN, AnswerType, Question
-
-Row = Mapping[str, Any]
 
 FIELD_RULE = "the answer_type of each question"
 CHOICE_RULE = "multiple choice, all closed"
@@ -25,22 +31,16 @@ YES_NO_RULE = "closed where the answer is yes or no, else open"
 
 _ID = ("id", "qid", "question_id", "index")
 _IMAGE = ("image", "image_name", "img_name", "figure_path", "image_path")
-_QUESTION = ("question",)
-_ANSWER = ("answer", "gt_answer", "anwser")
-_LABEL = ("answer_label",)
+_QUESTION = ("question", "problem", "prompt")
 _MANY_IMAGES = ("images", "image_paths", "image_list")
-_NUMBERED_IMAGE = re.compile(r"image_[2-9]\d*")
-_FIRST_MARK = re.compile(r"^(?:<image 1>\s*)+(?=\S)")
-_NUMBERED_MARK = re.compile(r"<image 1>")
-"""MMMU's place for the image; further images are refused."""
-_COLUMN = re.compile(r"[a-h]")
+_NUMBERED_IMAGE = re.compile(r"image_\d+")
+_FIRST_MARK = re.compile(r"^(?:<image(?: 1)?>\s*)+(?=\S)")
+_MARK = re.compile(r"<image(?: (\d+))?>")
+"""A place for an image in the words, as MMMU has it; images are shown before the words."""
 _MODALITY = ("modality", "modality_type", "image_modality", "image_organ")
 """Of the image; VQA-RAD states its organ, which tells as much about how it was made."""
 _CATEGORY = ("category", "question_type", "content_type", "modality_type", "modality")
-_OPTION = re.compile(r"(?:choice|option)_[a-h]")
-_LETTER = re.compile(r"\s*\(?([A-Za-z])\)?\s*[:.)]\s*")
 _YES_NO = frozenset({"yes", "no"})
-_TRUTH = {True: "yes", False: "no"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,24 +71,28 @@ def parse_row(row: Row, *, default_id: str, where: str) -> Iterator[Parsed]:
 
 
 def _parse_flat(row: Row, *, default_id: str, where: str) -> Parsed:
-    text = _NUMBERED_MARK.sub("the image", _FIRST_MARK.sub("", _text(row, _QUESTION, where=where)))
-    choices = _choices(row, where=where)
-    answer = _reference(row, choices, where=where)
+    choices = read_choices(row, where=where)
+    answer, answers = read_answers(row, choices, where=where)
     answer_type, rule = _answer_type(row, answer, choices, where=where)
-    category, modality = _first(row, _CATEGORY), _first(row, _MODALITY)
-    identifier = _first(row, _ID)
+    identifier = first_of(row, _ID)
     if isinstance(identifier, bool | dict | list):
         raise RecordError(f"id must be text or a number: {where}.")
+    images = _images(row, where=where)
     return Parsed(
         question=Question(
             id=default_id if identifier is None else str(identifier),
-            image=_image(row, where=where),
-            question=text,
+            image=images[0] if images else None,
+            question=_asked(read_text(row, _QUESTION, where=where), num_images=len(images)),
             answer=answer,
             answer_type=answer_type,
             choices=choices,
-            category=_name(category),
-            modality=_name(modality),
+            category=_name(first_of(row, _CATEGORY)),
+            modality=_name(first_of(row, _MODALITY)),
+            answers=answers,
+            alternatives=read_alternatives(row, where=where),
+            more_images=tuple(images[1:]),
+            box=read_box(row, where=where),
+            group=_name(row.get("group")),
         ),
         rule=rule,
         language=row["q_lang"] if isinstance(row.get("q_lang"), str) else None,
@@ -96,117 +100,33 @@ def _parse_flat(row: Row, *, default_id: str, where: str) -> Parsed:
     )
 
 
-def _image(row: Row, *, where: str) -> str | None:
-    """Return the one image of a row.
+def _asked(text: str, *, num_images: int) -> str:
+    """Return the words without places for images; of several, a place becomes "image 2"."""
+    if num_images < 2:
+        return _MARK.sub("the image", _FIRST_MARK.sub("", text))
+    return _MARK.sub(lambda mark: f"image {mark[1]}" if mark[1] else "", text).strip()
+
+
+def _images(row: Row, *, where: str) -> list[str]:
+    """Return the images of a row in the order in which they are shown.
 
     Raises:
-        RecordError: there are several; asking about the first alone would be another question.
+        RecordError: one is no file name.
     """
-    image = _first(row, (*_IMAGE, *_MANY_IMAGES, "image_1"))
+    image = first_of(row, (*_IMAGE, *_MANY_IMAGES))
     listed = list(image) if isinstance(image, list | tuple) else [image]
-    listed += [row[key] for key in row if _NUMBERED_IMAGE.fullmatch(key) and row[key]]
-    if len(listed) > 1:
-        raise RecordError(
-            f"{len(listed)} images in one question, one can be shown: {where}. Leave it out."
-        )
-    only = listed[0] if listed else None
-    if only is not None and not isinstance(only, str):
-        raise RecordError(f"image must be a file name, not {type(only).__name__}: {where}.")
-    return only or None
+    numbered = [key for key in row if _NUMBERED_IMAGE.fullmatch(key)]
+    listed += [row[key] for key in sorted(numbered, key=lambda key: int(key.split("_")[1]))]
+    images = [one for one in listed if not is_empty(one)]
+    for one in images:
+        if not isinstance(one, str):
+            raise RecordError(f"image must be a file name, not {type(one).__name__}: {where}.")
+    return images
 
 
 def _name(value: Any) -> str | None:  # noqa: ANN401 - JSON is any
     """Return the name of a group of questions; an empty cell is none."""
-    return None if _is_empty(value) else str(value).strip() or None
-
-
-def _first(row: Row, names: tuple[str, ...]) -> Any:  # noqa: ANN401 - JSON is any
-    return next((row[name] for name in names if row.get(name) is not None), None)
-
-
-def _text(row: Row, names: tuple[str, ...], *, where: str) -> str:
-    """Return a text field; numbers and truth values occur as answers in released files."""
-    value = _first(row, names)
-    if isinstance(value, list | tuple) and len(value) == 1:
-        value = value[0]
-    if isinstance(value, list | tuple):
-        raise RecordError(
-            f"{names[0]} has {len(value)} values, and sets of answers are not scored: {where}. "
-            "Leave it out, or join them into the one text that is right."
-        )
-    if isinstance(value, bool):
-        return _TRUTH[value]
-    if not isinstance(value, str | int | float) or not str(value).strip():
-        raise RecordError(f"no {names[0]!r}: {where}.")
-    return str(value).strip()
-
-
-def _choices(row: Row, *, where: str) -> tuple[str, ...]:
-    """Return the choices: listed, under their letters, or in columns of their own."""
-    listed = row.get("choices") or row.get("options")
-    if isinstance(listed, str):
-        listed = _listed(listed, where=where)
-    if isinstance(listed, Mapping):
-        named = {str(key).strip().upper(): value for key, value in listed.items()}
-        if set(named) != set(string.ascii_uppercase[: len(named)]):
-            raise RecordError(f"choices must be under A, B, C, ...: {where} ({sorted(named)}).")
-        listed = [named[letter] for letter in sorted(named)]
-    if listed is None:
-        keys = sorted(key for key in row if _OPTION.fullmatch(key)) or _columns(row, where=where)
-        listed = [row[key] for key in keys if not _is_empty(row[key])]
-    if not isinstance(listed, list | tuple):
-        raise RecordError(f"choices must be a list: {where}.")
-    return _without_labels([str(choice).strip() for choice in listed], where=where)
-
-
-def _listed(text: str, *, where: str) -> Any:  # noqa: ANN401 - as written
-    """Read a list that circulates as a string, as MMMU's options do."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        raise RecordError(f"choices are no list: {where} ({text!r:.40}).") from None
-
-
-def _columns(row: Row, *, where: str) -> list[str]:
-    """Return the columns `a`, `b`, ... of a table of multiple choice, which has no gaps."""
-    named = sorted(key for key in row if _COLUMN.fullmatch(key) and not _is_empty(row[key]))
-    if named and named != list(string.ascii_lowercase[: len(named)]):
-        raise RecordError(f"choices stand under {', '.join(named)}, not from A on: {where}.")
-    return named if len(named) > 1 else []
-
-
-def _is_empty(value: Any) -> bool:  # noqa: ANN401 - JSON is any
-    """Tell an empty cell; spreadsheets write a number that is none."""
-    return value is None or value == "" or value != value or str(value).strip().lower() == "nan"
-
-
-def _without_labels(choices: list[str], *, where: str) -> tuple[str, ...]:
-    """Take "A." and the like off, where they are labels: the letters of all choices in order.
-
-    The C of "C. difficile" is no label.
-    """
-    letters = [_LETTER.match(choice) for choice in choices]
-    labels = [mark.group(1).upper() if mark else "" for mark in letters]
-    if choices and labels == list(string.ascii_uppercase[: len(choices)]):
-        choices = [_LETTER.sub("", choice, count=1).strip() for choice in choices]
-    if not all(choices):
-        raise RecordError(f"a choice is empty: {where}.")
-    return tuple(choices)
-
-
-def _reference(row: Row, choices: tuple[str, ...], *, where: str) -> str:
-    """Return the reference answer; for multiple choice the text of the right choice."""
-    if not choices:
-        return _text(row, _ANSWER, where=where)
-    stated = _text(row, (*_LABEL, *_ANSWER, "label"), where=where)
-    bare = _LETTER.sub("", stated, count=1).strip()
-    for choice in choices:
-        if choice.casefold() in (stated.casefold(), bare.casefold()):
-            return choice
-    letter = ord(stated[0].upper()) - ord("A")
-    if len(stated.strip("().: ")) == 1 and 0 <= letter < len(choices):
-        return choices[letter]
-    raise RecordError(f"the answer is none of the choices: {where} ({stated!r:.40}).")
+    return None if is_empty(value) else str(value).strip() or None
 
 
 def _answer_type(
@@ -248,7 +168,7 @@ def _flatten_llava(row: Row, *, default_id: str, where: str) -> Iterator[dict[st
     for number, (question, answer) in enumerate(zip(asked, answers, strict=True), start=1):
         yield shared | {
             "id": name if len(asked) == 1 else f"{name}-{number}",
-            "image": record.images[0] if record.images else None,
+            "images": list(record.images),
             "question": question.content.replace(IMAGE_TOKEN, "").strip(),
             "answer": answer.content,
         }

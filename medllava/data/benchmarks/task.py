@@ -5,9 +5,10 @@ rows. A file's `version` rises when its numbers stop being comparable with earli
 """
 
 import difflib
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,18 +63,44 @@ class Task:
     """One benchmark."""
 
     name: str
-    version: int
+    version: int = 1
     title: str
-    license: str
-    default_split: str
-    closed_prompt: str
+    license: str = "not stated"
+    default_split: str = "test"
+    closed_prompt: str = ""
     """Put after closed questions when a model is asked or trained."""
     closed_prompt_zh: str = ""
-    pickle_advice: str
+    pickle_advice: str = "Export them to JSON and image files where they are trusted."
     """What to take where a copy has its data in pickle files."""
     languages: tuple[str, ...] = ("en",)
     notes: tuple[str, ...] = ()
-    hub: Hub
+    hub: Hub | None = None
+    """None: it is read from a local copy only."""
+    source: str = ""
+    """Where a copy is to be had, in words."""
+    data: str | None = None
+    """Its local copy, relative to a task file of one's own."""
+    image_dir: str | None = None
+    """Where its images are, relative to the data; None looks for them."""
+    layout: str = ""
+    """`slake-detection`: files of boxes beside their images; empty: rows of questions."""
+    columns: tuple[str, ...] = ()
+    """Our names of the columns of its `.txt` files, in which `|` stands between fields; `?` after
+    one that some files have not."""
+    image_suffix: str = ""
+    """Put after image names that are written without it."""
+    keys: Mapping[str, str] = field(default_factory=dict)
+    """Our name of a field to its name in the rows, where the table of known names does not do."""
+    where: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Field to the values that are kept; other rows are of other tasks."""
+    group_by: tuple[str, ...] = ()
+    """Fields whose values together name the questions that count as one for `group_accuracy`."""
+    strip_group: str = ""
+    """Regular expression of what the values of `group_by` differ in inside one group."""
+    empty_answer: str | None = None
+    """What an empty list of answers means; None: the row is left out."""
+    has_alternatives: bool = False
+    """`alternatives/NAME.json` has the answers that its "or" questions offer."""
     files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Split to file patterns in a local copy, before the usual names; `any` for all splits."""
     counts: tuple[Counts, ...] = ()
@@ -100,12 +127,49 @@ def load_task(name: str) -> Task:
         near = difflib.get_close_matches(name, task_names(), n=1)
         known = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(task_names())}."
         raise DataError(f"no task, file or folder has this name: {name!r}; {known}")
-    values = tomllib.loads(file.read_text(encoding="utf-8"))
-    values["hub"] = Hub(**values["hub"])
+    return _build(name, tomllib.loads(file.read_text(encoding="utf-8")))
+
+
+def load_own_task(file: Path) -> Task:
+    """Read a task file of the user's own; its `data` is relative to the file.
+
+    Raises:
+        DataError: it is not TOML, has a setting that is none, or no `data`; names file and setting.
+    """
+    try:
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise DataError(f"not a task in TOML ({error}): {file}.") from None
+    known = {f.name for f in fields(Task)} - {"name"}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], known, n=1)
+        advice = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}."
+        raise DataError(f"{unknown[0]!r} is not a setting of a task: {file}; {advice}")
+    if not isinstance(values.get("data"), str):
+        raise DataError(f"a task needs data, the path of its questions: {file}.")
+    try:
+        task = _build(file.stem, {"title": file.stem, **values})
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise DataError(f"a setting of this task has another form ({error}): {file}.") from None
+    return replace(task, data=str(file.parent / values["data"]))
+
+
+def load_alternatives(name: str) -> dict[str, tuple[tuple[str, ...], ...]]:
+    """Return what "or" questions of a task offer: question in lower case to wordings."""
+    file = _FOLDER.parent / "alternatives" / f"{name}.json"
+    found = json.loads(file.read_text(encoding="utf-8"))
+    return {asked: tuple(tuple(one) for one in offered) for asked, offered in found.items()}
+
+
+def _build(name: str, values: dict[str, Any]) -> Task:
+    if "hub" in values:
+        values["hub"] = Hub(**values["hub"])
     values["counts"] = tuple(Counts(**item) for item in values.get("counts", ()))
     values["published"] = tuple(_published(item) for item in values.get("published", ()))
     values["files"] = {key: tuple(names) for key, names in values.get("files", {}).items()}
-    for key in ("languages", "notes"):
+    values["where"] = {key: tuple(kept) for key, kept in values.get("where", {}).items()}
+    for key in ("languages", "notes", "group_by", "columns"):
         if key in values:
             values[key] = tuple(values[key])
     return Task(name=name, **values)

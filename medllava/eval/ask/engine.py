@@ -7,7 +7,6 @@ row see what it would see alone, so batching changes replies by rounding at most
 """
 
 import hashlib
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,20 +17,25 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from medllava.data.conversation import needs_special_tokens, render_prompt, user_turn
+from medllava.data.conversation import user_turn
 from medllava.data.pixels import PixelReader
+from medllava.data.tokenize import encode_prompt
 from medllava.errors import DataError, SetupError
 from medllava.eval.ask.predict import BLANK, Ask, Batch, blank_image
 from medllava.eval.config import DecodingConfig
 from medllava.images.load import load_image
+from medllava.model.decode import Decoder, decode
 from medllava.model.loaded import LoadedModel
 from medllava.model.processor import num_image_tokens
-from medllava.records import IMAGE_TOKEN
+from medllava.model.sampling import Sampling
 
 _CPU_BATCH, _GPU_BATCH = 16, 32
 _BATCHES_PER_WINDOW = 8
 """Questions that are sorted by length together; their prefixes are held at once."""
 _ENCODER_BATCH = 8
+
+_Group = tuple[tuple[str, ...], tuple[int, ...]]
+"""Images and the tokens up to the last of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +47,9 @@ class _Prompt:
     suffix: tuple[int, ...]
 
     @property
-    def group(self) -> tuple[str | None, tuple[int, ...]]:
-        """Prompts of one group share image and prefix."""
-        return self.ask.image, self.prefix
+    def group(self) -> _Group:
+        """Prompts of one group share their images and prefix."""
+        return self.ask.images, self.prefix
 
 
 class Engine:
@@ -58,19 +62,13 @@ class Engine:
             loaded: model and processor.
             decoding: length, temperature and batch size.
         """
-        self._model = loaded.model
+        self._decoder = Decoder(loaded)
         self._processor = loaded.processor
-        self._tokenizer = loaded.processor.tokenizer
         self._pixels = PixelReader(loaded.processor.image_processor)
         self._decoding = decoding
-        self._device = loaded.model.device
+        self._device = self._decoder.device
         on_gpu = self._device.type == "cuda"
         self._batch_size = decoding.batch_size or (_GPU_BATCH if on_gpu else _CPU_BATCH)
-        ends = loaded.model.generation_config.eos_token_id
-        forward = inspect.signature(loaded.model.model.language_model.forward).parameters
-        # transformers 5.2x renamed the argument and drops the old name in 5.40.
-        self._cache_name = "cache" if "cache" in forward else "past_key_values"
-        self._ends = torch.tensor(ends if isinstance(ends, list) else [ends], device=self._device)
 
     def answer(self, asks: Sequence[Ask], *, is_done: Callable[[Ask], bool]) -> Iterator[Batch]:
         """Yield replies batch by batch; see `predict.Answerer`.
@@ -87,7 +85,7 @@ class Engine:
                 prefixes = self._prefixes([prompt for batch in batches for prompt in batch])
                 for batch in batches:
                     yield list(
-                        zip((p.ask for p in batch), self._decode(batch, prefixes), strict=True)
+                        zip((p.ask for p in batch), self._reply(batch, prefixes), strict=True)
                     )
             except torch.OutOfMemoryError:
                 raise SetupError(
@@ -96,13 +94,10 @@ class Engine:
                 ) from None
 
     def _prompt(self, ask: Ask) -> _Prompt:
-        turn = user_turn(ask.text, num_images=int(ask.image is not None))
-        text = render_prompt(self._processor, [turn], open_reply=True)
-        add = needs_special_tokens(self._processor, text)
-        if ask.image is not None:
-            text = text.replace(IMAGE_TOKEN, IMAGE_TOKEN * num_image_tokens(self._processor))
-        ids = self._tokenizer(text, add_special_tokens=add)["input_ids"]
-        limit = self._model.config.get_text_config().max_position_embeddings
+        turn = user_turn(ask.text, num_images=len(ask.images))
+        image_tokens = num_image_tokens(self._processor)
+        ids = encode_prompt(self._processor, [turn], image_tokens=image_tokens)
+        limit = self._decoder.context_length
         if len(ids) + self._decoding.max_new_tokens > limit:
             raise DataError(
                 f"question {ask.id!r} takes {len(ids)} tokens and its answer up to "
@@ -114,7 +109,7 @@ class Engine:
 
     def _windows(self, prompts: Sequence[_Prompt]) -> Iterator[list[_Prompt]]:
         """Collect whole groups until there are enough questions to sort by length."""
-        groups: dict[tuple[str | None, tuple[int, ...]], list[_Prompt]] = {}
+        groups: dict[_Group, list[_Prompt]] = {}
         for prompt in prompts:
             groups.setdefault(prompt.group, []).append(prompt)
         window: list[_Prompt] = []
@@ -144,9 +139,10 @@ class Engine:
         for start in range(0, len(rows), _ENCODER_BATCH):
             chunk = rows[start : start + _ENCODER_BATCH]
             ids = torch.tensor([prompt.prefix for prompt in chunk], device=self._device)
+            images = [_open_image(image) for prompt in chunk for image in prompt.ask.images]
+            pixels = self._pixels.prepare(images)
             cache = DynamicCache()
-            positions = torch.arange(ids.shape[1], device=self._device)[None].expand_as(ids)
-            self._forward(self._embed(ids, chunk), cache, None, positions)
+            self._decoder.step(ids, cache, pixels=pixels)
             for i, (keys, values) in enumerate(_cached(cache)):
                 if i == len(layers):
                     layers.append(([], []))
@@ -155,90 +151,69 @@ class Engine:
         stacked = [(torch.cat(keys), torch.cat(values)) for keys, values in layers]
         return _Prefixes({group: row for row, group in enumerate(firsts)}, stacked)
 
-    def _embed(self, ids: Tensor, prompts: Sequence[_Prompt]) -> Tensor:
-        """Return (B, T, D) embeddings with each prompt's image features in their places."""
-        embeddings: Tensor = self._model.get_input_embeddings()(ids)
-        pixels = self._pixels.prepare([_open_image(prompt.ask.image) for prompt in prompts])
-        pixels = pixels.to(self._device, self._model.dtype)
-        config = self._model.config
-        features = self._model.get_image_features(
-            pixel_values=pixels,
-            vision_feature_layer=config.vision_feature_layer,
-            vision_feature_select_strategy=config.vision_feature_select_strategy,
-        ).pooler_output
-        places = (ids == self._processor.image_token_id)[..., None].expand_as(embeddings)
-        return embeddings.masked_scatter(places, torch.cat(list(features)).to(embeddings.dtype))
-
-    def _forward(
-        self, embeddings: Tensor, cache: DynamicCache, mask: Tensor | None, positions: Tensor
-    ) -> Tensor:
-        """Run the language model over new embeddings and return its last hidden states, (B, D)."""
-        output = self._model.model.language_model(
-            inputs_embeds=embeddings,
-            attention_mask=mask,
-            position_ids=positions,
-            use_cache=True,
-            **{self._cache_name: cache},
-        )
-        hidden: Tensor = output.last_hidden_state[:, -1]
-        return hidden
-
-    @torch.inference_mode()
-    def _decode(self, batch: list[_Prompt], prefixes: "_Prefixes") -> list[str]:
+    def _reply(self, batch: list[_Prompt], prefixes: "_Prefixes") -> list[str]:
         """Answer one batch."""
-        cache = prefixes.cache([prompt.group for prompt in batch], device=self._device)
+        decoder, num_new = self._decoder, self._decoding.max_new_tokens
+        rows = _Rows(decoder, batch, prefixes)
+        speakers = [
+            decoder.speaker(
+                [*prompt.prefix, *prompt.suffix],
+                Sampling(temperature=self._decoding.temperature, seed=_seed(prompt.ask)),
+                streams=False,
+                device=torch.device("cpu"),  # the same draws on every device
+            )
+            for prompt in batch
+        ]
+        for _ in decode(speakers, rows.begin(), rows.advance, max_new_tokens=num_new):
+            pass
+        for speaker in speakers:
+            speaker.reply.rest()
+        return [speaker.reply.text.strip() for speaker in speakers]
+
+
+class _Rows:
+    """Keys, values and padding of the answers of one batch, as they grow."""
+
+    def __init__(self, decoder: Decoder, batch: list[_Prompt], prefixes: "_Prefixes") -> None:
+        """Begin behind the prefixes; what follows is padded on the left."""
+        self._decoder = decoder
+        self._cache = prefixes.cache([prompt.group for prompt in batch], device=decoder.device)
         past = len(batch[0].prefix)
         longest = max(len(prompt.suffix) for prompt in batch)
-        ids = torch.full((len(batch), longest), self._tokenizer.pad_token_id or 0)
+        ids = torch.full((len(batch), longest), decoder.tokenizer.pad_token_id or 0)
         mask = torch.zeros((len(batch), past + longest), dtype=torch.long)
         mask[:, :past] = 1
         for row, prompt in enumerate(batch):
             ids[row, longest - len(prompt.suffix) :] = torch.tensor(prompt.suffix)
             mask[row, past + longest - len(prompt.suffix) :] = 1
-        ids, mask = ids.to(self._device), mask.to(self._device)
-        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, past:]
-        said: list[list[int]] = [[] for _ in batch]
-        alive = torch.arange(len(batch), device=self._device)
-        streams = [_stream(prompt.ask) for prompt in batch]
-        for step in range(self._decoding.max_new_tokens):
-            embeddings = self._model.get_input_embeddings()(ids)
-            logits = self._model.lm_head(self._forward(embeddings, cache, mask, positions))
-            tokens = self._choose(logits, [streams[row] for row in alive.tolist()])
-            goes_on = ~torch.isin(tokens, self._ends)
-            for row, token in zip(alive[goes_on].tolist(), tokens[goes_on].tolist(), strict=True):
-                said[row].append(token)
-            if not goes_on.any() or step + 1 == self._decoding.max_new_tokens:
-                break
-            if not goes_on.all():
-                cache = _select(cache, goes_on.nonzero().flatten())
-            alive, mask, ids = alive[goes_on], mask[goes_on], tokens[goes_on, None]
-            mask = torch.cat([mask, mask.new_ones((len(mask), 1))], dim=1)
-            positions = mask.sum(dim=1, keepdim=True) - 1
-        return [self._tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in said]
+        self._ids, self._mask = ids.to(decoder.device), mask.to(decoder.device)
 
-    def _choose(self, logits: Tensor, streams: list[torch.Generator]) -> Tensor:
-        """Return the next token of each row: the likeliest, or a draw from the row's own stream."""
-        if self._decoding.temperature == 0:
-            return logits.argmax(dim=-1)
-        shares = (logits.float() / self._decoding.temperature).softmax(dim=-1).cpu()
-        drawn = [
-            torch.multinomial(row, 1, generator=stream)
-            for row, stream in zip(shares, streams, strict=True)
-        ]
-        return torch.cat(drawn).to(logits.device)
+    @torch.inference_mode()
+    def begin(self) -> Tensor:
+        """Return the logits (B, V) of each answer's first token."""
+        positions = (self._mask.cumsum(dim=1) - 1).clamp(min=0)[:, -self._ids.shape[1] :]
+        return self._decoder.step(self._ids, self._cache, mask=self._mask, positions=positions)
+
+    def advance(self, tokens: list[int], rows: list[int] | None) -> Tensor:
+        """Go on by one token each; see `decode.Advance`."""
+        if rows is not None:
+            kept = torch.tensor(rows, device=self._decoder.device)
+            self._cache, self._mask = _select(self._cache, kept), self._mask[kept]
+        ids = torch.tensor(tokens, device=self._decoder.device)[:, None]
+        self._mask = torch.cat([self._mask, self._mask.new_ones((len(ids), 1))], dim=1)
+        positions = self._mask.sum(dim=1, keepdim=True) - 1
+        return self._decoder.step(ids, self._cache, mask=self._mask, positions=positions)
 
 
 @dataclass(frozen=True, slots=True)
 class _Prefixes:
     """Keys and values of the prefixes of one window."""
 
-    rows: dict[tuple[str | None, tuple[int, ...]], int]
+    rows: dict[_Group, int]
     layers: list[tuple[Tensor, Tensor]]
     """Per layer keys and values, (groups, heads, prefix tokens, width)."""
 
-    def cache(
-        self, groups: Sequence[tuple[str | None, tuple[int, ...]]], *, device: torch.device
-    ) -> DynamicCache:
+    def cache(self, groups: Sequence[_Group], *, device: torch.device) -> DynamicCache:
         """Return a cache with one row per prompt; empty where prompts have no prefix."""
         cache = DynamicCache()
         if self.layers:
@@ -271,15 +246,13 @@ def _cached(cache: DynamicCache) -> Iterator[tuple[Tensor, Tensor]]:
         yield layer.keys, layer.values
 
 
-def _stream(ask: Ask) -> torch.Generator:
-    """Return random numbers that depend on the ask alone, not on its batch."""
+def _seed(ask: Ask) -> int:
+    """Return the seed of the draws of an ask: it depends on the ask alone, not on its batch."""
     digest = hashlib.sha256(repr(ask.key).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7]))
+    return int.from_bytes(digest[:7])
 
 
-def _open_image(image: str | None) -> Image.Image:
+def _open_image(image: str) -> Image.Image:
     if image == BLANK:
         return blank_image()
-    if image is None:
-        raise ValueError("a prompt with image tokens has no image")
     return load_image(Path(image))

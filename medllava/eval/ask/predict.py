@@ -48,8 +48,15 @@ class Ask:
     """Path of the image file, `BLANK`, or None for text only."""
     text: str
     """What the user says, without the image."""
+    more: tuple[str, ...] = ()
+    """Further images of the question, as `image`; they are shown after it."""
     content: str = ""
-    """SHA-256 of the image file; another picture under the same name is another ask."""
+    """SHA-256 of the image files; another picture under the same name is another ask."""
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """All images in the order in which they are shown."""
+        return () if self.image is None else (self.image, *self.more)
 
     @property
     def key(self) -> Key:
@@ -59,7 +66,7 @@ class Ask:
     @property
     def digest(self) -> str:
         """What was shown and said; another picture or wording must not take an old reply."""
-        shown = self.content or self.image
+        shown = self.content or " ".join(self.images)
         return hashlib.sha256(f"{shown}\n{self.text}".encode()).hexdigest()[:16]
 
 
@@ -115,9 +122,15 @@ def build_asks(
             return BLANK
         return str(image_paths[shown_instead.get(image, image)])
 
-    def content(image: str | None) -> str:
-        is_file = image is not None and condition not in (Condition.TEXT, Condition.BLANK)
-        return known.get(shown_instead.get(image, image), "") if is_file and image else ""
+    def content(question: Question) -> str:
+        if condition in (Condition.TEXT, Condition.BLANK):
+            return ""
+        return " ".join(known.get(shown_instead.get(i, i), i) for i in question.images)
+
+    def further(question: Question) -> tuple[str, ...]:
+        if condition is Condition.TEXT:
+            return ()
+        return tuple(path for path in map(shown, question.more_images) if path is not None)
 
     return [
         Ask(
@@ -125,8 +138,9 @@ def build_asks(
             condition=condition.value,
             seed=seed,
             image=shown(question.image),
+            more=further(question),
             text=question_text(question, closed_prompt=closed_prompt),
-            content=content(question.image),
+            content=content(question),
         )
         for question in questions
     ]
@@ -199,7 +213,7 @@ def read_predictions(
         wanted = list(questions)
         if condition == Condition.PERMUTED_WITHIN:
             asked = {kinds.get(q.image or "") for q in questions if q.id in replies} - {None}
-            wanted = [q for q in questions if q.image is None or kinds.get(q.image) in asked]
+            wanted = [q for q in questions if all(kinds.get(i) in asked for i in q.images)]
         _check_complete(replies, wanted, file=file)
     return {run: [replies.get(q.id) for q in questions] for run, replies in found.items()}
 

@@ -167,7 +167,7 @@ def _condition_asks(
                 shown_instead = permute_images(contents, seed=seed)
             elif condition is Condition.PERMUTED_WITHIN:
                 shown_instead = permute_within(contents, kinds, seed=seed)
-                members = [q for q in questions if q.image is None or q.image in shown_instead]
+                members = [q for q in questions if all(i in shown_instead for i in q.images)]
             asks[condition.value, seed] = build_asks(
                 members,
                 condition=condition,
@@ -186,7 +186,7 @@ def _probe_asks(
     contents = {image: sha256_of(path) for image, path in paths.items()} if made else {}
 
     def content(probed: Probed) -> str:
-        of_file = contents.get(probed.question.image or "", "")
+        of_file = " ".join(contents[image] for image in probed.question.images)
         return f"{of_file} {probed.corruption}" if probed.corruption and of_file else of_file
 
     def shown(probed: Probed) -> str | None:
@@ -204,6 +204,7 @@ def _probe_asks(
                 condition=variant,
                 seed=config.seeds[0],
                 image=shown(probed),
+                more=tuple(str(paths[image]) for image in probed.question.more_images),
                 text=question_text(probed.question, closed_prompt=prompt),
                 content=content(probed),
             )

@@ -70,7 +70,7 @@ class ServerAnswerer:
             yield batch
 
     def _request(self, ask: Ask) -> ChatRequest:
-        images = () if ask.image is None else (_address(ask.image),)
+        images = tuple(_address(image) for image in ask.images)
         return ChatRequest(
             request_id=f"{ask.condition} {ask.seed} {ask.id}",
             messages=(Message(role="user", content=ask.text, images=images),),

@@ -7,7 +7,7 @@ judged is on disk at once, so a run that was killed goes on and nothing is paid 
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from medllava.eval.ask.backends import build_answerer
 from medllava.eval.ask.describe import describe_decoding, describe_source
 from medllava.eval.ask.predict import Ask, collect_replies, read_texts
 from medllava.eval.config import Condition, EvalConfig
+from medllava.eval.judged.ask_judge import JudgeConfig, Judged, ask_judge, total_cost
 from medllava.eval.judged.chat_questions import (
     ChatQuestion,
     compare_with_released,
@@ -24,7 +25,6 @@ from medllava.eval.judged.chat_questions import (
 )
 from medllava.eval.judged.chat_scores import Judgement, score_judgements
 from medllava.eval.judged.judge import (
-    MAX_ATTEMPTS,
     PROMPT_VERSION,
     Trial,
     build_request,
@@ -33,12 +33,7 @@ from medllava.eval.judged.judge import (
 )
 from medllava.eval.report.chat_html import render_chat_report
 from medllava.layout import EVAL_REPORT_FILE, JUDGEMENTS_FILE, PAGE_FILE, PREDICTIONS_FILE
-from medllava.llm.client import OpenAIModel
-from medllava.llm.ledger import Ledger
-from medllava.llm.prices import price_for
-from medllava.llm.protocol import ChatModel
-from medllava.llm.runner import Limits, Outcome, run_requests
-from medllava.llm.tokens import estimate_tokens
+from medllava.llm.protocol import ChatRequest
 from medllava.progress import Progress, SilentProgress
 from medllava.provenance import code_commit, package_versions
 from medllava.records import (
@@ -61,27 +56,6 @@ from medllava.store import (
 
 TASK = "chat"
 _DATED = re.compile(r"20\d\d-?[01]\d(?:-?[0-3]\d)?|-[01]\d[0-3]\d$")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JudgeConfig:
-    """Who judges, how often, for how much."""
-
-    model: str
-    """Name as its server knows it, with its date, so that numbers can be repeated."""
-    base_url: str | None = None
-    """Of a local or other server; None: OpenAI."""
-    repeats: int = 1
-    """Judgements per question and order."""
-    concurrency: int = 8
-    max_cost_usd: float | None = None
-    max_retries: int = 8
-    """Attempts after the first at a request that gets no answer."""
-
-    @property
-    def temperature(self) -> float:
-        """Greedy once; repeats of a greedy judge would say nothing new."""
-        return 0.0 if self.repeats == 1 else 0.7
 
 
 def judge_chat(
@@ -115,8 +89,7 @@ def judge_chat(
     root = image_root(config.data, config.image_dir)
     with exclusive(config.output_dir):
         texts, model = _answers(config, questions, root, progress)
-        asked = _Asked(config, judge, questions, texts)
-        lines, missing = asked.run(progress)
+        lines, missing = _judge(config, judge, questions, texts, progress)
         judgements = [
             Judgement(
                 trial=Trial(**line["trial"]),
@@ -179,91 +152,37 @@ def _forget_others(file: Path, facts: dict[str, Any]) -> None:
     write_text(about, text)
 
 
-class _Asked:
-    """The judge's part of one run."""
+def _judge(
+    config: EvalConfig,
+    judge: JudgeConfig,
+    questions: Sequence[ChatQuestion],
+    texts: Sequence[str],
+    progress: Progress,
+) -> tuple[list[dict[str, Any]], int]:
+    """Return a line per reply of the judge, and how many trials have none yet."""
+    by_id = {q.id: (q, text) for q, text in zip(questions, texts, strict=True)}
+    ledger = config.output_dir / "judge" / "ledger.jsonl"
+    if not config.resume:
+        ledger.unlink(missing_ok=True)
 
-    def __init__(
-        self,
-        config: EvalConfig,
-        judge: JudgeConfig,
-        questions: Sequence[ChatQuestion],
-        texts: Sequence[str],
-    ) -> None:
-        self._judge = judge
-        self._model: ChatModel = OpenAIModel(
-            judge.model, base_url=judge.base_url, max_retries=judge.max_retries
-        )
-        self._by_id = {q.id: (q, text) for q, text in zip(questions, texts, strict=True)}
-        self._trials = list(plan_trials(questions, repeats=judge.repeats))
-        self._file = config.output_dir / "judge" / "ledger.jsonl"
-        if not config.resume:
-            self._file.unlink(missing_ok=True)
-        self._price = price_for(
-            judge.model, base_url=judge.base_url, max_cost_usd=judge.max_cost_usd
-        )
+    def build(trial: Trial, attempt: int) -> ChatRequest:
+        question, text = by_id[trial.question_id]
+        asked = replace(trial, attempt=attempt)
+        return build_request(asked, question, text, temperature=judge.temperature)
 
-    def run(self, progress: Progress) -> tuple[list[dict[str, Any]], int]:
-        """Return a line per reply, and how many trials have none yet.
-
-        A reply that cannot be read is asked for again, with a reminder of the form.
-        """
-        self._preview(progress)
-        lines: list[dict[str, Any]] = []
-        missing = 0
-        trials = self._trials
-        with Ledger(self._file) as ledger:
-            for attempt in range(MAX_ATTEMPTS):
-                progress.start("judgements" if not attempt else "unreadable", total=len(trials))
-                requests = [self._request(trial) for trial in trials]
-                outcomes = run_requests(
-                    self._model,
-                    requests,
-                    ledger=ledger,
-                    limits=Limits(
-                        concurrency=self._judge.concurrency, max_cost_usd=self._judge.max_cost_usd
-                    ),
-                    price=self._price,
-                    progress=progress,
-                )
-                again: list[Trial] = []
-                for trial, outcome in zip(trials, outcomes, strict=True):
-                    if outcome.reply is None:
-                        missing += 1
-                        progress.note(f"no judgement of {trial.question_id}: {outcome.reason}.")
-                        continue
-                    line = _line(trial, outcome)
-                    lines.append(line)
-                    if line["reference"] is None:
-                        again.append(replace(trial, attempt=attempt + 1))
-                trials = again
-        order = {trial: i for i, trial in enumerate(self._trials)}
-        lines.sort(
-            key=lambda line: (
-                order[replace(Trial(**line["trial"]), attempt=0)],
-                line["trial"]["attempt"],
-            )
-        )
-        return lines, missing
-
-    def _request(self, trial: Trial) -> Any:  # noqa: ANN401 - ChatRequest
-        question, text = self._by_id[trial.question_id]
-        return build_request(trial, question, text, temperature=self._judge.temperature)
-
-    def _preview(self, progress: Progress) -> None:
-        known = "its price is not known"
-        if price := self._price:
-            requests = [self._request(trial) for trial in self._trials]
-            most = sum(
-                price.cost(estimate_tokens(r, self._judge.model), r.max_new_tokens)
-                for r in requests
-            )
-            known = f"at most ${most:.2f}"
-        progress.note(f"{len(self._trials):,} judgements by {self._judge.model}, {known}.")
+    replies, missing = ask_judge(
+        judge,
+        list(plan_trials(questions, repeats=judge.repeats)),
+        build=build,
+        read=lambda _, text: parse_scores(text),
+        ledger=ledger,
+        progress=progress,
+    )
+    return [_line(reply) for reply in replies], missing
 
 
-def _line(trial: Trial, outcome: Outcome) -> dict[str, Any]:
-    assert outcome.reply is not None  # noqa: S101 - the caller looked
-    grades = parse_scores(outcome.reply.text)
+def _line(judged: Judged[Trial, tuple[float, float]]) -> dict[str, Any]:
+    trial, grades = judged.item, judged.said
     if grades is not None and trial.candidate_first:
         grades = grades[::-1]
     return {
@@ -271,23 +190,12 @@ def _line(trial: Trial, outcome: Outcome) -> dict[str, Any]:
             "question_id": trial.question_id,
             "candidate_first": trial.candidate_first,
             "repeat": trial.repeat,
-            "attempt": trial.attempt,
+            "attempt": judged.attempt,
         },
         "reference": grades[0] if grades else None,
         "candidate": grades[1] if grades else None,
-        "text": outcome.reply.text,
-        "model": outcome.reply.model,
-        "finish_reason": outcome.reply.finish_reason,
-        "input_tokens": outcome.reply.input_tokens,
-        "output_tokens": outcome.reply.output_tokens,
-        "cost_usd": outcome.cost_usd,
+        **judged.facts(),
     }
-
-
-def _total_cost(lines: Sequence[dict[str, Any]]) -> float | None:
-    """Return what all replies cost; None where the price of one is not known."""
-    costs = [line["cost_usd"] for line in lines]
-    return None if None in costs else round(sum(costs), 6)
 
 
 def _build_report(
@@ -343,7 +251,7 @@ def _build_report(
             "missing": missing,
             "input_tokens": sum(line["input_tokens"] for line in lines),
             "output_tokens": sum(line["output_tokens"] for line in lines),
-            "cost_usd": _total_cost(lines),
+            "cost_usd": total_cost(lines),
         },
         model=model,
         decoding=describe_decoding(config, config.seeds[:1]),

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 
 from medllava.eval.judged.chat_questions import ChatQuestion
 from medllava.llm.protocol import ChatRequest, Message
+from medllava.score.final_answer import without_reasoning
 
 PROMPT_VERSION = 1
-MAX_ATTEMPTS = 3
-"""Requests spent on one judgement whose reply cannot be read."""
 LOWEST, HIGHEST = 0.0, 10.0
 
 _MAX_NEW_TOKENS = 1024
@@ -102,8 +101,9 @@ def parse_scores(reply: str) -> tuple[float, float] | None:
 
     The first line with words is read first: "8 9", "8, 9", "8/10 and 9/10", "Answer 1: 8, answer
     2: 9" all say the same. Else a JSON object with two numbers, else the grades that are labelled
-    with the number of their answer.
+    with the number of their answer. Reasoning is taken off before.
     """
+    reply = without_reasoning(reply)
     lines = [line for line in reply.splitlines() if re.search(r"\w", line)]
     for line in lines[:1]:
         if "".join(_NUMBERED.findall(line)).upper() not in {"", "12", "AB"}:

@@ -81,7 +81,7 @@ def build_scores(
     gains = _gains(columns, result, by_seed, seed=seed)
     return EvalReport(
         num_questions=len(questions),
-        num_images=len({q.image for q in questions if q.image is not None}),
+        num_images=len({image for question in questions for image in question.images}),
         counts={t.value: sum(q.answer_type is t for q in questions) for t in AnswerType},
         conditions={name: _estimates(name, columns, result) for name in means},
         visual_gain=next(iter(gains.values()), None),

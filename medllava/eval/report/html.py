@@ -14,6 +14,7 @@ from medllava.eval.report.html_sections import (
     contamination_section,
     estimate_cell,
     gain_rows,
+    judge_section,
     llava_med_section,
     probe_section,
     published_section,
@@ -48,6 +49,7 @@ def render_report(
     sections = [("Scores", _score_table(report) + _floor_bars(report["conditions"]))]
     sections += _groups("By answer type", report["by_answer_type"])
     sections += _groups("By category", report["by_category"])
+    sections += judge_section(evaluation.judge, report["conditions"][Condition.REAL.value])
     sections += probe_section(evaluation.probes)
     sections += contamination_section(evaluation.contamination)
     sections += llava_med_section(evaluation.llava_med)

@@ -74,6 +74,39 @@ def probe_section(probes: Mapping[str, Any] | None) -> list[Section]:
     return [("Probes", table + note)]
 
 
+def judge_section(found: Mapping[str, Any] | None, real: Mapping[str, Any]) -> list[Section]:
+    """Return what a judge of open answers said, and how far it can be trusted."""
+    if not found or "verdicts" not in found:
+        return []
+    scores = page.render_table(
+        ["score", "%"],
+        [
+            [name.replace("_", " "), estimate_cell(estimate)]
+            for name, estimate in real.items()
+            if name.startswith("judged_")
+        ],
+    )
+    agreement, labels = found["agreement_with_strict"], found["labels"]
+    rows: list[list[Any]] = [
+        [f"{name} verdicts", count] for name, count in found["verdicts"].items()
+    ]
+    if agreement["questions"]:
+        rows.append(["agrees with the strict rule", f"{100 * agreement['share']:.1f} %"])
+        rows.append(["right for the judge alone", agreement["judge_only"]])
+        rows.append(["right for the rule alone", agreement["strict_only"]])
+    if labels is not None:
+        text = (
+            f"{100 * labels['share']:.1f} % [{100 * labels['low']:.1f}, {100 * labels['high']:.1f}]"
+        )
+        rows.append([f"agrees with people on {labels['answers']} answers", text])
+    rows += [[name, found[name]] for name in ("missing", "unreadable") if found[name]]
+    note = page.render_text(
+        f"Judge: {found['model']}. Judged accuracy takes the judge for open answers and the rule "
+        "for closed ones; partial verdicts count half. Answers without a verdict count in no score."
+    )
+    return [("Judged answers", scores + page.render_table(["", ""], rows) + note)]
+
+
 def contamination_section(found: Mapping[str, Any] | None) -> list[Section]:
     """Return what `contamination.find_contamination` found, and what it does to the scores."""
     if not found:

@@ -51,6 +51,22 @@ def compute_flops(shape: ModelShape, learning: Learning, work: Workload) -> floa
     return float(layers + adapters + attention + head + projector + encoder)
 
 
+def forward_flops(shape: ModelShape, work: Workload) -> float:
+    """Count the FLOPs of a forward pass alone: of a reference, or to give an answer.
+
+    An answer that is given token by token costs the same arithmetic; it takes longer, because each
+    token waits for the one before it.
+    """
+    nothing = Learning(parts=frozenset())
+    images = Workload(num_tokens=0, num_supervised=0, num_images=1, sum_squared_lengths=0.0)
+    encoder = compute_flops(shape, nothing, images)
+    projector = 6 * shape.projector_parameters * shape.num_image_tokens
+    both = compute_flops(shape, nothing, work) - work.num_images * encoder
+    attention = 6.0 * shape.query_width * shape.num_layers * work.sum_squared_lengths
+    matrices = (both - attention) / 2
+    return matrices + attention / 3 + work.num_images * (encoder - projector * 2 / 3)
+
+
 def compute_memory(
     shape: ModelShape,
     learning: Learning,

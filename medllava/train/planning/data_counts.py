@@ -99,12 +99,15 @@ def assumed_data(stage: Stage, shape: ModelShape) -> DataStatistics:
     """Return counts like those of the data LLaVA-Med published, for a plan without data.
 
     Source: LLaVA-Med's released files (500,000 alignment pairs, 60,017 conversations) and SLAKE's
-    4,919 English training questions; tokens per record are rough averages.
+    4,919 English training questions; tokens per record are rough averages. Stage 4 is POVID's
+    17,000 pairs, two sides each, stage 5 SLAKE with eight answers to each question.
     """
     records, text, supervised = {
         Stage.ALIGN: (500_000, 140, 84),
         Stage.INSTRUCT: (60_017, 330, 190),
         Stage.FINETUNE: (4_919, 40, 6),
+        Stage.PREFER: (2 * 17_000, 330, 190),
+        Stage.REINFORCE: (8 * 4_919, 40, 6),
     }[stage]
     length = text + shape.num_image_tokens
     return DataStatistics(

@@ -7,7 +7,7 @@ that were measured, which is said beside them; memory is an estimate by cause. `
 plan into rows to read.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from medllava.model.shapes import ModelShape
@@ -47,6 +47,19 @@ _MFU = {
 }
 _LONG_PACK = 4096
 """From here on the shares of long packs are taken."""
+_USABLE_HOST = 0.9
+"""Share of a machine's memory that may be planned; the rest is the system's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cpu:
+    """What a machine without a GPU offers."""
+
+    memory_bytes: int
+    is_half: bool
+    """Whether it is fast at bf16."""
+    why: str
+    """How that is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +89,8 @@ class GpuPlan:
     """Share of the peak that the hours are computed with, as measured on an H200."""
     host_bytes: int = 0
     """Host memory per device that offloading takes."""
+    why: str = ""
+    """Why it computes in the precision of its settings, where that was not the recipe's choice."""
 
     @property
     def total_bytes(self) -> int:
@@ -98,6 +113,8 @@ class Plan:
     """On the GPU that was asked for; its `settings` are what the trainer uses."""
     alternatives: tuple[GpuPlan, ...]
     """The same run on every GPU we know by name."""
+    here: GpuPlan | None = None
+    """The same run on this machine's CPU; None where it has a GPU."""
     refusal: str | None = None
     """Why the run must not start, in one sentence; None if it may."""
     notes: tuple[str, ...] = ()
@@ -106,12 +123,11 @@ class Plan:
         """Return plain JSON values."""
         values = asdict(self)
         values["stage"] = self.stage.value
-        for plan, own in zip(
-            (values["chosen"], *values["alternatives"]),
-            (self.chosen, *self.alternatives),
-            strict=True,
-        ):
-            plan["total_bytes"] = own.total_bytes
+        plans = [(values["chosen"], self.chosen), (values["here"], self.here)]
+        plans += zip(values["alternatives"], self.alternatives, strict=True)
+        for plan, own in plans:
+            if own is not None:
+                plan["total_bytes"] = own.total_bytes
         return values
 
 
@@ -125,6 +141,7 @@ def build_plan(  # noqa: PLR0913 - each is a thing a user asks about
     gpu: Gpu | str = "H100",
     max_steps: int | None = None,
     batches: Batches | None = None,
+    cpu: Cpu | None = None,
 ) -> Plan:
     """Plan a stage.
 
@@ -137,6 +154,7 @@ def build_plan(  # noqa: PLR0913 - each is a thing a user asks about
         gpu: a name in `costs.GPUS`, what `costs.find_gpu` recognised, or `cpu`.
         max_steps: stop after this many steps.
         batches: the trainer's own layout of the run; None estimates it.
+        cpu: this machine, where it has no GPU and would train on its CPU.
     """
     config = recipe.stage[stage]
     learning = Learning.of(stage, config)
@@ -148,7 +166,7 @@ def build_plan(  # noqa: PLR0913 - each is a thing a user asks about
             config,
             world_size=world_size,
             has_cuda=device is not None,
-            is_half=device is not None,
+            is_half=device is not None or (cpu is not None and cpu.is_half),
         )
         settings = fit_settings(recipe, stage, base, shape, data=data, device=device)
         fitting = known or plan_batches(recipe, config, settings, data, max_steps=max_steps)
@@ -169,6 +187,7 @@ def build_plan(  # noqa: PLR0913 - each is a thing a user asks about
         flops=flops,
         chosen=chosen,
         alternatives=tuple(plan_on(device)[0] for device in GPUS.values()),
+        here=_on_cpu(plan_on(None)[0], cpu) if cpu else None,
         refusal=_refusal(recipe, data),
         notes=_notes(data, chosen),
     )
@@ -215,6 +234,16 @@ def _plan_gpu(
         hours=hours,
         mfu=mfu,
         host_bytes=host_memory(shape, learning, settings),
+    )
+
+
+def _on_cpu(plan: GpuPlan, cpu: Cpu) -> GpuPlan:
+    """Say whether a plan fits this machine's own memory."""
+    return replace(
+        plan,
+        capacity_bytes=cpu.memory_bytes,
+        fits=plan.total_bytes <= _USABLE_HOST * cpu.memory_bytes,
+        why=cpu.why,
     )
 
 

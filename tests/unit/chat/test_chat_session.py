@@ -6,13 +6,14 @@ from chat_colours import plain
 from PIL import Image
 
 from medllava.chat.choices import find_choices
-from medllava.chat.config import Options, Sampling
+from medllava.chat.config import Options
 from medllava.chat.occlusion import draw_overlay, measure_parts
-from medllava.chat.sampling import Draws, Reply
 from medllava.chat.session import ChatSession
 from medllava.data.conversation import render_prompt
 from medllava.errors import DataError
+from medllava.model.decode import Draws, Reply
 from medllava.model.loaded import LoadedModel
+from medllava.model.sampling import Sampling
 from medllava.records import Turn
 
 pytest_plugins = ["chat_colours"]
@@ -226,7 +227,7 @@ def test_sampling_follows_the_probabilities_and_top_p():
     logits = torch.log(torch.tensor([0.1, 0.6, 0.3]))
 
     def shares(**options) -> list[float]:
-        draws = Draws(Sampling(**options), seed=0, device=torch.device("cpu"))
+        draws = Draws(Sampling(**options), device=torch.device("cpu"))
         drawn = [draws.choose(logits, []) for _ in range(4000)]
         return [drawn.count(token) / len(drawn) for token in range(3)]
 
@@ -250,7 +251,7 @@ def test_a_model_that_cannot_be_cut_back_computes_again(
     colour_model: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ):
     session = ChatSession(colour_model, sampling=GREEDY)
-    monkeypatch.setattr(session, "_can_crop", False)
+    monkeypatch.setattr(session._decoder, "can_crop", False)
     session.forget()
     say(session, "Which colour?", plain("red"))
     session._cached[-1] += 1  # as if the template had rewritten the answer
@@ -328,7 +329,7 @@ def test_a_closed_answer_comes_with_the_probability_that_the_model_gave_it(
     session.forget()
     images = [image for of_turn in session._pixels for image in of_turn]
     with torch.inference_mode():
-        likeliest = torch.softmax(session._forward(ids, images), -1).max()
+        likeliest = torch.softmax(session._forward(ids, images)[0], -1).max()
     assert facts.choices["yes"] == pytest.approx(float(likeliest), abs=0.01)
 
 
@@ -351,11 +352,11 @@ def test_repetition_penalty_and_top_k_are_those_of_transformers():
 
     logits, said = torch.randn(50, generator=torch.Generator().manual_seed(1)), [3, 7, 7, 9]
     expected = RepetitionPenaltyLogitsProcessor(1.7)(torch.tensor([said]), logits[None].clone())
-    greedy = Draws(Sampling(repetition_penalty=1.7), seed=0, device=torch.device("cpu"))
+    greedy = Draws(Sampling(repetition_penalty=1.7), device=torch.device("cpu"))
     assert greedy.choose(logits, said) == int(expected.argmax())
     kept = TopKLogitsWarper(4)(torch.tensor([said]), logits[None].clone())[0].isfinite()
     how = Sampling(temperature=1.0, top_k=4)
-    draws = Draws(how, seed=0, device=torch.device("cpu"))
+    draws = Draws(how, device=torch.device("cpu"))
     drawn = {draws.choose(logits, said) for _ in range(600)}
     assert drawn == set(kept.nonzero().flatten().tolist())
 

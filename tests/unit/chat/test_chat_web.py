@@ -16,12 +16,13 @@ from chat_colours import plain
 from chat_page import running_page
 
 from medllava.chat import web
-from medllava.chat.config import NOTICE, Sampling
+from medllava.chat.config import NOTICE
 from medllava.chat.session import ChatSession
 from medllava.chat.sessions import MAX_IMAGES, Sessions
 from medllava.errors import DataError, SetupError
 from medllava.images.facts import ImageFacts
 from medllava.model.loaded import LoadedModel
+from medllava.model.sampling import Sampling
 
 pytest_plugins = ["chat_colours"]
 OURS = {"x-medllava": "1"}

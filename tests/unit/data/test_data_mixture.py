@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from medllava.data.mixture import mix
-from medllava.data.packing import build_schedule
 from medllava.data.prefix_sharing import share_nothing
+from medllava.data.schedule import build_schedule
 from medllava.errors import RecipeError
 from medllava.recipe import DataSource, load_recipe
 from medllava.train.sources import check_sources, parse_source

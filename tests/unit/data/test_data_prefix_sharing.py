@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 
 from medllava.data.dataset import ExampleIndex, build_index
-from medllava.data.packing import MicroBatches, build_schedule
+from medllava.data.packing import MicroBatches
 from medllava.data.pixels import PixelReader
 from medllava.data.prefix_sharing import Sharing, find_sharing
+from medllava.data.schedule import build_schedule
 from medllava.model.attention import choose_attention
 from medllava.model.loaded import LoadedModel
 from medllava.model.parts import build_model

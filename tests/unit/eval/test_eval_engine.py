@@ -36,9 +36,9 @@ def answers(model, asks, **decoding):
 
 
 def generate_alone(model, ask):
-    content = ask.text if ask.image is None else f"<image>\n{ask.text}"
+    content = "<image>\n" * len(ask.images) + ask.text
     prompt = render_prompt(model.processor, [Turn(role="user", content=content)], open_reply=True)
-    images = None if ask.image is None else [load_image(ask.image)]
+    images = [load_image(image) for image in ask.images] or None
     inputs = model.processor(images=images, text=prompt, return_tensors="pt")
     with torch.inference_mode():
         out = model.model.generate(**inputs, max_new_tokens=10, do_sample=False)
@@ -75,13 +75,13 @@ def test_sampled_replies_do_not_depend_on_the_batch(tiny_model, images):
 
 def test_an_image_is_encoded_once(tiny_model, images, monkeypatch):
     encoded = []
-    forward = tiny_model.model.get_image_features
+    forward = tiny_model.model.model.get_image_features
 
     def count(pixel_values, **kwargs):
         encoded.append(len(pixel_values))
         return forward(pixel_values=pixel_values, **kwargs)
 
-    monkeypatch.setattr(tiny_model.model, "get_image_features", count)
+    monkeypatch.setattr(tiny_model.model.model, "get_image_features", count)
     answers(tiny_model, make_asks(images), batch_size=2)
     assert sum(encoded) == len(images) + 1  # and the blank one
 
@@ -99,3 +99,20 @@ def test_a_question_longer_than_the_model_reads_is_named(tiny_model, images):
     ask = Ask(id="long", condition="real", seed=0, image=str(images[0]), text="why " * 2000)
     with pytest.raises(DataError, match="'long'"):
         answers(tiny_model, [ask])
+
+
+def test_questions_about_several_images_get_what_generation_alone_gives(tiny_model, images):
+    shown = [images[:2], images[:2], images[1::-1], images[:3], images[:1]]
+    asks = [
+        Ask(
+            id=str(number),
+            condition="real",
+            seed=0,
+            image=str(paths[0]),
+            more=tuple(map(str, paths[1:])),
+            text=f"What changed in {number}?",
+        )
+        for number, paths in enumerate(shown)
+    ]
+    found = answers(tiny_model, asks, batch_size=3)
+    assert found == {ask.id: generate_alone(tiny_model, ask) for ask in asks}

@@ -1,12 +1,11 @@
 import io
 import struct
-import threading
 import zlib
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
+from loopback import Handler, serving
 from PIL import Image
 
 from medllava.errors import DataError, RemoteError
@@ -202,34 +201,22 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path):
         load_image("a\0b")
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Pictures(Handler):
     picture = encoded(picture(), "PNG")
 
-    def do_GET(self):
+    def get(self):
         if self.path == "/moved":
-            self.send_response(302)
-            self.send_header("Location", "/a.png")
-            self.end_headers()
+            self.reply(302, headers={"Location": "/a.png"})
         elif self.path == "/a.png":
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(self.picture)
+            self.reply(200, self.picture)
         else:
             self.send_error(404)
-
-    def log_message(self, *_):
-        pass
 
 
 @pytest.fixture
 def address():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(_Pictures) as address:
+        yield address
 
 
 def test_an_address_is_fetched_redirects_included(address: str):

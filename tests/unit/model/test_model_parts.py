@@ -96,6 +96,16 @@ def test_saved_model_answers_the_same_in_a_bare_transformers_process(tmp_path: P
     assert f"ANSWER {answer(tmp_path)!r}" in result.stdout
 
 
+def test_a_model_of_bf16_parts_keeps_its_rotary_frequencies_in_fp32() -> None:
+    whole, half = (
+        build_model(DEBUG, seed=0, dtype=d).model for d in (torch.float32, torch.bfloat16)
+    )
+    assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
+    buffers = dict(half.named_buffers())
+    for name, buffer in whole.named_buffers():
+        assert torch.equal(buffers[name], buffer), name
+
+
 def test_saving_in_bf16_leaves_the_model_in_memory_alone(tmp_path: Path) -> None:
     loaded = build_model(DEBUG, seed=0)
     save_model(loaded, tmp_path, dtype=torch.bfloat16)

@@ -4,12 +4,18 @@ import dataclasses
 import hashlib
 import json
 import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from pmc_bucket import BucketArticle, write_mirror
+from pmc_bucket import BucketArticle, article_xml, write_mirror
 
 from medllava.errors import DataError, RecipeError, SetupError
 from medllava.pmc.config import FetchConfig, read_settings
@@ -197,3 +203,56 @@ def test_rarer_settings_come_from_a_file_and_overrides(tmp_path: Path) -> None:
     for override, named in (("filter.min_pixel=1", "min_pixels"), ("filtr.x=1", "filter")):
         with pytest.raises(RecipeError, match=named):
             read_settings(None, [override])
+
+
+def test_processes_make_the_same_folder_and_go_on(tmp_path: Path) -> None:
+    """Files of two processes, after a kill of everything, equal those of threads; none is left."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(1, 241):
+        article = BucketArticle(number, num_figures=1)
+        (folder / f"{number:03d}.xml").write_text(article_xml(article))
+    command = [sys.executable, "-m", "medllava", "fetch-pmc", "--input", str(folder), "--workers"]
+    rest = ["--set", "filter.captions_only=true", "-o"]
+    threads, processes = tmp_path / "threads", tmp_path / "processes"
+    subprocess.run([*command, "1", *rest, str(threads)], check=True, capture_output=True)
+    run = subprocess.Popen(
+        [*command, "2", *rest, str(processes)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    database = processes / ".fetch" / "shards" / "00000-of-00001" / "outcomes.sqlite"
+    wait_until(lambda: database.exists() and count_done(database) > 5)
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    run.kill()
+    run.wait()
+    assert len(children) >= 2
+    wait_until(lambda: not any(is_reading(int(child)) for child in children))
+    subprocess.run([*command, "2", *rest, str(processes)], check=True, capture_output=True)
+    for name in ("figures.parquet", "rejected.parquet"):
+        assert (threads / name).read_bytes() == (processes / name).read_bytes()
+
+
+def count_done(database: Path) -> int:
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as base:
+        try:
+            return int(base.execute("SELECT COUNT(*) FROM done").fetchone()[0])
+        except sqlite3.OperationalError:  # not made yet
+            return 0
+
+
+def is_reading(process: int) -> bool:
+    """Whether a process is alive; one that nobody waits for any more is not."""
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

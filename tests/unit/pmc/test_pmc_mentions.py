@@ -37,6 +37,10 @@ def ref(number: int, text: str | None = None) -> str:
             f"<p>From {ref(1, 'Figs 1')}\u2013{ref(3, '3')} on.</p>",
             {f"F{n}": ["From Figs 1\u20133 on."] for n in (1, 2, 3)},
         ),
+        (
+            f"<p>From {ref(3, 'Figs 3')} to {ref(1, '1')} back.</p>",
+            {f"F{n}": ["From Figs 3 to 1 back."] for n in (1, 2, 3)},
+        ),
         ("<p>Named in Figure 4 only.</p>", {"F4": ["Named in Figure 4 only."]}),
         ("<p>It shows Fig. 4 well.</p>", {"F4": ["It shows Fig. 4 well."]}),
         ("<p>FIGS. 1 to 2 say so.</p>", {f"F{n}": ["FIGS. 1 to 2 say so."] for n in (1, 2)}),
@@ -115,6 +119,9 @@ FIVE = {str(n): f"Figure {n}" for n in range(1, 6)}
         ("See Fig. 1 of ref. 12, Figure 2 in [5] and Fig. 3 in Smith et al.", ""),
         ("As in Figure 3 of Smith and colleagues.", ""),
         ("It was 1.5 mm in Figure 1.5 of the book.", ""),
+        ("See Figs 4\u20131 and 5.", "12345"),
+        ("See Figures 3 to 1.", "123"),
+        ("See Figure 5-1 of the guide.", "15"),
     ],
 )
 def test_untagged_ranges_credit_what_is_between(text: str, cited: str) -> None:
@@ -144,6 +151,11 @@ def test_untagged_ranges_credit_what_is_between(text: str, cited: str) -> None:
         ("See Fig. 2-1 and Fig. 1-3.", ["Fig. 1-3", "Fig. 2-1"], "01"),
         ("See Fig. 1.2.", ["Fig. 1.1", "Fig. 1.2"], "1"),
         ("See Fig. 1B.", ["Fig. 1A", "Fig. 1B"], "1"),
+        ("See Figure 1.", ["Fig. 1A", "Fig. 1B", "Fig. 2"], "01"),
+        ("See Figures 1 and 2.", ["Fig. 1A", "Fig. 1B", "Fig. 2"], "012"),
+        ("See Fig. 1A,C and 2.", ["Fig. 1A", "Fig. 1B", "Fig. 1C", "Fig. 2"], "023"),
+        ("See Fig. 1A\u2013C.", ["Fig. 1A", "Fig. 1B", "Fig. 1C", "Fig. 1D"], "012"),
+        ("See Figure 1.", ["Fig. 1", "Fig. 1A"], "0"),
         ("See Figures 1 and 2.", ["Figure 1 |", "FIGURE 2.\u2014"], "01"),
         ("See Schemes 1 and 2, Figure 1.", ["Scheme 1", "Scheme 2", "Figure 1"], "012"),
     ],
@@ -172,6 +184,33 @@ def test_names_of_other_languages_and_numberings_count(
 def test_sentences_end_in_every_script(text: str, sentence: str) -> None:
     labels = {"a": "\u56fe1" if "\u56fe" in text else "Fig. 1"}
     assert cited_by(text, labels) == {"a": (sentence,)}
+
+
+@pytest.mark.parametrize(
+    ("caption", "label"),
+    [
+        ("<title>Figure 2. A scan.</title><p>More words.</p>", "Figure 2"),
+        ("<p><bold>Fig. 2:</bold> A scan.</p>", "Fig. 2"),
+        ("<title>Figure 2</title>", "Figure 2"),
+        ("<p>Figure 2 shows a scan.</p>", ""),
+        ("<p>Samples 2. Kept cold.</p>", ""),
+    ],
+)
+def test_a_label_in_front_of_the_caption_counts(caption: str, label: str) -> None:
+    root = parse_article(
+        f'<article><body><p>See Figure 2.</p><fig id="a"><caption>{caption}</caption><graphic/>'
+        "</fig></body></article>".encode()
+    )
+    (figure,) = read_article(root).figures
+    assert figure.label == label
+    assert figure.mentions == (("See Figure 2.",) if label else ())
+
+
+def test_mentions_can_be_left_out() -> None:
+    root = parse_article(f"<article><body><p>See {ref(1)}.</p>{FIGURES}</body></article>".encode())
+    without = read_article(root, with_mentions=False).figures
+    assert [figure.mentions for figure in without] == [()] * 5
+    assert [figure.caption for figure in without] == ["Words on it."] * 5
 
 
 def test_sub_articles_cite_their_own_figures() -> None:

@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from medllava.pmc.panel_captions import split_caption
 from medllava.pmc.panels import find_panels, order_boxes, split_figure
+from medllava.records import Modality
 
 
 def photograph(size: tuple[int, int], seed: int) -> Image.Image:
@@ -93,6 +94,30 @@ def test_a_grid_is_found_with_and_without_a_number_in_the_caption(
             assert np.abs(np.subtract(box, wanted)).max() <= 8
 
 
+@pytest.mark.parametrize(
+    ("caption", "parts"),
+    [
+        (
+            "Mice after treatment. a Survival of the mice. b, c Sections of the lung. d Weights.",
+            {
+                "a": "Survival of the mice.",
+                "b": "Sections of the lung.",
+                "c": "Sections of the lung.",
+                "d": "Weights.",
+            },
+        ),
+        (
+            "Heads of two species a E. dejeani, dark b E. dejeani, pale c E. minor, dark",
+            {"a": "E. dejeani, dark", "b": "E. dejeani, pale", "c": "E. minor, dark"},
+        ),
+        ("A scan of a patient with hepatitis b and a cyst.", {}),
+        ("A mouse. A Western blot of a lysate.", {}),
+    ],
+)
+def test_letters_that_print_sets_in_bold_are_read(caption, parts):
+    assert split_caption(caption).parts == parts
+
+
 def test_one_picture_stays_whole():
     found = split_figure(photograph((400, 300), seed=3), "Axial CT of the chest.")
     assert [panel.caption for panel in found.panels] == ["Axial CT of the chest."]
@@ -131,21 +156,16 @@ def test_reading_order_of_a_tall_panel_beside_a_stack():
     assert order_boxes([lower, tall, upper]) == [tall, upper, lower]
 
 
-def test_fetch_pmc_splits_keeps_or_drops(tmp_path):
-    """The whole stays and is linked; a panel has its own picture, words and modality."""
-    import pyarrow.parquet as pq
+def mirror_of(folder, picture, caption):
+    """A mirror of one article whose only figure is this picture."""
     from pmc_bucket import BucketArticle, article_objects
 
-    from medllava.pmc.config import FetchConfig
-    from medllava.pmc.fetch import fetch_figures
-
-    caption = "Imaging of one patient. (A) Axial CT of the chest. (B) Sagittal MRI of the spine."
     objects = article_objects(BucketArticle(7, num_figures=1, caption=caption))
     buffer = io.BytesIO()
-    compound(1, 2, 10).save(buffer, "PNG")
+    picture.save(buffer, "PNG")
     name = next(key for key in objects if key.endswith(".png"))
     for key, data in objects.items():
-        path = tmp_path / "mirror" / key
+        path = folder / key
         path.parent.mkdir(parents=True, exist_ok=True)
         if key == name:
             data = buffer.getvalue()
@@ -153,11 +173,22 @@ def test_fetch_pmc_splits_keeps_or_drops(tmp_path):
             old, new = (hashlib.md5(d).hexdigest() for d in (objects[name], buffer.getvalue()))
             data = data.replace(old.encode(), new.encode())
         path.write_bytes(data)
+    return folder
+
+
+def test_fetch_pmc_splits_keeps_or_drops(tmp_path):
+    """The whole stays and is linked; a panel has its own picture, words and modality."""
+    import pyarrow.parquet as pq
+
+    from medllava.pmc.config import FetchConfig
+    from medllava.pmc.fetch import fetch_figures
+
+    caption = "Imaging of one patient. (A) Axial CT of the chest. (B) Sagittal MRI of the spine."
+    mirror = mirror_of(tmp_path / "mirror", compound(1, 2, 10), caption)
 
     def rows(panels):
         out = tmp_path / panels
-        config = FetchConfig(output_dir=out, inputs=(tmp_path / "mirror",), panels=panels)
-        summary = fetch_figures(config)
+        summary = fetch_figures(FetchConfig(output_dir=out, inputs=(mirror,), panels=panels))
         assert summary.complete
         return out, pq.read_table(out / "figures.parquet").to_pylist()
 
@@ -175,3 +206,49 @@ def test_fetch_pmc_splits_keeps_or_drops(tmp_path):
         left, top, right, bottom = row["panel_box"]
         with Image.open(out / row["images"][0]) as picture:
             assert picture.size == (right - left, bottom - top)
+
+
+@pytest.mark.parametrize(
+    ("caption", "settings", "left_out", "kept"),
+    [
+        (
+            "A patient. (A) Axial CT of the chest. (B) Sagittal MRI. (C) CT again. (D) CT late.",
+            {"modalities": (Modality.CT,)},
+            {"B": "panel-modality"},
+            ["", "A", "C", "D"],
+        ),
+        (
+            "A patient. (A) one. (B) two. (C) three. (D) four.",
+            {"min_pixels": 155},
+            dict.fromkeys("ABCD", "panel-small"),
+            [""],
+        ),
+    ],
+)
+def test_a_panel_that_is_left_out_is_named(tmp_path, caption, settings, left_out, kept):
+    """The whole, which passed, is kept; the panel is named and counted."""
+    import pyarrow.parquet as pq
+
+    from medllava.pmc.config import FetchConfig
+    from medllava.pmc.fetch import fetch_figures
+
+    mirror = mirror_of(tmp_path / "mirror", compound(2, 2, 10), caption)
+    out = tmp_path / "out"
+    config = FetchConfig(output_dir=out, inputs=(mirror,), panels="split", **settings)
+    summary = fetch_figures(config)
+    rejected = pq.read_table(out / "rejected.parquet").to_pylist()
+    assert {row["key"].rpartition("/")[2]: row["reason"] for row in rejected} == left_out
+    assert [row["panel"] for row in pq.read_table(out / "figures.parquet").to_pylist()] == kept
+    assert summary.counts["rejected"] == len(left_out)
+    assert summary.details["funnel"][-1]["out"] == summary.counts["kept"] == len(kept)
+
+
+def test_a_figure_whose_named_panels_are_not_found_is_counted(tmp_path):
+    from medllava.pmc.config import FetchConfig
+    from medllava.pmc.fetch import fetch_figures
+
+    caption = "Two views of one patient. (A) Axial CT of the chest. (B) The same later."
+    mirror = mirror_of(tmp_path / "mirror", photograph((400, 300), seed=3), caption)
+    config = FetchConfig(output_dir=tmp_path / "out", inputs=(mirror,), panels="split")
+    summary = fetch_figures(config)
+    assert (summary.counts["kept"], summary.counts["left_whole"]) == (1, 1)

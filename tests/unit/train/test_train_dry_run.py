@@ -36,6 +36,8 @@ def test_the_default_recipe_is_planned_without_weights_or_data(monkeypatch, tmp_
         "memory_bytes"
     ].keys()
     assert {row["gpu"]: row["hours"] > 0 for row in plan["alternatives"]}["H100"]
+    assert plan["here"]["settings"]["precision"] in {"bf16", "fp32"}  # no GPU: its own CPU
+    assert plan["here"]["total_bytes"] > 0
     shorter = run_json(
         "--stage", "2", "--gpus", "8", "--dry-run", "--set", "stage.instruct.epochs=1"
     )

@@ -84,7 +84,7 @@ def test_published_records_are_not_looked_at_and_it_is_said(tmp_path: Path):
     data = records_in(tmp_path / "data", license_="CC BY", said="The chest of Mrs. Lindqvist.")
     summary, told = train(data, tmp_path / "out")
     assert summary.complete
-    assert any("privacy gate off" in note for note in told)
+    assert any("nothing is marked as your own" in note for note in told)
     assert not (tmp_path / "out" / "privacy.jsonl").exists()
 
 
