@@ -30,7 +30,8 @@ def build_answerer(config: EvalConfig) -> Answerer:
         )
     from medllava.eval.ask.engine import Engine  # noqa: PLC0415 - torch, only where a model answers
     from medllava.eval.ask.workers import Worker, WorkerPool  # noqa: PLC0415
-    from medllava.model.load import choose_device, load_model  # noqa: PLC0415
+    from medllava.model.devices import choose_device  # noqa: PLC0415
+    from medllava.model.load import load_model  # noqa: PLC0415
 
     checkpoint = config.checkpoint or ""
     if config.gpus == 1:
