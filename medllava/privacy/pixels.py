@@ -123,8 +123,8 @@ class TextFinder:
 
         Finding places costs a third of reading them in a picture full of text, so they come first.
         """
-        size = tuple(max(1, round(side * scale)) for side in part.size)
-        pixels = np.ascontiguousarray(np.asarray(part.resize(size))[..., ::-1])
+        width, height = (max(1, round(side * scale)) for side in part.size)
+        pixels = np.ascontiguousarray(np.asarray(part.resize((width, height)))[..., ::-1])
         if known:
             places = _boxes(self._run(pixels, with_words=False), scale, part.size)
             if all(_is_known(place, known) for place in places):
