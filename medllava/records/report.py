@@ -113,6 +113,9 @@ class EvalReport(VersionedRecord):
     bootstrap: BootstrapRecord | None = None
     model: ModelRecord = field(default_factory=ModelRecord)
     prompts: dict[str, Any] = field(default_factory=dict)
+    refused: dict[str, dict[str, int]] | None = None
+    """Condition to reason to how many questions a server's model gave no answer to; they count as
+    wrong. None: none."""
     decoding: DecodingRecord | None = None
     """None: the answers were made elsewhere."""
     packages: dict[str, str] = field(default_factory=dict)

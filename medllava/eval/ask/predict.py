@@ -70,7 +70,15 @@ class Ask:
         return hashlib.sha256(f"{shown}\n{self.text}".encode()).hexdigest()[:16]
 
 
-Batch = list[tuple[Ask, str]]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """In place of a reply: a server's model was asked and would not, or did not, say anything."""
+
+    reason: str
+    """`refusal`, `content_filter`, `empty_reply`, `length` (thoughts only) or `tool_calls`."""
+
+
+Batch = list[tuple[Ask, str | Refused]]
 
 
 def blank_image() -> "Image.Image":
@@ -153,8 +161,11 @@ def collect_replies(
     *,
     progress: Progress,
     is_greedy: bool = False,
+    refused: dict[Key, str] | None = None,
 ) -> dict[Key, str]:
     """Return a reply for every ask, reading what an earlier run left in `partial`.
+
+    A refusal is an empty reply, which no metric takes for right.
 
     Args:
         asks: with unique keys.
@@ -163,32 +174,47 @@ def collect_replies(
         progress: told about asks.
         is_greedy: equal asks get equal replies, so each is asked once; blank and text-only
             conditions repeat themselves a lot.
+        refused: takes the reason of every ask that was refused.
     """
     firsts: dict[Key | str, Ask] = {}
     same = {ask.key: firsts.setdefault(ask.digest if is_greedy else ask.key, ask) for ask in asks}
     digests = {ask.key: ask.digest for ask in firsts.values()}
-    replies = {
-        key: text for key, digest, text in _read_partial(partial) if digests.get(key) == digest
-    }
+    reasons = {} if refused is None else refused
+    replies: dict[Key, str] = {}
+    for key, digest, text, reason in _read_partial(partial):
+        if digests.get(key) == digest:
+            replies[key] = text
+            if reason:
+                reasons[key] = reason
     progress.start("answers", total=len(firsts))
     progress.advance(len(replies))
     with JsonlWriter(partial) as writer:
         for batch in answerer.answer(list(firsts.values()), is_done=lambda ask: ask.key in replies):
-            for ask, text in batch:
-                if ask.key not in replies:
-                    names = {"id": ask.id, "condition": ask.condition, "seed": ask.seed}
-                    writer.write({**names, "asked": ask.digest, "text": text})
-                    replies[ask.key] = text
-                    progress.advance()
+            for ask, reply in batch:
+                if ask.key in replies:
+                    continue
+                line = {"id": ask.id, "condition": ask.condition, "seed": ask.seed}
+                line["asked"] = ask.digest
+                if isinstance(reply, Refused):
+                    reasons[ask.key] = reply.reason
+                    writer.write({**line, "text": "", "refused": reply.reason})
+                    replies[ask.key] = ""
+                else:
+                    writer.write({**line, "text": reply})
+                    replies[ask.key] = reply
+                progress.advance()
+    for key, first in same.items():
+        if first.key in reasons:
+            reasons[key] = reasons[first.key]
     return {key: replies[first.key] for key, first in same.items()}
 
 
-def _read_partial(partial: Path) -> Iterator[tuple[Key, str, str]]:
-    """Yield key, digest of what was asked, and reply."""
+def _read_partial(partial: Path) -> Iterator[tuple[Key, str, str, str]]:
+    """Yield key, digest of what was asked, reply, and why there is none."""
     if partial.exists():
         for _, line in iter_jsonl(partial, allow_torn_tail=True):
             key = (str(line["id"]), str(line["condition"]), int(line["seed"]))
-            yield key, str(line.get("asked")), str(line["text"])
+            yield key, str(line.get("asked")), str(line["text"]), str(line.get("refused") or "")
 
 
 def read_predictions(

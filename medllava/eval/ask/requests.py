@@ -6,6 +6,7 @@ file of predictions. `run` scores them.
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from medllava.errors import DataError
 from medllava.eval.ask.backends import build_answerer
 from medllava.eval.ask.predict import (
     Ask,
+    Key,
     build_asks,
     collect_replies,
     read_predictions,
@@ -51,6 +53,15 @@ class Answers:
     made: Made = field(default_factory=dict)
     probes: dict[str, list[str]] = field(default_factory=dict)
     """Variant to replies, in the order of its altered questions."""
+    refused: dict[Key, str] = field(default_factory=dict)
+    """Why a server's model gave no answer, where it gave none."""
+
+    def count_refused(self) -> dict[str, dict[str, int]]:
+        """Return how many questions were refused, by condition (or probe) and reason."""
+        counts: dict[str, Counter[str]] = {}
+        for (_, condition, _), reason in self.refused.items():
+            counts.setdefault(condition, Counter())[reason] += 1
+        return {condition: dict(found) for condition, found in sorted(counts.items())}
 
     def real(self) -> list[list[str]]:
         """Return the replies to the benchmark itself, one list per seed, lowest first."""
@@ -82,18 +93,21 @@ def ask_model(
     file = config.output_dir / "answers" / f"{_fingerprint(config, task, model)}.jsonl"
     if not config.resume:
         file.unlink(missing_ok=True)
+    refused: dict[Key, str] = {}
     replies = collect_replies(
         [*asks, *(ask for group in probe_asks.values() for ask in group)],
         build_answerer(config),
         file,
         progress=progress,
         is_greedy=config.decoding.temperature == 0,
+        refused=refused,
     )
     texts = {run: {a.id: replies[a.key] for a in group} for run, group in asked.items()}
     return Answers(
         runs={run: [found.get(q.id) for q in questions] for run, found in texts.items()},
         made=made,
         probes={v: [replies[ask.key] for ask in group] for v, group in probe_asks.items()},
+        refused=refused,
     )
 
 

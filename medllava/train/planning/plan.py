@@ -10,6 +10,7 @@ plan into rows to read.
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from medllava.data.dropped import unusable_share
 from medllava.model.shapes import ModelShape
 from medllava.recipe import Recipe, StageConfig
 from medllava.records import Stage
@@ -282,8 +283,7 @@ def _plan_parts(
 
 
 def _refusal(recipe: Recipe, data: DataStatistics) -> str | None:
-    dropped = sum(data.num_dropped.values())
-    share = dropped / max(1, dropped + data.num_records)
+    share = unusable_share(data.num_dropped, used=data.num_records)
     if data.num_records == 0:
         return f"no record is left to train on: {data.source}. {dropped_text(data)}."
     if share > recipe.data.max_dropped:
