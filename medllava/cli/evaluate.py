@@ -1,5 +1,6 @@
 """`medllava eval`: a checkpoint, or its answers, against a benchmark or a file of one's own."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -7,6 +8,8 @@ import typer
 
 from medllava.cli import options
 from medllava.cli.console import Console
+
+ChoiceName = StrEnum("ChoiceName", ["REPLY", "LIKELIHOOD"])
 
 
 def run(
@@ -19,7 +22,10 @@ def run(
     ckpt: options.Checkpoint = options.DEFAULT_CHECKPOINT,
     predictions: Annotated[
         Path | None,
-        typer.Option("--predictions", help="Score answers made elsewhere: JSONL with id and text."),
+        typer.Option(
+            "--predictions",
+            help="Score answers made elsewhere: JSONL with id and text, or files of other tools.",
+        ),
     ] = None,
     data: Annotated[
         Path | None, typer.Option("--data", help="Read the benchmark from this local copy.")
@@ -80,6 +86,13 @@ def run(
             "--protocol", help="Score by strict rules, or add LLaVA-Med's own numbers (llava-med)."
         ),
     ] = "strict",
+    choice_by: Annotated[
+        ChoiceName,
+        typer.Option(
+            "--choice-by",
+            help="Answer closed questions in words, or by the likeliest option.",
+        ),
+    ] = ChoiceName.REPLY,
     closed_prompt: Annotated[
         str | None,
         typer.Option(
@@ -183,6 +196,7 @@ def run(
     """Score a checkpoint, or answers made elsewhere, with intervals and floors."""
     from medllava.eval.compare import compare_predictions, comparison_lines
     from medllava.eval.config import (
+        ChoiceBy,
         DecodingConfig,
         EvalConfig,
         Protocol,
@@ -219,6 +233,7 @@ def run(
             temperature=temperature,
             batch_size=batch_size,
             closed_prompt=closed_prompt,
+            choice_by=ChoiceBy(choice_by.value),
         ),
         backend=kind,
         base_url=base_url,

@@ -14,6 +14,16 @@ RejectionName = StrEnum("RejectionName", ["RULE", "NOISE", "EXCHANGE", "TEACHER"
 SplitName = StrEnum("SplitName", ["TRAIN", "VALIDATION", "TEST", "ALL"])
 PrivacyName = StrEnum("PrivacyName", ["AUTO", "STOP", "REPORT", "MASK", "OFF"])
 RepliesName = StrEnum("RepliesName", ["WORD", "NAMED", "REASONED"])
+KindName = StrEnum("KindName", ["CONVERSATION", "VQA", "CHOICE"])
+PresetName = StrEnum(
+    "PresetName",
+    {
+        "LLAVA_MED_10K": "llava-med-10k",
+        "LLAVA_MED_60K": "llava-med-60k",
+        "LLAVA_MED_60K_IM": "llava-med-60k-im",
+    },
+)
+SelectName = StrEnum("SelectName", ["TURN", "ENTITIES"])
 FormatName = StrEnum("FormatName", ["LLAVA", "MESSAGES", "SWIFT"])
 PositionName = StrEnum("PositionName", ["BEFORE", "AFTER", "RANDOM"])
 
@@ -45,6 +55,29 @@ def run(
             help="Let this teacher write: template, local:FOLDER, recorded:FILE or a model name.",
         ),
     ] = "template",
+    kind: Annotated[
+        KindName,
+        typer.Option(
+            "--kind",
+            help="Let the model write this: conversation, vqa (short answers) or choice (lettered).",
+        ),
+    ] = KindName.CONVERSATION,
+    preset: Annotated[
+        PresetName | None,
+        typer.Option(
+            "--preset",
+            help="Make a data set of the LLaVA-Med paper: its numbers by modality, counted as "
+            "kept, its turns and its context; --limit makes a smaller one.",
+        ),
+    ] = None,
+    select: Annotated[
+        SelectName,
+        typer.Option(
+            "--select",
+            help="Take figures in turn from each modality, or from each of its entities "
+            "(subject headings, findings, organs) too.",
+        ),
+    ] = SelectName.TURN,
     rejected: Annotated[
         list[RejectionName] | None,
         typer.Option(
@@ -98,6 +131,14 @@ def run(
             "--verify",
             metavar="MODEL",
             help="Let a second model judge every question and answer; keep what it supports.",
+        ),
+    ] = None,
+    vision_gate: Annotated[
+        str | None,
+        typer.Option(
+            "--vision-gate",
+            metavar="CKPT",
+            help="Drop answers that this checkpoint finds likelier with other pictures.",
         ),
     ] = None,
     min_score: Annotated[
@@ -233,7 +274,14 @@ def run(
     verbose: Verbose = 0,
 ) -> None:
     """Turn figures into conversations that a model can learn from."""
-    from medllava.instruct.config import ClosedReplies, GenerateConfig, ImagePosition, Rejection
+    from medllava.instruct.config import (
+        ClosedReplies,
+        GenerateConfig,
+        ImagePosition,
+        Kind,
+        Rejection,
+        Select,
+    )
     from medllava.instruct.generate import generate_instructions
     from medllava.instruct.teacher import parse_request_options
     from medllava.privacy.findings import PrivacyMode
@@ -250,6 +298,9 @@ def run(
         output_dir=output_dir,
         stage=Stage((stage or StageName.ALIGN).value),
         teacher=teacher,
+        kind=Kind(kind.value),
+        preset=None if preset is None else preset.value,
+        select=Select(select.value),
         rejected=tuple(dict.fromkeys(Rejection(w.value) for w in rejected or [RejectionName.RULE])),
         split=None if split is SplitName.ALL else Split(split.value),
         limit=limit,
@@ -271,6 +322,7 @@ def run(
         language=language,
         min_score=min_score,
         verify=verify,
+        vision_gate=vision_gate,
         inline_mentions=inline_mentions,
         see_image=see_image,
         max_cost_usd=max_cost,

@@ -33,7 +33,7 @@ from medllava.model.loaded import LoadedModel
 from medllava.model.parts import build_model
 from medllava.model.processor import num_image_tokens
 from medllava.model.sampling import Sampling
-from medllava.recipe import load_recipe
+from medllava.recipe import FeatureSelect, load_recipe
 from medllava.records import Turn
 
 QUESTION = "What does this image show?"
@@ -76,7 +76,13 @@ def write_random_checkpoint(folder: Path) -> None:
     shape = load_recipe("smollm2-135m").model
     random_parts = replace(
         shape,
-        vision_encoder=replace(shape.vision_encoder, source="random", config=_ENCODER),
+        vision_encoder=replace(
+            shape.vision_encoder,
+            source="random",
+            config=_ENCODER,
+            image_size=_ENCODER["image_size"],
+            feature_select=FeatureSelect.DEFAULT,  # without the class token: 24 x 24
+        ),
         language_model=replace(shape.language_model, source="random", config=_LANGUAGE_MODEL),
         projector=replace(shape.projector, standardize_features=False),
     )

@@ -265,13 +265,18 @@ def test_a_picture_added_while_an_answer_streams_goes_with_the_next_question(
     ) == [1, 1, 0]
 
 
-def test_enter_before_an_upload_ends_waits_for_it(slow: tuple[Browser, list[Slow]], tmp_path: Path):
-    page, _ = slow
+def hold_uploads(page: Browser) -> None:
+    """Let an upload take a while, so that what is pressed meanwhile comes before its end."""
     page.run(
         "(() => { const real = window.fetch; window.fetch = (path, options) => "
         "path.endsWith('/images') ? new Promise((r) => setTimeout(r, 700)).then(() => "
         "real(path, options)) : real(path, options); })()"
     )
+
+
+def test_enter_before_an_upload_ends_waits_for_it(slow: tuple[Browser, list[Slow]], tmp_path: Path):
+    page, _ = slow
+    hold_uploads(page)
     choose(page, tmp_path, "green")
     send(page, "what")
     page.wait("document.querySelector('#log').innerText.includes('Waiting for the upload')")
@@ -280,6 +285,7 @@ def test_enter_before_an_upload_ends_waits_for_it(slow: tuple[Browser, list[Slow
 
 def test_an_upload_that_fails_keeps_the_question(slow: tuple[Browser, list[Slow]], tmp_path: Path):
     page, _ = slow
+    hold_uploads(page)
     (tmp_path / "bad.png").write_bytes(b"%PDF-1.7")
     page.choose_file("#file", tmp_path / "bad.png")
     send(page, "what is this")

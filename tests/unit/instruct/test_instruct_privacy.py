@@ -29,10 +29,10 @@ def figures_in(folder: Path, *, caption: str, words: str = "", license_: str = "
     (folder / "images").mkdir(parents=True)
     records = []
     for number, text in enumerate((caption, "An axial CT slice of the liver.")):
-        image = Image.effect_noise((300, 80), 20).convert("RGB")
+        image = Image.effect_noise((240, 240), 20).convert("RGB")
         if words and number == 0:
-            face = ImageFont.load_default(20)
-            ImageDraw.Draw(image).text((20, 30), words, fill="white", font=face)
+            face = ImageFont.load_default(16)
+            ImageDraw.Draw(image).text((20, 110), words, fill="white", font=face)
         image.save(folder / "images" / f"{number}.png")
         records.append(
             FigureRecord(
