@@ -59,7 +59,7 @@ def run(
         KindName,
         typer.Option(
             "--kind",
-            help="Let the model write this: conversation, vqa (short answers) or choice (lettered).",
+            help="Let a model write conversation, vqa (short answers) or choice (lettered).",
         ),
     ] = KindName.CONVERSATION,
     preset: Annotated[

@@ -240,10 +240,11 @@ def test_help_says_each_default_once_and_speaks_in_sentences():
 
 
 VERBS = {
-    "Answer", "Ask", "Change", "Collect", "Compute", "Cut", "Do", "Draw", "Fetch", "Go", "Have",
-    "Keep", "Let", "Load", "Log", "Look", "Make", "Measure", "Name", "Open", "Permute", "Print",
-    "Publish", "Push", "Put", "Quantize", "Read", "Run", "Save", "Say", "Score", "Send", "Serve",
-    "Share", "Show", "Start", "Stop", "Take", "Tell", "Test", "Train", "Use", "Work", "Write",
+    "Answer", "Ask", "Change", "Collect", "Compute", "Cut", "Do", "Draw", "Drop", "Fetch", "Go",
+    "Have", "Keep", "Let", "Load", "Log", "Look", "Make", "Measure", "Name", "Open", "Permute",
+    "Print", "Publish", "Push", "Put", "Quantize", "Read", "Run", "Save", "Say", "Score", "Send",
+    "Serve", "Share", "Show", "Start", "Stop", "Take", "Tell", "Test", "Train", "Use", "Work",
+    "Write",
 }  # fmt: skip
 
 
