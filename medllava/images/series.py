@@ -73,7 +73,7 @@ class Series(Generic[F]):
     @property
     def num_bytes(self) -> int:
         """What files in memory take; 0 for files on a disk."""
-        files = (one.file for one in self.slices)
+        files: list[object] = [one.file for one in self.slices]
         return sum(len(file) for file in files if isinstance(file, bytes))
 
     @property
