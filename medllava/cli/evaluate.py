@@ -188,6 +188,9 @@ def run(
             "--output-dir", "-o", help="Write into this folder; unset writes CKPT/eval/TASK."
         ),
     ] = None,
+    images: Annotated[
+        bool, typer.Option("--images/--no-images", help="Show pictures on the page of the report.")
+    ] = True,
     resume: options.Resume = True,
     json_output: options.Json = False,
     quiet: options.Quiet = False,
@@ -242,6 +245,7 @@ def run(
         seeds=tuple(range(seed, seed + num_seeds)),
         draws=draws,
         resume=resume,
+        images_on_page=images,
     )
     by = None
     if judge is not None:
