@@ -5,7 +5,7 @@ the journal of a step) stays in that room. Nothing is imported, so every room ma
 
     figures folder        figures.parquet  rejected.parquet  images/  ATTRIBUTION.md  summary.json
     instructions folder   instructions.jsonl  questions.jsonl  preferences.jsonl  rejected.jsonl
-                          summary.json
+                          struck.jsonl  browse.html  summary.json
     run folder            config.json  model*.safetensors  processor and tokenizer files
                           recipe.json  run.json  metrics.jsonl  dropped.jsonl  report.html
                           README.md  learned.safetensors  checkpoints/  eval/  push/  export/
@@ -55,6 +55,10 @@ QUESTIONS_FILE = "questions.jsonl"
 PREFERENCES_FILE = "preferences.jsonl"
 """Pairs of replies for stage 4, in place of instructions."""
 REJECTED_FILE = "rejected.jsonl"
+STRUCK_FILE = "struck.jsonl"
+"""Ids of records that somebody struck; nobody learns from them."""
+BROWSE_FILE = "browse.html"
+"""A page to look through the records and to strike some."""
 PRIVACY_FILE = "privacy.jsonl"
 """What the privacy gate saw of every item: findings by place, never their words."""
 PRIVACY_PAGE_FILE = "privacy.html"

@@ -1,10 +1,12 @@
 """Self-contained HTML pages: the look that every report of the project shares.
 
-Values go in, one string comes out; nothing is loaded from elsewhere and there is no script. The
-HTML lies in `templates/`, where every text is escaped, so a caption or a model's reply cannot
-inject markup: only what the functions here return is taken as it stands. Charts are inline SVG.
+Values go in, one string comes out; nothing is loaded from elsewhere, and there is no script but on
+pages of `render_script_page`. The HTML lies in `templates/`, where every text is escaped, so a
+caption or a model's reply cannot inject markup: only what the functions here return is taken as it
+stands. Charts are inline SVG.
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -27,6 +29,19 @@ def render_page(title: str, *, subtitle: str = "", sections: Iterable[tuple[str,
     """
     template = _environment().get_template("page.html")
     return template.render(title=title, subtitle=subtitle, sections=sections)
+
+
+def render_script_page(template: str, *, title: str, data: Any) -> str:  # noqa: ANN401 - JSON is any
+    """Return a page that a script of its own draws from data that lies in it.
+
+    Args:
+        template: name of the file in `templates/`.
+        title: plain text.
+        data: anything JSON; the script reads it, nothing in it becomes markup.
+    """
+    # A "</script>" in the data would end it; JSON may write this sign as an escape.
+    text = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
+    return _environment().get_template(template).render(title=title, data=text)
 
 
 def render_text(*paragraphs: str) -> Markup:

@@ -29,6 +29,7 @@ def render_run_readme(run: RunRecord, folder: Path) -> str:
         "seconds": run.seconds,
         "loss, first to last step": f"{_number(run.loss_first)} to {_number(run.loss_last)}",
         "held-out loss": _number(run.validation_loss),
+        **{name.replace("_", " "): value for name, value in run.measures.items()},
         "records used": run.data.used,
         "records dropped (see dropped.jsonl)": run.data.dropped,
         "seed": run.seed,

@@ -8,6 +8,7 @@
 # What is made lies under runs/quickstart/; a second run reuses it. Downloads are kept in
 # .cache/quickstart (MEDLLAVA_QUICKSTART_CACHE moves them). No GPU, key or model hub is needed.
 # QUICKSTART_SHORT=1 trains half of stage 2's steps: enough to see every part work, not for a score.
+# QUICKSTART_STAGES=5 goes on: pairs of answers, stage 4, and stage 5 with rewards for looking.
 # QUICKSTART_INSTALLED=1 uses .venv as it lies.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -40,7 +41,7 @@ python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
     exit 7
 }
 [ -n "${QUICKSTART_INSTALLED:-}" ] ||
-    pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[quickstart]"
+    pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[quickstart${QUICKSTART_STAGES:+,rl}]"
 export TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
 printf '\n[%3d s] Get the real weights and images\n' $((SECONDS - started))
@@ -88,6 +89,8 @@ medllava chat "$image" --ckpt "$run/stage2" --prompt "What kind of image is this
 
 step "push --dry-run: the folder and card that would be published" "$run/push/README.md" \
     medllava push "$run/stage2" quickstart/medllava-smollm2-135m --eval "$run/eval" --dry-run -o "$run/push"
+
+[ "${QUICKSTART_STAGES:-2}" -lt 5 ] || . recipes/quickstart/rewards.sh
 
 printf '\n[%3d s] Done (%d s after the downloads)\n' \
     $((SECONDS - started)) $((SECONDS - started_work))

@@ -14,7 +14,7 @@ import torch
 
 from medllava.chat.config import ChatConfig
 from medllava.errors import DataError, SetupError
-from medllava.model.load import choose_device, choose_dtype
+from medllava.model.devices import choose_device, choose_dtype, free_bytes
 
 _MAX_HEADER_BYTES = 100 * 2**20
 _WORKING_BYTES = 256 * 2**20
@@ -77,17 +77,6 @@ def needed_bytes(num_weights: int, *, dtype: torch.dtype, load: str | None) -> i
     """Return the memory to load and talk to a model of that many weights."""
     per_weight = _QUANTIZED_BYTES[load] if load in _QUANTIZED_BYTES else float(dtype.itemsize)
     return int(num_weights * per_weight * (1 + _WORKING_SHARE)) + _WORKING_BYTES
-
-
-def free_bytes(device: str) -> int | None:
-    """Return what is free on a device now; None where the system does not say."""
-    if device.startswith("cuda"):
-        return int(torch.cuda.mem_get_info(device)[0])
-    available = _meminfo_available(Path("/proc/meminfo"))
-    if available is None:  # not Linux; an Apple GPU shares this memory
-        available = _psutil_available()
-    limits = [available, _cgroup_free(Path("/sys/fs/cgroup"))]
-    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _advice(num_weights: int, *, device: str, free: int) -> str:
@@ -160,32 +149,6 @@ def _count_on_hub(source: str) -> int | None:
 
 def _all_gpus_free() -> int:
     return sum(torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count()))
-
-
-def _psutil_available() -> int | None:
-    try:
-        import psutil  # type: ignore[import-untyped]  # noqa: PLC0415 - comes with accelerate
-    except ImportError:
-        return None
-    return int(psutil.virtual_memory().available)
-
-
-def _meminfo_available(file: Path) -> int | None:
-    if not file.exists():
-        return None
-    for line in file.read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return None
-
-
-def _cgroup_free(folder: Path) -> int | None:
-    """Return what a container may still take; None outside one."""
-    limit, used = folder / "memory.max", folder / "memory.current"
-    if not (limit.exists() and used.exists()):
-        return None
-    text = limit.read_text(encoding="ascii").strip()
-    return int(text) - int(used.read_text(encoding="ascii")) if text.isdigit() else None
 
 
 def _gib(size: int) -> str:

@@ -83,7 +83,7 @@ def _devices() -> dict[str, str]:
     try:
         import torch
 
-        from medllava.chat.memory import free_bytes
+        from medllava.model.devices import free_bytes
     except (ImportError, OSError) as error:
         return {"torch": f"does not load: {error}"}
     devices = {"cpu": _free(free_bytes("cpu"))}

@@ -14,6 +14,16 @@ RejectionName = StrEnum("RejectionName", ["RULE", "NOISE", "EXCHANGE", "TEACHER"
 SplitName = StrEnum("SplitName", ["TRAIN", "VALIDATION", "TEST", "ALL"])
 PrivacyName = StrEnum("PrivacyName", ["AUTO", "STOP", "REPORT", "MASK", "OFF"])
 RepliesName = StrEnum("RepliesName", ["WORD", "NAMED", "REASONED"])
+KindName = StrEnum("KindName", ["CONVERSATION", "VQA", "CHOICE"])
+PresetName = StrEnum(
+    "PresetName",
+    {
+        "LLAVA_MED_10K": "llava-med-10k",
+        "LLAVA_MED_60K": "llava-med-60k",
+        "LLAVA_MED_60K_IM": "llava-med-60k-im",
+    },
+)
+SelectName = StrEnum("SelectName", ["TURN", "ENTITIES"])
 FormatName = StrEnum("FormatName", ["LLAVA", "MESSAGES", "SWIFT"])
 PositionName = StrEnum("PositionName", ["BEFORE", "AFTER", "RANDOM"])
 
@@ -44,6 +54,29 @@ def run(
             help="Who writes conversations: template, local:FOLDER, recorded:FILE or a model name.",
         ),
     ] = "template",
+    kind: Annotated[
+        KindName,
+        typer.Option(
+            "--kind",
+            help="What a model writes: conversation, vqa (short answers) or choice (lettered).",
+        ),
+    ] = KindName.CONVERSATION,
+    preset: Annotated[
+        PresetName | None,
+        typer.Option(
+            "--preset",
+            help="Make a data set of the LLaVA-Med paper: its numbers by modality, counted as "
+            "kept, its turns and its context; --limit makes a smaller one.",
+        ),
+    ] = None,
+    select: Annotated[
+        SelectName,
+        typer.Option(
+            "--select",
+            help="Take figures in turn from each modality, or from each of its entities "
+            "(subject headings, findings, organs) too.",
+        ),
+    ] = SelectName.TURN,
     rejected: Annotated[
         list[RejectionName] | None,
         typer.Option(
@@ -82,6 +115,14 @@ def run(
     verify: Annotated[
         str | None,
         typer.Option("--verify", metavar="MODEL", help="A second model that judges every pair."),
+    ] = None,
+    vision_gate: Annotated[
+        str | None,
+        typer.Option(
+            "--vision-gate",
+            metavar="CKPT",
+            help="A trained checkpoint; answers that it finds likelier with other pictures go.",
+        ),
     ] = None,
     min_score: Annotated[
         float,
@@ -175,7 +216,14 @@ def run(
     verbose: Verbose = 0,
 ) -> None:
     """Turn figures into conversations that a model can learn from."""
-    from medllava.instruct.config import ClosedReplies, GenerateConfig, ImagePosition, Rejection
+    from medllava.instruct.config import (
+        ClosedReplies,
+        GenerateConfig,
+        ImagePosition,
+        Kind,
+        Rejection,
+        Select,
+    )
     from medllava.instruct.generate import generate_instructions
     from medllava.instruct.teacher import parse_request_options
     from medllava.privacy.findings import PrivacyMode
@@ -192,6 +240,9 @@ def run(
         output_dir=output_dir,
         stage=Stage((stage or StageName.ALIGN).value),
         teacher=teacher,
+        kind=Kind(kind.value),
+        preset=None if preset is None else preset.value,
+        select=Select(select.value),
         rejected=tuple(dict.fromkeys(Rejection(w.value) for w in rejected or [RejectionName.RULE])),
         split=None if split is SplitName.ALL else Split(split.value),
         limit=limit,
@@ -213,6 +264,7 @@ def run(
         language=language,
         min_score=min_score,
         verify=verify,
+        vision_gate=vision_gate,
         inline_mentions=inline_mentions,
         see_image=see_image,
         max_cost_usd=max_cost,

@@ -4,6 +4,7 @@ Readers (`layouts`), `tokenize` and `dataset` drop what cannot be used, by name;
 every one into `dropped.jsonl` and counts them by reason. A dropped record never ends a run.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -29,10 +30,22 @@ class DropReason(StrEnum):
     TOO_LONG = "too long, even with its text shortened"
     MISSING_IMAGE = "image file missing"
     UNREADABLE_IMAGE = "image file not readable"
+    STRUCK = "struck by a reader"
 
 
 IMAGE_DROPS = frozenset({DropReason.MISSING_IMAGE, DropReason.UNREADABLE_IMAGE})
 """Reasons that lie in files that may change, and not in the records."""
+
+
+def unusable_share(counts: Mapping[str, int], *, used: int) -> float:
+    """Return the share of records that cannot be used; what somebody struck is none of them.
+
+    Args:
+        counts: dropped records by reason.
+        used: records that are used.
+    """
+    dropped = sum(counts.values()) - counts.get(DropReason.STRUCK.value, 0)
+    return dropped / max(1, dropped + used)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,13 +7,15 @@ Training and evaluation read every instruction file through here, so they accept
 from collections.abc import Iterator
 from pathlib import Path
 
-from medllava.data.dropped import Dropped
+from medllava.data.dropped import Dropped, DropReason
 from medllava.data.layouts.conversation import is_llava_item
+from medllava.data.layouts.items import iter_items
 from medllava.data.layouts.stream import iter_conversations, iter_llava_json
+from medllava.data.strikes import read_strikes
 from medllava.errors import DataError
 from medllava.layout import INSTRUCTIONS_FILE, SUMMARY_FILE
 from medllava.records import InstructionRecord
-from medllava.store import iter_jsonl, read_json
+from medllava.store import read_json
 
 
 def read_instructions(path: Path) -> Iterator[InstructionRecord | Dropped]:
@@ -22,17 +24,34 @@ def read_instructions(path: Path) -> Iterator[InstructionRecord | Dropped]:
     Raises:
         DataError: nothing is there, it is not JSON, or it is in another layout.
     """
-    return iter_conversations(_instructions_file(path))
+    records = iter_conversations(_instructions_file(path))
+    struck = read_strikes(path) if path.is_dir() else frozenset()
+    return _without(records, struck) if struck else records
 
 
 def iter_instruction_records(path: Path) -> Iterator[InstructionRecord]:
     """Yield the records of instructions of which every one must be usable, such as our own.
 
+    Those that somebody struck are left out.
+
     Raises:
         DataError: nothing is there, or it is not JSON.
         RecordError: a record cannot be used; names the file and the line or item.
     """
-    return iter_llava_json(_instructions_file(path))
+    records = iter_llava_json(_instructions_file(path))
+    struck = read_strikes(path) if path.is_dir() else frozenset()
+    return (record for record in records if record.record_id not in struck) if struck else records
+
+
+def _without(
+    records: Iterator[InstructionRecord | Dropped], struck: frozenset[str]
+) -> Iterator[InstructionRecord | Dropped]:
+    """Yield records, those that are struck as dropped."""
+    for number, record in enumerate(records, start=1):
+        if isinstance(record, InstructionRecord) and record.record_id in struck:
+            yield Dropped(record_id=record.record_id, reason=DropReason.STRUCK, item=number)
+        else:
+            yield record
 
 
 def _instructions_file(path: Path) -> Path:
@@ -69,10 +88,12 @@ def image_root(path: Path, image_dir: Path | None) -> Path:
 
 
 def is_llava_file(file: Path) -> bool:
-    """Tell LLaVA's JSON or JSONL from ours by how the file begins."""
-    with file.open("rb") as handle:
-        start = handle.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
-    if start[:1] == b"[":
-        return True
-    first = next(iter_jsonl(file), None)
-    return first is not None and is_llava_item(first[1])
+    """Tell LLaVA's JSON or JSONL from ours by how the file begins.
+
+    Raises:
+        DataError: it is not UTF-8, damaged, or not JSON.
+    """
+    first = next(iter_items(file), None)
+    if first is None:
+        return False
+    return first.unit == "item" or (isinstance(first.value, dict) and is_llava_item(first.value))

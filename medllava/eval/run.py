@@ -154,16 +154,27 @@ def _build_report(
             file_sha256=task.file_sha256,
             rule=task.rule,
             asked=task.describe(),
-            notes=tuple(task.notes),
+            notes=(*task.notes, *_refusal_notes(answers)),
             limit=config.limit,
         ),
         protocol=config.protocol.value,
         model=model,
         prompts={"closed": closed_prompt_of(config, task)},
+        refused=answers.count_refused() or None,
         decoding=describe_decoding(config, config.seeds),
         packages=package_versions(),
         commit=code_commit(),
     )
+
+
+def _refusal_notes(answers: Answers) -> list[str]:
+    """Say what the model would not answer."""
+    return [
+        f"{sum(reasons.values())} questions were asked under {condition} and not answered "
+        f"({', '.join(f'{reason} {count}' for reason, count in reasons.items())}); "
+        "they count as wrong."
+        for condition, reasons in answers.count_refused().items()
+    ]
 
 
 def _llava_med_report(
@@ -255,7 +266,7 @@ def _write(
     write_json(files["report"], written)
     gains = ("visual_gain", "visual_gain_over", "gain_over_all", "num_permutations")
     shown = ("task", "conditions", *gains, "protocol")
-    if_there = ("llava_med", "probes", "contamination", "judge")
+    if_there = ("llava_med", "probes", "contamination", "judge", "refused")
     unread = len(found.unread) if found is not None else 0
     num_open = judged.num_open if judged is not None else 0
     return StepSummary(

@@ -126,7 +126,8 @@ def rewrite_image(
             )
         kind = opened.format
         encoded = _strip(opened, data)
-        pixels = opened.copy() if encoded else flatten(opened)
+        # Decoded to the end, it needs its file no more; a copy took a fifth of a picture's time.
+        pixels = opened if encoded else flatten(opened)
     pixels.info = {}
     extension = "jpg" if kind in {"JPEG", "WEBP", "MPO"} else "png"
     if encoded is None:

@@ -20,6 +20,14 @@ ClosedReplies = StrEnum("ClosedReplies", ["WORD", "NAMED", "REASONED"])
 """How the template teacher replies to a yes/no question: "no"; "No, it is an X-ray."; "It is an
 X-ray, so no."."""
 
+Kind = StrEnum("Kind", ["CONVERSATION", "VQA", "CHOICE"])
+"""What a model writes about a figure: a conversation, questions with short answers, or questions
+with lettered choices."""
+
+Select = StrEnum("Select", ["TURN", "ENTITIES"])
+"""In which order figures are taken: in turn from each modality, or within it from each entity
+(subject headings, else findings and organs of the caption) too, so that rare ones are seen."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateConfig:
@@ -32,12 +40,19 @@ class GenerateConfig:
     """`align`, `instruct` or `prefer`."""
     teacher: str = TEMPLATE_TEACHER
     """Of stage `instruct`: `template`, `local:FOLDER`, `recorded:FILE` or a server's model name."""
+    kind: Kind = Kind.CONVERSATION
+    """What a model as teacher writes."""
     rejected: tuple[Rejection, ...] = (Rejection.RULE,)
     """Of stage `prefer`: the ways to make worse replies, one pair per answer and way."""
     split: Split | None = Split.TRAIN
     """Part of the figures to use; None takes all."""
     limit: int | None = None
-    """Most figures to use; in stage `instruct` in turn from each modality."""
+    """Most figures to use; in stage `instruct` in turn from each modality. Of a preset, the most
+    conversations to keep."""
+    preset: str | None = None
+    """Of a model as teacher: a published data set to make again, by name."""
+    select: Select = Select.TURN
+    """Of a model as teacher: order of the figures."""
     seed: int = 0
     image_position: ImagePosition | None = None
     """Unset: `random` in stage `align`, `before` in stage `instruct`."""
@@ -79,6 +94,8 @@ class GenerateConfig:
     of the verifier."""
     verify: str | None = None
     """A second model that judges every pair; it has the teacher's server and ledger."""
+    vision_gate: str | None = None
+    """A trained checkpoint that drops what it finds likelier with other pictures."""
     retry_refused: bool = False
     """Ask again about figures that the service filtered."""
     max_cost_usd: float | None = None

@@ -6,16 +6,18 @@ new rules can be tried on old replies without paying again.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from medllava.errors import DataError
-from medllava.instruct.alignment import draw, place_image
-from medllava.instruct.config import GenerateConfig, ImagePosition
+from medllava.instruct.alignment import draw
+from medllava.instruct.candidates import Candidate, CandidateWriter, of_kind
+from medllava.instruct.config import GenerateConfig, Kind
+from medllava.instruct.context import read_context
 from medllava.instruct.duplicates import DuplicateFinder
-from medllava.instruct.figures import figures_image_dir, iter_round_robin, manifest_path
+from medllava.instruct.figures import figures_image_dir
 from medllava.instruct.filters import (
     ALL_DROPPED,
     NEAR_DUPLICATE,
@@ -23,11 +25,13 @@ from medllava.instruct.filters import (
     RULES_BY_LANGUAGE,
     filter_pairs,
 )
-from medllava.instruct.gates import gate_pairs, grounded_score, read_context
+from medllava.instruct.gates import gate_pairs, grounded_score
 from medllava.instruct.output import InstructionsWriter
 from medllava.instruct.parse import Dropped, Pair, parse_conversation
 from medllava.instruct.phrases import ENGLISH
-from medllava.instruct.prompts import PROMPT_VERSION, build_request
+from medllava.instruct.presets import find_preset
+from medllava.instruct.prompts import PROMPTS, build_request
+from medllava.instruct.selection import RejectReason, Selection
 from medllava.instruct.teacher import Teacher, read_request_settings
 from medllava.instruct.verify import (
     UNVERIFIED,
@@ -37,6 +41,7 @@ from medllava.instruct.verify import (
     parse_verdicts,
     useless_verdicts,
 )
+from medllava.instruct.vision_gate import gate_by_picture
 from medllava.language import UNKNOWN as UNTOLD
 from medllava.language import detect_language
 from medllava.llm.ledger import Ledger
@@ -44,16 +49,17 @@ from medllava.llm.prices import Price
 from medllava.llm.protocol import ChatReply, ChatRequest
 from medllava.llm.replies import LENGTH, useless_reason
 from medllava.llm.runner import Outcome
+from medllava.llm.tokens import text_counted_by
 from medllava.progress import Progress, SilentProgress
-from medllava.records import FigureRecord, InstructionRecord, Stage, Turn
+from medllava.records import FigureRecord
 from medllava.store import contained_path
 
 LEDGER = "ledger.jsonl"
 IMAGE_MISSING = "image_missing"
+TOO_FEW_TURNS = "too_few_turns"
+"""Fewer pairs are left than the preset's conversations have."""
 UNKNOWN = "unknown"
 """In place of a cost whose price nobody knows."""
-
-RejectReason = Callable[[FigureRecord], str | None]
 
 
 def write_conversations(
@@ -77,20 +83,33 @@ def write_conversations(
     """
     teacher = Teacher(config)
     verifier = Teacher(config, config.verify) if config.verify else None
-    queue = FigureQueue(config, reject_reason)
+    keep = CandidateWriter(config, writer)
+    selection = Selection(config, reject_reason)
     finder = DuplicateFinder()
     with Ledger(config.output_dir / LEDGER) as ledger:
-        progress.start("asking", total=config.limit)
-        outcomes = teacher.ask(
-            queue.requests(), ledger=ledger, progress=progress, useless=useless_conversation
-        )
-        candidates = _candidates(config, writer, finder, queue, outcomes)
-        if verifier is None:
-            for candidate in candidates:
-                writer.write(_build_record(config, candidate))
-        else:
-            _verify(config, writer, candidates, verifier, ledger)
-        queue.flush(writer)
+        progress.start("asking", total=sum(selection.targets.values()) or config.limit)
+        # Who was not answered is asked again in the next run; until then nobody stands in for them.
+        while not writer.left and (figures := selection.next_round(keep.by_modality)) is not None:
+            queue = FigureQueue(config, selection.why_not, figures)
+            outcomes = teacher.ask(
+                queue.requests(), ledger=ledger, progress=progress, useless=useless_conversation
+            )
+            candidates = gate_by_picture(
+                config, writer, _candidates(config, writer, finder, queue, outcomes)
+            )
+            if verifier is None:
+                for candidate in candidates:
+                    keep.take(candidate)
+            else:
+                _verify(config, writer, keep, candidates, verifier, ledger)
+            queue.flush(writer)
+        keep.finish()
+        short = {} if writer.left else selection.missing(keep.by_modality)
+        if short:
+            progress.note(
+                f"The archive has too few figures for {config.preset}: "
+                f"{', '.join(f'{name} {number} fewer' for name, number in short.items())}."
+            )
         for reason, count in writer.left.most_common():
             progress.note(f"{count} without an answer, {reason}: {writer.told.get(reason, '')}")
         if ledger.maybe_paid:
@@ -101,8 +120,11 @@ def write_conversations(
         return {
             "teacher": teacher.model.name,
             **({"verifier": config.verify, "verify_version": VERIFY_VERSION} if verifier else {}),
-            "prompt_version": PROMPT_VERSION,
+            "prompt_version": PROMPTS[config.kind].version,
+            **keep.facts(),
+            **({"preset": config.preset, "missing_by_modality": short} if config.preset else {}),
             **describe_usage(ledger, teacher.price),
+            "text_counted_by": text_counted_by(teacher.model.name),
         }
 
 
@@ -143,9 +165,12 @@ def useless_conversation(reply: ChatReply) -> str | None:
 class FigureQueue:
     """Figures that were read and whose outcome is not yet known, in order."""
 
-    def __init__(self, config: GenerateConfig, reject_reason: RejectReason) -> None:
-        """Prepare to read the figures of a config."""
+    def __init__(
+        self, config: GenerateConfig, reject_reason: RejectReason, figures: Iterable[FigureRecord]
+    ) -> None:
+        """Prepare to ask about figures, as a config says."""
         self._config = config
+        self._figures = figures
         self._reject_reason = reject_reason
         self._settings = read_request_settings(config.request)
         self._root = figures_image_dir(config.figures)
@@ -154,9 +179,7 @@ class FigureQueue:
     def requests(self) -> Iterator[ChatRequest]:
         """Yield a request for every figure that can be asked about."""
         config = self._config
-        for figure in iter_round_robin(
-            manifest_path(config.figures), split=config.split, limit=config.limit
-        ):
+        for figure in self._figures:
             reason = self._reject_reason(figure)
             image = None
             if reason is None and config.see_image:
@@ -171,6 +194,7 @@ class FigureQueue:
                     temperature=config.temperature,
                     seed=draw(config.seed, figure.figure_id) & 0x7FFFFFFF,
                     language=config.language,
+                    kind=config.kind,
                 )
                 yield self._settings.apply(request)
 
@@ -217,18 +241,6 @@ def read_reply(
     return filtered.pairs, dropped, None if filtered.pairs else ALL_DROPPED
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
-    """Pairs that passed all rules and gates."""
-
-    figure: FigureRecord
-    pairs: tuple[Pair, ...]
-    reply: ChatReply
-    outcome: Outcome
-    scores: dict[str, float]
-    """Means over the pairs, by name."""
-
-
 def _candidates(
     config: GenerateConfig,
     writer: InstructionsWriter,
@@ -252,6 +264,7 @@ def _candidates(
 def _verify(
     config: GenerateConfig,
     writer: InstructionsWriter,
+    keep: CandidateWriter,
     candidates: Iterator[Candidate],
     verifier: Teacher,
     ledger: Ledger,
@@ -292,14 +305,11 @@ def _verify(
             writer.reject(figure_id, UNVERIFIED, raw=outcome.reply.text)
             continue
         verified = round(sum(verdict.score for _, verdict in kept) / len(kept), 3)
-        writer.write(
-            _build_record(
-                config,
-                replace(
-                    candidate,
-                    pairs=tuple(pair for pair, _ in kept),
-                    scores=candidate.scores | {"verified": verified},
-                ),
+        keep.take(
+            replace(
+                candidate,
+                pairs=tuple(pair for pair, _ in kept),
+                scores=candidate.scores | {"verified": verified},
             )
         )
 
@@ -318,11 +328,17 @@ def _take_reply(
     pairs, dropped, reason = read_reply(
         reply.text, languages=wanted_languages(config.language, figure.caption)
     )
+    pairs, misfits = of_kind(pairs, config.kind)
+    preset = find_preset(config.preset) if config.preset else None
     pairs, failed = gate_pairs(pairs, context, min_score=config.min_score)
-    dropped += failed
+    dropped += misfits + failed
     if reason is None and not pairs:
         reason = ALL_DROPPED
-    if reason is None and finder.is_duplicate(pairs):
+    if reason is None and preset is not None:
+        pairs = pairs[: preset.most_turns]
+        reason = TOO_FEW_TURNS if len(pairs) < preset.fewest_turns else None
+    # Short answers repeat themselves with good reason; `shortcuts` looks at those.
+    if reason is None and config.kind is Kind.CONVERSATION and finder.is_duplicate(pairs):
         reason = NEAR_DUPLICATE
     for pair in dropped:
         writer.drop_turn(figure.figure_id, pair.rule, pair.question, pair.answer)
@@ -336,42 +352,6 @@ def _take_reply(
         reply=reply,
         outcome=outcome,
         scores={"grounded": round(grounded, 3)},
-    )
-
-
-def _build_record(config: GenerateConfig, candidate: Candidate) -> InstructionRecord:
-    """Return the record; the image token goes to the first question that was kept."""
-    figure, reply, outcome = candidate.figure, candidate.reply, candidate.outcome
-    position = (config.image_position or ImagePosition.BEFORE).value
-    turns: list[Turn] = []
-    for pair in candidate.pairs:
-        question = pair.question
-        if not turns:
-            place = draw(config.seed, figure.figure_id)
-            question = place_image(question, position, draw=place, num_images=len(figure.images))
-        turns.append(Turn(role="user", content=question))
-        turns.append(Turn(role="assistant", content=pair.answer))
-    return InstructionRecord(
-        record_id=figure.figure_id,
-        images=figure.images,
-        turns=tuple(turns),
-        stage=Stage.INSTRUCT,
-        teacher=config.teacher,
-        figure_id=figure.figure_id,
-        modality=figure.modality,
-        license=figure.license,
-        split=figure.split,
-        provenance={
-            "version": PROMPT_VERSION,
-            "model": reply.model,
-            **candidate.scores,
-            "inline_mentions": config.inline_mentions,
-            "see_image": config.see_image,
-            "time": outcome.time,
-            "input_tokens": reply.input_tokens,
-            "output_tokens": reply.output_tokens,
-            "cost_usd": None if outcome.cost_usd is None else round(outcome.cost_usd, 8),
-        },
     )
 
 

@@ -6,12 +6,13 @@ Reads every figure and builds every request, so the counts are exact; tokens are
 from typing import Any
 
 from medllava.instruct.config import GenerateConfig
-from medllava.instruct.conversations import LEDGER, UNKNOWN, FigureQueue, RejectReason
+from medllava.instruct.conversations import LEDGER, UNKNOWN, FigureQueue
 from medllava.instruct.prompts import USUAL_REPLY_TOKENS
+from medllava.instruct.selection import RejectReason, Selection
 from medllava.instruct.teacher import teacher_price
 from medllava.llm.ledger import Ledger
 from medllava.llm.payload import request_key
-from medllava.llm.tokens import estimate_tokens
+from medllava.llm.tokens import estimate_tokens, text_counted_by
 from medllava.progress import Progress
 from medllava.records import StepSummary
 
@@ -28,7 +29,8 @@ def estimate_run(
     Replies that the output folder's ledger already holds are not counted.
     """
     price = teacher_price(config, config.teacher)
-    queue = FigureQueue(config, reject_reason)
+    selection = Selection(config, reject_reason)
+    queue = FigureQueue(config, selection.why_not, selection.next_round({}) or ())
     path = config.output_dir / LEDGER
     ledger = Ledger(path) if path.exists() else None
     requests = known = tokens_in = most_out = 0
@@ -52,12 +54,19 @@ def estimate_run(
         "most_output_tokens": most_out,
         "hours": round(_hours(config, requests, tokens_in + most_out), 3),
     }
-    details: dict[str, Any] = {"dry_run": True, "cost_usd": UNKNOWN, "prices_of": UNKNOWN}
+    counted_by = text_counted_by(config.teacher)
+    details: dict[str, Any] = {
+        "dry_run": True,
+        "text_counted_by": counted_by,
+        "cost_usd": UNKNOWN,
+        "prices_of": UNKNOWN,
+    }
     if price is not None:
         counts["cost_usd"] = round(price.cost(tokens_in, tokens_out, batch=config.batch), 4)
         counts["most_cost_usd"] = round(price.cost(tokens_in, most_out, batch=config.batch), 4)
         details = {
             "dry_run": True,
+            "text_counted_by": counted_by,
             "input_usd_per_million": price.input_per_million,
             "output_usd_per_million": price.output_per_million,
             "prices_of": price.source,

@@ -12,7 +12,7 @@ are ours and differ where its were wrong (see the tests).
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from medllava.instruct.parse import Dropped, Pair
@@ -320,7 +320,7 @@ def filter_pairs(
     questions: set[str] = set()
     answers: set[str] = set()
     for original in pairs:
-        pair = Pair(original.question, repair(original.answer))
+        pair = replace(original, answer=repair(original.answer))
         rule = _broken_rule(pair, languages)
         asked, told = fold(pair.question), fold(pair.answer)
         if rule is None and (asked in questions or (told in answers and told.count(" ") > 2)):

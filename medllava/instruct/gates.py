@@ -8,32 +8,22 @@ shows what the pair says is for `verify`.
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 
+from medllava.instruct.context import COMPARED, NEGATION, WORD, Context, is_related, stem_of
+from medllava.instruct.examples import EXAMPLES
 from medllava.instruct.facts import named_values
 from medllava.instruct.filters import count_words, fold, language_of
+from medllava.instruct.option_gates import failed_option_gate
 from medllava.instruct.parse import Dropped, Pair
 from medllava.instruct.phrases import ENGLISH, PHRASES
-from medllava.instruct.prompts import EXAMPLES
-from medllava.instruct.vocabulary import (
-    BODY_PART,
-    MODALITY,
-    PLANE,
-    SEQUENCE,
-    STAIN,
-    VIEW,
-    Value,
-)
+from medllava.instruct.vocabulary import BODY_PART
 from medllava.language import UNKNOWN
-from medllava.records import FigureRecord
 
 WRONG_FACT, FLIPPED_SIDE, MEASUREMENT = "contradicts_caption", "flipped_side", "measurement"
 UNSUPPORTED, BLIND, COPIED = "unsupported_finding", "answerable_blind", "copied_example"
-REPETITION, INCONSISTENT, TWO_RIGHT = "repetition", "inconsistent_pairs", "two_right_options"
-ODD_OPTION, UNGROUNDED = "odd_option", "ungrounded"
+REPETITION, INCONSISTENT, UNGROUNDED = "repetition", "inconsistent_pairs", "ungrounded"
 
-_COMPARED = (MODALITY, PLANE, STAIN, SEQUENCE, VIEW, BODY_PART)
 _LEFT, _RIGHT = re.compile(r"\bleft\b", re.I), re.compile(r"\bright\b", re.I)
 _IN_PICTURE = re.compile(
     r"\b(?:left|right)(?:most|\s+(?:side|half|part|corner|edge|of)\s+(?:of\s+)?(?:the\s+)?"
@@ -46,7 +36,7 @@ _MEASURE = re.compile(
     r"|\u6beb\u7c73|\u5398\u7c73|\u5fae\u7c73|%|percent|degrees?|\u00b0)(?![\w])",
     re.I,
 )
-_FINDING = re.compile(
+FINDING = re.compile(
     r"\b(?:\w{3,}(?:omas?|itis|osis|oses|ectasis|megaly|plasia|rrhages?|thorax|celes?|lithiasis|"
     r"stenosis|ptosis)|fractures?|effusions?|metastas[ei]s|metastatic|emboli(?:sm)?|thrombus|"
     r"infarct\w*|abscess\w*|edema|oedema|pneumonia|tumou?rs?|neoplasm\w*|cancer\w*|malignan\w+|"
@@ -81,10 +71,6 @@ _SAME = (
     ("hemor", "haemo", "bleed", "hemat", "haema"),
 )
 """Beginnings of words for things of which one may be said where the caption says another."""
-_NEGATION = re.compile(
-    r"\b(?:no|not|non|never|without|neither|nor|absent|absence|n't|free\s+of|lacks?|rule[ds]?\s+out)\b",
-    re.I,
-)
 _STOP = frozenset(
     [
         "a",
@@ -172,43 +158,13 @@ _GENERAL = re.compile(
     re.I,
 )
 _CLOSED = {"yes", "no"}
-_WORD = re.compile(r"[^\W_]+")
 _SHINGLE = 9
 _BORNE_OUT = 0.7
 """Share of an answer's words from which on the figure's own words carry it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What the figure's own words say."""
-
-    caption: str
-    """With the label."""
-    words: str
-    """Caption and sentences of the article, in lower case."""
-    stems: frozenset[str]
-    """First five letters of every word of them."""
-    stated: dict[str, Value]
-    """By topic, the value that the caption names where it names exactly one."""
-
-
 Gate = Callable[[Pair, Context], bool]
 """Tells whether a pair breaks it."""
-
-
-def read_context(figure: FigureRecord) -> Context:
-    """Return what is known of a figure from words."""
-    caption = f"{figure.label}. {figure.caption}" if figure.label else figure.caption
-    words = " ".join((caption, *figure.in_text_mentions)).lower()
-    stems = frozenset(_stem(word) for word in _WORD.findall(words))
-    stated = {}
-    for topic in _COMPARED:
-        named = named_values(topic, caption)
-        # Of the leg and its tibia the tibia is meant.
-        inner = [v for v in named if not any(v.answer in other.within for other in named)]
-        if len(inner) == 1:
-            stated[topic.name] = inner[0]
-    return Context(caption, words, stems, stated)
 
 
 def gate_pairs(
@@ -227,6 +183,8 @@ def gate_pairs(
         reason = INCONSISTENT if number in twisted else failed_gate(pair, context)
         if reason is None and min_score > 0 and grounded_score(pair, context) < min_score:
             reason = UNGROUNDED
+        if reason is None and pair.options:
+            reason = failed_option_gate(pair.options, context)
         if reason is None:
             kept.append(pair)
         else:
@@ -241,11 +199,13 @@ def failed_gate(pair: Pair, context: Context) -> str | None:
 
 def grounded_score(pair: Pair, context: Context) -> float:
     """Return the share of the answer's words that caption, mentions or question carry, 0 to 1."""
-    asked = {_stem(word) for word in _WORD.findall(pair.question.lower())}
-    told = [word for word in _WORD.findall(pair.answer.lower()) if word not in _STOP]
+    asked = {stem_of(word) for word in WORD.findall(pair.question.lower())}
+    told = [word for word in WORD.findall(pair.answer.lower()) if word not in _STOP]
     if not told:
         return 1.0
-    return sum(_stem(word) in context.stems or _stem(word) in asked for word in told) / len(told)
+    return sum(stem_of(word) in context.stems or stem_of(word) in asked for word in told) / len(
+        told
+    )
 
 
 def find_inconsistent(pairs: tuple[Pair, ...]) -> set[int]:
@@ -258,14 +218,14 @@ def find_inconsistent(pairs: tuple[Pair, ...]) -> set[int]:
         answer = _yes_or_no(pair.answer)
         if answer is None:
             continue
-        core = frozenset(w for w in _WORD.findall(pair.question.lower()) if w not in _STOP) - {
+        core = frozenset(w for w in WORD.findall(pair.question.lower()) if w not in _STOP) - {
             "absent",
             "absence",
             "free",
             "lack",
             "lacks",
         }
-        is_negated = _NEGATION.search(pair.question) is not None
+        is_negated = NEGATION.search(pair.question) is not None
         if core:
             by_core.setdefault(core, []).append((number, answer != is_negated))
     return {
@@ -276,53 +236,6 @@ def find_inconsistent(pairs: tuple[Pair, ...]) -> set[int]:
     }
 
 
-def find_two_right(options: tuple[str, ...], right: int, context: Context) -> bool:
-    """Tell whether a second option is right too: the same thing in other words, or a part of it."""
-    chosen = options[right]
-    for number, option in enumerate(options):
-        if number == right:
-            continue
-        if fold(option) == fold(chosen) or _means_the_same(option, chosen):
-            return True
-        # The caption names the option as it stands, and not within words of the right one.
-        stated = f" {fold(option)} "
-        if (
-            stated in f" {fold(context.words)} "
-            and stated.strip() not in fold(chosen)
-            and not _NEGATION.search(_before(context.words, option.lower()))
-        ):
-            return True
-    return False
-
-
-def _means_the_same(option: str, chosen: str) -> bool:
-    """Tell whether two options name one value, or one a part of the other, and nothing differs."""
-    is_same = False
-    for topic in _COMPARED:
-        here, there = named_values(topic, option), named_values(topic, chosen)
-        if not here or not there:
-            continue
-        if any(a.answer == b.answer or _is_related(a, b) for a in here for b in there):
-            is_same = True
-        else:
-            return False
-    return is_same
-
-
-def find_odd_option(options: tuple[str, ...], right: int) -> bool:
-    """Tell whether the right option gives itself away: twice as long as all others, or all of them."""
-    lengths = [count_words(option) for option in options]
-    others = [length for number, length in enumerate(lengths) if number != right]
-    if not others:
-        return True
-    return lengths[right] > 2 * max(others) + 1 or any(not option.strip() for option in options)
-
-
-def _before(text: str, part: str) -> str:
-    start = text.find(part)
-    return text[max(0, start - 30) : start]
-
-
 def _contradicts(pair: Pair, context: Context) -> bool:
     """The answer names another modality, plane, stain, view or organ than the caption."""
     if not _is_english(pair):
@@ -331,28 +244,24 @@ def _contradicts(pair: Pair, context: Context) -> bool:
     text = pair.answer
     if answer is not None and count_words(pair.answer) <= 3:
         text = pair.question
-    for topic in _COMPARED:
+    for topic in COMPARED:
         value = context.stated.get(topic.name)
         if value is None:
             continue
         told = named_values(topic, text)
-        others = [v for v in told if v.answer != value.answer and not _is_related(v, value)]
-        agrees = any(v.answer == value.answer or _is_related(v, value) for v in told)
+        others = [v for v in told if v.answer != value.answer and not is_related(v, value)]
+        agrees = any(v.answer == value.answer or is_related(v, value) for v in told)
         if topic is BODY_PART and any(v.answer.lower() in context.words for v in others):
             continue  # the article's sentences know it
         if answer is not None and text is pair.question:
             # "Is it CT?" with "yes" of an MRI, or with "no" of a CT.
             is_wrong = (others and not agrees) if answer else (agrees and not others)
-            if is_wrong and not _NEGATION.search(pair.question):
+            if is_wrong and not NEGATION.search(pair.question):
                 return True
             continue
-        if others and not agrees and not _NEGATION.search(text):
+        if others and not agrees and not NEGATION.search(text):
             return True
     return False
-
-
-def _is_related(one: Value, other: Value) -> bool:
-    return one.answer in other.within or other.answer in one.within
 
 
 def _flips_side(pair: Pair, context: Context) -> bool:
@@ -390,13 +299,13 @@ def _names_unknown_finding(pair: Pair, context: Context) -> bool:
     """The answer asserts a disease or finding that no words of the figure name."""
     if not _is_english(pair) or _yes_or_no(pair.answer) is False:
         return False
-    for match in _FINDING.finditer(pair.answer):
+    for match in FINDING.finditer(pair.answer):
         word = match[0].lower()
-        if word in _NO_FINDING or _NEGATION.search(
+        if word in _NO_FINDING or NEGATION.search(
             pair.answer[max(0, match.start() - 40) : match.start()]
         ):
             continue
-        stem = _stem(word)
+        stem = stem_of(word)
         if stem in context.stems or any(
             stem.startswith(group) and any(_has_stem(context, other) for other in group)
             for group in _SAME
@@ -420,8 +329,8 @@ def _is_blind(pair: Pair, _: Context) -> bool:
         return True
     if _yes_or_no(pair.answer) is not None or re.search(r"\bor\b", pair.question, re.I):
         return False
-    told = [w for w in _WORD.findall(pair.answer.lower()) if w not in _STOP]
-    asked = set(_WORD.findall(pair.question.lower()))
+    told = [w for w in WORD.findall(pair.answer.lower()) if w not in _STOP]
+    asked = set(WORD.findall(pair.question.lower()))
     # "What does this CT scan of the chest show?" - "A CT scan of the chest."
     return bool(told) and len(told) <= 12 and all(word in asked for word in told)
 
@@ -471,14 +380,10 @@ def _is_english(pair: Pair) -> bool:
 
 
 def _yes_or_no(answer: str) -> bool | None:
-    first = _WORD.match(answer.strip().lower())
+    first = WORD.match(answer.strip().lower())
     if first is None or first[0] not in _CLOSED:
         return None
     return first[0] == "yes"
-
-
-def _stem(word: str) -> str:
-    return word[:5]
 
 
 GATES: dict[str, Gate] = {

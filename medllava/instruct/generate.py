@@ -24,7 +24,15 @@ from medllava.data.layouts.write import Layout, write_layout
 from medllava.data.sources import iter_instruction_records
 from medllava.errors import DataError
 from medllava.instruct.alignment import align_figure, draw, place_image
-from medllava.instruct.config import TEMPLATE_TEACHER, GenerateConfig, ImagePosition, Rejection
+from medllava.instruct.browse import render_browse_page
+from medllava.instruct.config import (
+    TEMPLATE_TEACHER,
+    GenerateConfig,
+    ImagePosition,
+    Kind,
+    Rejection,
+    Select,
+)
 from medllava.instruct.conversations import write_conversations
 from medllava.instruct.estimate import estimate_run
 from medllava.instruct.figures import (
@@ -47,6 +55,7 @@ from medllava.instruct.preferences import (
     preferences_image_dir,
     write_preferences,
 )
+from medllava.instruct.presets import find_preset
 from medllava.instruct.privacy import check_privacy, pass_gate
 from medllava.instruct.report import write_report
 from medllava.instruct.tables.rows import is_table
@@ -58,6 +67,7 @@ from medllava.instruct.template import (
     count_answers,
 )
 from medllava.layout import (
+    BROWSE_FILE,
     INSTRUCTIONS_FILE,
     PAGE_FILE,
     PREFERENCES_FILE,
@@ -76,7 +86,7 @@ from medllava.records import (
     StepSummary,
     Turn,
 )
-from medllava.store import exclusive, iter_jsonl
+from medllava.store import exclusive, iter_jsonl, write_text
 
 
 def generate_instructions(
@@ -96,6 +106,12 @@ def generate_instructions(
                 f"--language {config.language} needs a model as --teacher: captions are taken as "
                 "they are, and the template teacher reads and writes English only."
             )
+    config = _with_preset(config)
+    if config.kind is not Kind.CONVERSATION and not _is_by_model(config):
+        raise DataError(
+            f"--kind {config.kind} needs a model as --teacher of --stage instruct; the template "
+            "teacher asks its own questions (--closed-share)."
+        )
     if config.stage in (Stage.FINETUNE, Stage.REINFORCE):
         raise ValueError(f"stage {config.stage.value} takes questions; nothing is generated for it")
     if config.stage is Stage.PREFER:
@@ -106,6 +122,24 @@ def generate_instructions(
         return (_estimate_any if config.dry_run and not config.check_privacy else _generate_any)(
             config, progress
         )
+
+
+def _with_preset(config: GenerateConfig) -> GenerateConfig:
+    """Return the config with what its preset sets.
+
+    Raises:
+        DataError: there is no such preset, or it does not go with the rest.
+    """
+    if config.preset is None and config.select is Select.TURN:
+        return config
+    if not _is_by_model(config):
+        raise DataError("--preset and --select need --stage instruct and a model as --teacher.")
+    if config.preset is None:
+        return config
+    preset = find_preset(config.preset)
+    if config.kind is not Kind.CONVERSATION:
+        raise DataError(f"--preset {config.preset} is of conversations. Leave --kind out.")
+    return dataclasses.replace(config, inline_mentions=preset.inline_mentions)
 
 
 def _estimate_any(config: GenerateConfig, progress: Progress) -> StepSummary:
@@ -154,7 +188,7 @@ def _generate(config: GenerateConfig, choice: Choice, progress: Progress) -> Ste
     is_template = config.stage is Stage.INSTRUCT and not _asks_model(config)
     with InstructionsWriter(
         config.output_dir,
-        with_questions=is_template,
+        with_questions=is_template or config.kind is not Kind.CONVERSATION,
         seed=config.seed,
         records_file=_records_file(config),
     ) as writer:
@@ -176,6 +210,11 @@ def _rejected_rows(figures: Path) -> Iterator[dict[str, Any]]:
     path = figures / REJECTED_ROWS
     if path.is_file() and figures.name == TABLE_FOLDER:
         yield from (row for _, row in iter_jsonl(path))
+
+
+def _is_by_model(config: GenerateConfig) -> bool:
+    """Tell whether a model writes instructions."""
+    return config.stage is Stage.INSTRUCT and _asks_model(config)
 
 
 def _asks_model(config: GenerateConfig) -> bool:
@@ -340,7 +379,15 @@ def _finish(
     )
     name = "preferences" if config.stage is Stage.PREFER else "instructions"
     artifacts = {name: folder / _records_file(config)}
-    if config.stage is Stage.INSTRUCT and not _asks_model(config):
+    if config.stage is not Stage.PREFER:
+        write_text(
+            folder / BROWSE_FILE,
+            render_browse_page(
+                writer.browse, folder=folder, image_dir=image_dir, struck=writer.struck
+            ),
+        )
+        artifacts["browse"] = folder / BROWSE_FILE
+    if "questions" in writer.counts:
         artifacts["questions"] = folder / QUESTIONS_FILE
     for layout in dict.fromkeys([*config.formats, *(["llava"] if config.llava_json else [])]):
         name = "llava_json" if layout == Layout.LLAVA else layout

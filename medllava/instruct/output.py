@@ -12,10 +12,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+from medllava.data.strikes import read_strikes
+from medllava.instruct.browse import BrowseRecords
 from medllava.instruct.caption_statistics import CaptionStatistics
 from medllava.layout import INSTRUCTIONS_FILE, QUESTIONS_FILE, REJECTED_FILE, SUMMARY_FILE
 from medllava.records import InstructionRecord, PreferenceRecord, Question, Stage, Turn
 from medllava.store import atomic_path, write_json
+
+STRUCK = "struck"
+"""Somebody looked at the record and struck it."""
 
 # `json.dumps` with options makes an encoder for every line.
 _encode = json.JSONEncoder(ensure_ascii=False).encode
@@ -35,6 +40,9 @@ class InstructionsWriter:
         """Prepare to write into `folder`, made if absent; `seed` draws the report's samples."""
         self.folder = folder
         self.statistics = CaptionStatistics(seed=seed)
+        self.browse = BrowseRecords(seed=seed)
+        self.struck = read_strikes(folder)
+        """Ids that somebody struck; their records are not written."""
         self.counts: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         """Rejected figures by reason."""
@@ -64,12 +72,17 @@ class InstructionsWriter:
         """Put the files in place, unless something failed."""
         self._stack.__exit__(kind, error, trace)
 
-    def write(self, record: InstructionRecord) -> None:
-        """Append one record."""
+    def write(self, record: InstructionRecord) -> bool:
+        """Append one record; return False if somebody struck it."""
+        if record.record_id in self.struck:
+            self.reject(record.figure_id or record.record_id, STRUCK, record_id=record.record_id)
+            return False
         _write_line(self._records, record.to_json())
         self.counts["records"] += 1
         self.counts["pairs"] += sum(turn.role == "assistant" for turn in record.turns)
         self.statistics.add(record)
+        self.browse.add(record)
+        return True
 
     def write_preference(self, pair: PreferenceRecord) -> None:
         """Append one pair of replies; the report shows both."""
@@ -92,6 +105,9 @@ class InstructionsWriter:
         """Append the twin of a record in the form of a benchmark question."""
         if self._questions is None:
             raise ValueError("opened without questions")
+        # Of several questions of one record, each has a number behind the record's id.
+        if {question.id, question.id.rpartition(".")[0]} & self.struck:
+            return
         _write_line(self._questions, question.to_json())
         self.counts["questions"] += 1
 

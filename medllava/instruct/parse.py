@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from medllava.score.choices import choice_named
+
 TURN_STRUCTURE = "turn_structure"
 
 _THOUGHT = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
@@ -20,6 +22,7 @@ _SPEAKER = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _PAIR_START = re.compile(r'\{\s*"question"')
+_LABEL = re.compile(r"^[(\[]?[A-H][)\].:]\s+")
 _MOST_PAIRS = 64
 """Of a reply whose JSON is broken; looking at each start costs time in a hostile one."""
 _ANSWERS = {"assistant", "answer", "a"}
@@ -32,6 +35,14 @@ class Pair:
 
     question: str
     answer: str
+    """Of a question with choices, the words of the right one."""
+    wrong_options: tuple[str, ...] = ()
+    """The others; empty for a question without choices."""
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """All choices, the right one first; empty where there are none."""
+        return (self.answer, *self.wrong_options) if self.wrong_options else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +106,35 @@ def _from_items(items: list[dict[str, Any]]) -> ParsedReply:
     for item in items:
         question, answer = item.get("question"), item.get("answer")
         if isinstance(question, str) and isinstance(answer, str):
-            pairs.append(Pair(question.strip(), answer.strip()))
+            pairs.append(_with_options(Pair(question.strip(), answer.strip()), item))
         else:
             dropped.append(Dropped(TURN_STRUCTURE, str(question), str(answer)))
     return ParsedReply(tuple(pairs), tuple(dropped))
+
+
+def _with_options(pair: Pair, item: dict[str, Any]) -> Pair:
+    """Return the pair with the wrong options that a teacher gave, under whichever name.
+
+    Of options that hold the right one too, with letters or without, the answer names it by letter
+    or words; where it names none, the pair has no options.
+    """
+    wrong = _texts(item.get("wrong_options") or item.get("distractors"))
+    if wrong:
+        return Pair(pair.question, pair.answer, tuple(o for o in wrong if o != pair.answer))
+    options = _texts(item.get("options") or item.get("choices"))
+    named = choice_named(options, pair.answer) if options else None
+    if named is None:
+        return pair
+    return Pair(pair.question, named, tuple(option for option in options if option != named))
+
+
+def _texts(value: Any) -> tuple[str, ...]:  # noqa: ANN401 - JSON is any
+    """Return the texts of a list, or of an object with letters as names; labels are cut off."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        return ()
+    return tuple(dict.fromkeys(_LABEL.sub("", text.strip()) for text in value if text.strip()))
 
 
 def _from_speakers(text: str) -> ParsedReply:

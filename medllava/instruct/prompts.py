@@ -10,10 +10,13 @@ paper's, the words and the examples are ours.
 """
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
+from medllava.instruct.config import Kind
+from medllava.instruct.examples import EXAMPLES, Prompt
 from medllava.instruct.phrases import NAMES
+from medllava.instruct.question_prompts import CHOICE_PROMPT, VQA_PROMPT
 from medllava.llm.protocol import ChatRequest, Message
 from medllava.records import FigureRecord
 
@@ -75,135 +78,13 @@ that mention it. Look at the picture first; use the text to name what you see. W
 and the picture does not show is left out. The examples below come without their pictures."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Example:
-    """A worked example of one domain."""
-
-    label: str
-    caption: str
-    mentions: tuple[str, ...]
-    turns: tuple[tuple[str, str], ...]
-
-
-EXAMPLES = (
-    Example(
-        label="Figure 1",
-        caption="Posteroanterior chest radiograph of a 61-year-old man on admission, showing a "
-        "large right-sided pleural effusion with shift of the trachea to the left. The left lung "
-        "is clear.",
-        mentions=("Chest radiography (Figure 1) was performed two hours after admission.",),
-        turns=(
-            (
-                "What kind of image is this, and from which direction was it taken?",
-                "It is a chest X-ray in posteroanterior projection, with the beam passing from "
-                "back to front.",
-            ),
-            (
-                "One half of the chest looks much whiter than the other. What is seen there?",
-                "The right side is opaque because a large amount of fluid fills the pleural "
-                "space, which hides the lung behind it.",
-            ),
-            (
-                "Is the trachea in the midline?",
-                "No, it is pushed to the left, away from the fluid.",
-            ),
-            ("How does the left lung compare?", "The left lung is clear and normally dark."),
-        ),
+PROMPTS = {
+    Kind.CONVERSATION: Prompt(
+        version=PROMPT_VERSION, rules=_RULES, schema=REPLY_SCHEMA, examples=EXAMPLES
     ),
-    Example(
-        label="Fig. 3",
-        caption="Contrast-enhanced axial CT of the abdomen. A well-defined hypodense lesion "
-        "(arrow) measuring 4.2 cm is present in segment VI of the liver; there is no dilatation "
-        "of the bile ducts.",
-        mentions=("CT revealed a solitary liver lesion (Fig. 3), later confirmed as a cyst.",),
-        turns=(
-            (
-                "Describe the scan in a sentence.",
-                "This is an axial CT section through the upper abdomen after contrast was given, "
-                "in which the liver takes up most of the left side of the picture.",
-            ),
-            (
-                "What does the arrow point at?",
-                "It points at a sharply outlined area in the right part of the liver that is "
-                "darker than the tissue around it.",
-            ),
-            ("Do the bile ducts appear widened?", "No, the bile ducts are not dilated."),
-        ),
-    ),
-    Example(
-        label="Figure 2",
-        caption="Sagittal T2-weighted MRI of the lumbar spine demonstrating loss of disc height "
-        "and low signal at L4/L5 with posterior disc protrusion compressing the thecal sac.",
-        mentions=(),
-        turns=(
-            (
-                "Which imaging method and plane are we looking at?",
-                "It is an MRI of the lower back in the sagittal plane. The bright fluid around "
-                "the nerves shows that it is T2-weighted.",
-            ),
-            (
-                "Where along the spine is the abnormal disc?",
-                "It lies between the fourth and the fifth lumbar vertebra, near the lower end of "
-                "the lumbar spine.",
-            ),
-            (
-                "How does that disc differ from a healthy one?",
-                "It is flatter and darker, and it bulges backwards.",
-            ),
-            (
-                "Does the bulge touch anything behind it?",
-                "Yes, it presses on the thecal sac, which is narrowed at that level.",
-            ),
-        ),
-    ),
-    Example(
-        label="Figure 4",
-        caption="Histology of the resected specimen (haematoxylin and eosin, x200): nests of "
-        "polygonal cells with clear cytoplasm separated by a delicate network of blood vessels. "
-        "Ki-67 index was 5%.",
-        mentions=(
-            "Microscopy showed clear cell nests (Figure 4).",
-            "The patient was discharged on day 6.",
-        ),
-        turns=(
-            (
-                "How was this tissue stained?",
-                "With haematoxylin and eosin, which colors nuclei blue to purple and the rest "
-                "of the tissue pink.",
-            ),
-            (
-                "Explain how the cells are arranged.",
-                "They lie together in nests, and thin blood vessels form a fine network between "
-                "the nests.",
-            ),
-            (
-                "What is striking about the cytoplasm?",
-                "It is clear, so that the polygonal cells look almost empty around their nuclei.",
-            ),
-        ),
-    ),
-    Example(
-        label="Fig 5",
-        caption="Gross appearance of the opened stomach. An ulcerated mass with raised, irregular "
-        "borders occupies the antrum; the remaining mucosa is unremarkable.",
-        mentions=("The surgical specimen is shown in Fig 5.",),
-        turns=(
-            (
-                "What organ is shown here, and how was it prepared?",
-                "It is a stomach that was cut open so that its inner surface can be seen.",
-            ),
-            (
-                "Point out the main abnormality.",
-                "In the antrum there is a mass with an ulcer in its center and a raised, uneven "
-                "rim.",
-            ),
-            (
-                "Is the rest of the lining affected too?",
-                "No, the mucosa elsewhere looks unremarkable.",
-            ),
-        ),
-    ),
-)
+    Kind.VQA: VQA_PROMPT,
+    Kind.CHOICE: CHOICE_PROMPT,
+}
 
 
 def build_request(
@@ -214,8 +95,9 @@ def build_request(
     temperature: float = 0.7,
     seed: int | None = None,
     language: str | None = None,
+    kind: Kind = Kind.CONVERSATION,
 ) -> ChatRequest:
-    """Ask for a conversation about a figure.
+    """Ask for a conversation or for questions about a figure.
 
     Args:
         figure: with a caption.
@@ -224,13 +106,14 @@ def build_request(
         temperature: of the teacher's sampling; above 0 questions vary more.
         seed: of the teacher's sampling, where the server has one.
         language: to write in, by its two letters; None leaves it to the teacher.
+        kind: of what is written.
     """
     asked = Message(
         role="user",
         content=_material(figure.label, figure.caption, _shown(figure, inline_mentions)),
         images=() if image is None else (image,),
     )
-    opening = _opening(inline_mentions, image is not None)
+    opening = _opening(kind, inline_mentions, image is not None)
     if language is not None:
         told = f"{opening[0].content}\n8. Write all questions and answers in {NAMES[language]}."
         opening = (replace(opening[0], content=told), *opening[1:])
@@ -240,20 +123,20 @@ def build_request(
         max_new_tokens=MOST_REPLY_TOKENS,
         temperature=temperature,
         seed=seed,
-        response_schema=REPLY_SCHEMA,
+        response_schema=PROMPTS[kind].schema,
     )
 
 
-def _opening(inline_mentions: bool, with_image: bool) -> tuple[Message, ...]:  # noqa: FBT001
-    key = (inline_mentions, with_image)
+def _opening(kind: Kind, inline_mentions: bool, with_image: bool) -> tuple[Message, ...]:  # noqa: FBT001
+    key = (kind, inline_mentions, with_image)
     if key not in _OPENINGS:
+        prompt = PROMPTS[kind]
         given = _WITH_IMAGE if with_image else _TEXT_ONLY
-        messages = [Message(role="system", content=_RULES.format(given=given))]
-        for example in EXAMPLES:
+        messages = [Message(role="system", content=prompt.rules.format(given=given))]
+        for example in prompt.examples:
             mentions = example.mentions if inline_mentions else ()
             asked = _material(example.label, example.caption, mentions)
-            turns = [{"question": q, "answer": a} for q, a in example.turns]
-            answer = json.dumps({"turns": turns}, ensure_ascii=False)
+            answer = json.dumps({"turns": example.as_json()}, ensure_ascii=False)
             messages += [
                 Message(role="user", content=asked),
                 Message(role="assistant", content=answer),
@@ -262,7 +145,7 @@ def _opening(inline_mentions: bool, with_image: bool) -> tuple[Message, ...]:  #
     return _OPENINGS[key]
 
 
-_OPENINGS: dict[tuple[bool, bool], tuple[Message, ...]] = {}
+_OPENINGS: dict[tuple[Kind, bool, bool], tuple[Message, ...]] = {}
 """The same objects in every request: a million of them share one copy."""
 
 

@@ -14,7 +14,7 @@ from medllava.llm.protocol import ChatReply, ChatRequest, Message
 from medllava.llm.replies import EMPTY, useless_reason
 from medllava.records import FigureRecord
 
-VERIFY_VERSION = "verify-1"
+VERIFY_VERSION = "verify-2"
 UNVERIFIED = "verifier_says_no"
 CHECKS = ("supported", "self_contained", "no_leak")
 _MOST_TOKENS = 1024
@@ -28,6 +28,7 @@ its own:
   and cannot answer it without the picture.
 - no_leak: neither question nor answer speaks of a caption or another text, and the question does
   not say the answer.
+- Where options are offered as wrong, supported also means that none of them is right.
 - score: from 0 (surely unfit) to 1 (surely fit).
 Answer with JSON only."""
 
@@ -83,6 +84,8 @@ def build_verification(
     lines += [f"- {' '.join(mention.split())}" for mention in figure.in_text_mentions[:10]]
     for number, pair in enumerate(pairs, start=1):
         lines += [f"{number}. Question: {pair.question}", f"   Answer: {pair.answer}"]
+        if pair.wrong_options:
+            lines.append(f"   Offered as wrong: {'; '.join(pair.wrong_options)}")
     return ChatRequest(
         request_id=f"verify {figure.figure_id}",
         messages=(

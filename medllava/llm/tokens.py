@@ -10,6 +10,7 @@ the processors of Qwen2-VL and Qwen3-VL in transformers.
 
 import base64
 import io
+import logging
 import math
 import re
 from collections.abc import Callable
@@ -20,6 +21,10 @@ from medllava.images.limits import ImageError
 from medllava.images.raster import open_raster
 from medllava.llm.protocol import ChatRequest
 
+_log = logging.getLogger(__name__)
+
+BY_SCRIPT = "script"
+"""A text whose tokenizer is not at hand is counted by the scripts of its characters."""
 UNKNOWN_IMAGE_TOKENS = 1600
 """Of one picture for a model whose rule is not known; most families take less at full detail."""
 _CHARACTERS_PER_TOKEN = 3.6
@@ -44,13 +49,18 @@ def estimate_tokens(request: ChatRequest, model: str = "") -> int:
         model: name as the server knows it, for the tokenizer and the rule for pictures.
     """
     rule = _rule_of(model)
-    count = _counter_of(model)
+    count, _ = _counter_of(model)
     tokens = 0.0
     for message in request.messages:
         tokens += count(message.content)
         for image in message.images:
             tokens += rule(*_size(image)) if rule else UNKNOWN_IMAGE_TOKENS
     return round(tokens) + _TOKENS_PER_MESSAGE * len(request.messages)
+
+
+def text_counted_by(model: str) -> str:
+    """Say what counts the text of requests to a model: its own tokenizer, or the script."""
+    return _counter_of(model)[1]
 
 
 @lru_cache(maxsize=512)
@@ -65,22 +75,24 @@ def estimate_text(text: str) -> float:
 
 
 @cache
-def _counter_of(model: str) -> Callable[[str], float]:
+def _counter_of(model: str) -> tuple[Callable[[str], float], str]:
+    """Return what counts a text, and how to call it."""
     path = _tokenizer_file(model)
     if path is None:
-        return estimate_text
+        return estimate_text, f"{BY_SCRIPT}: no tokenizer of this model is at hand"
     from tokenizers import Tokenizer  # noqa: PLC0415 - only where a tokenizer is at hand
 
     try:
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception:  # noqa: BLE001 - the library raises its bare base class
-        return estimate_text
+    except Exception as error:  # noqa: BLE001 - the library raises its bare base class
+        _log.warning("cannot read %s (%s): tokens are estimated by script.", path, error)
+        return estimate_text, f"{BY_SCRIPT}: {path} cannot be read ({error})"
 
     @lru_cache(maxsize=512)
     def count(text: str) -> float:
         return len(tokenizer.encode(text, add_special_tokens=False).ids)
 
-    return count
+    return count, f"tokenizer: {path}"
 
 
 def _tokenizer_file(model: str) -> Path | None:

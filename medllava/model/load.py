@@ -28,42 +28,19 @@ from medllava.errors import SetupError
 from medllava.layout import MODEL_CONFIG_FILE
 from medllava.model.adapter import has_adapter, merged_state_dict
 from medllava.model.attention import choose_attention
+from medllava.model.devices import choose_device, choose_dtype
 from medllava.model.import_llava_med import import_llava, split_delta
 from medllava.model.loaded import LoadedModel
 from medllava.model.sources import check_keys, read_config, reading_weights, without_bars
 from medllava.recipe import Attention
 
-__all__ = ["LoadedModel", "choose_device", "load_model", "save_model"]
+__all__ = ["LoadedModel", "load_model", "save_model"]
 
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 _SHARD = "5GB"
 _TOWER = "model.vision_tower."
 _WITH_VISION_MODEL = ("clip_vision_model", "siglip_vision_model")
 _LAST = MODEL_CONFIG_FILE
 """Written last: a folder that has it is complete."""
-
-
-def choose_device(requested: str) -> str:
-    """Return the torch device for `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
-
-    Raises:
-        SetupError: there is no such device.
-    """
-    if requested == "auto":
-        if torch.cuda.is_available():
-            return "cuda"
-        return "mps" if torch.backends.mps.is_available() else "cpu"
-    kind, _, number = requested.partition(":")
-    if kind not in {"cpu", "cuda", "mps"} or (number and not number.isdecimal()):
-        raise SetupError(f"no device {requested!r}. Use --device auto, cpu, cuda, cuda:N or mps.")
-    count = {
-        "cpu": 1,
-        "cuda": torch.cuda.device_count(),
-        "mps": int(torch.backends.mps.is_available()),
-    }[kind]
-    if int(number or 0) >= count:
-        raise SetupError(f"no GPU for --device {requested}. Use --device cpu.")
-    return requested
 
 
 def load_model(
@@ -131,16 +108,6 @@ def load_native(
         model.to(device)
     model.eval()
     return LoadedModel(model=model, processor=processor, source=source)
-
-
-def choose_dtype(requested: str, *, device: str) -> torch.dtype:
-    """Return the torch type for `auto`, `bf16`, `fp16` or `fp32`."""
-    if requested == "auto":
-        half = device.startswith("cuda") and torch.cuda.is_bf16_supported()
-        return torch.bfloat16 if half else torch.float32
-    if requested not in _DTYPES:
-        raise SetupError(f"dtype {requested!r} is not one of auto, {', '.join(_DTYPES)}.")
-    return _DTYPES[requested]
 
 
 def is_native(config: dict[str, Any]) -> bool:

@@ -52,7 +52,10 @@ def _citing_blocks(root: Element, index: FigureIndex) -> dict[Element, list[Elem
     for element in root.iter("{*}xref", *(_HOLDERS if index.by_label else ())):
         rid = element.get("rid")
         if rid is None:
-            if _names_figure(element, index):
+            text = element.text
+            if len(element):
+                text = etree.tostring(element, method="text", encoding="unicode", with_tail=False)
+            if text and index.may_name(text) and _reports_names(element, index):
                 block = places.find_block(element)
                 if block is not None:
                     blocks.setdefault(block, [])
@@ -63,15 +66,12 @@ def _citing_blocks(root: Element, index: FigureIndex) -> dict[Element, list[Elem
     return blocks
 
 
-def _names_figure(holder: Element, index: FigureIndex) -> bool:
-    """Tell whether the words of a paragraph or title may name a figure, and are its own to report.
+def _reports_names(holder: Element, index: FigureIndex) -> bool:
+    """Tell whether the names in a paragraph or title are its own to report.
 
-    Whether they do is seen when its sentences are read.
+    Whether they name a figure is seen when its sentences are read.
     """
-    text = holder.text
-    if len(holder):
-        text = etree.tostring(holder, method="text", encoding="unicode", with_tail=False)
-    if not text or not index.may_name(text) or local_name(holder.getparent()) == "caption":
+    if local_name(holder.getparent()) == "caption":
         return False
     # A paragraph around others is theirs to report, unless its own words come first.
     inner = next(holder.iterdescendants(*_HOLDERS), None) if len(holder) else None

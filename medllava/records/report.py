@@ -70,6 +70,8 @@ class DecodingRecord(Record):
     seeds: tuple[int, ...] = ()
     backend: str | None = None
     dtype: str | None = None
+    choice_by: str | None = None
+    """`likelihood`: closed questions were answered by the likeliest option, not in words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +115,9 @@ class EvalReport(VersionedRecord):
     bootstrap: BootstrapRecord | None = None
     model: ModelRecord = field(default_factory=ModelRecord)
     prompts: dict[str, Any] = field(default_factory=dict)
+    refused: dict[str, dict[str, int]] | None = None
+    """Condition to reason to how many questions a server's model gave no answer to; they count as
+    wrong. None: none."""
     decoding: DecodingRecord | None = None
     """None: the answers were made elsewhere."""
     packages: dict[str, str] = field(default_factory=dict)

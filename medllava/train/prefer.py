@@ -190,8 +190,8 @@ class PreferJob:
         """Return what the page draws."""
         return {
             "Held-out pairs preferred": {
-                "more than by the reference": "preferred",
-                "by likelihood per token": "preferred_by_likelihood",
+                "more than before": "preferred",
+                "outright": "preferred_by_likelihood",
             },
             "Log-likelihood": {
                 "chosen": "log_likelihood_chosen",

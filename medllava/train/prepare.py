@@ -22,7 +22,7 @@ from medllava.data.dataset import (
     load_index,
     save_index,
 )
-from medllava.data.dropped import IMAGE_DROPS
+from medllava.data.dropped import IMAGE_DROPS, DropReason, unusable_share
 from medllava.data.mixture import Mixture, mix
 from medllava.data.packing import MicroBatches
 from medllava.data.pixels import PixelReader
@@ -234,10 +234,9 @@ def check_dropped(config: StageRunConfig, index: ExampleIndex) -> None:
     Raises:
         DataError: more than `data.max_dropped` of the records cannot be used; counts the reasons.
     """
-    dropped = sum(index.drop_counts.values())
-    share = dropped / (dropped + len(index))
+    share = unusable_share(index.drop_counts, used=len(index))
     if share > config.recipe.data.max_dropped:
-        first = index.dropped[0]
+        first = next(d for d in index.dropped if d.reason is not DropReason.STRUCK)
         raise DataError(
             f"{share:.1%} of the records cannot be used ({_reasons(index)}; the first is "
             f"{first.describe()}): {config.data}. "
@@ -273,8 +272,10 @@ def lay_out(
     settings: Settings,
     sharing: Sharing,
     mixture: Mixture | None = None,
+    *,
+    began_with: int | None = None,
 ) -> Schedule:
-    """Lay out all steps of the stage."""
+    """Lay out all steps of the stage; one that goes on has those of the ranks it began with."""
     stage = config.recipe.stage[config.stage]
     return build_schedule(
         sharing,
@@ -283,6 +284,7 @@ def lay_out(
         global_batch_size=stage.global_batch_size,
         micro_batch_size=settings.micro_batch_size,
         world_size=settings.world_size,
+        laid_out_for=began_with,
         epochs=stage.epochs,
         seed=config.recipe.train.seed,
         max_steps=config.max_steps,

@@ -101,6 +101,11 @@ class ReinforceJob:
                 "no question has another picture of its modality with another answer, so looking "
                 f"cannot be rewarded: {config.data}. Set stage.reinforce.rewards.looking=0."
             )
+        if stage.rewards.steps and not any(question.key_steps for question in usable):
+            raise DataError(
+                f"no question has key_steps, so steps cannot be rewarded: {config.data}. Add them "
+                "(a list of wordings per step), or set stage.reinforce.rewards.steps=0."
+            )
         return cls(
             config=config,
             settings=settings,

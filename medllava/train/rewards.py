@@ -13,6 +13,8 @@ from typing import Any
 
 from medllava.recipe import RewardConfig
 from medllava.records import AnswerType, Question
+from medllava.score.answer_sets import named_set, set_f1
+from medllava.score.boxes import intersection_over_union, stated_box
 from medllava.score.closed import closed_hit
 from medllava.score.final_answer import final_answer
 from medllava.score.normalize import contains, words
@@ -45,7 +47,16 @@ class Showing:
 
 
 def score_reply(question: Question, reply: str) -> float:
-    """Return what the strict protocol gives: 1 or 0 if closed, token recall if open."""
+    """Return what the strict protocol gives.
+
+    1 or 0 if closed, token recall if open, F1 of the names where several answers are right, and
+    the overlap of a box.
+    """
+    if question.box:
+        box = stated_box(reply)
+        return 0.0 if box is None else intersection_over_union(box, question.box)
+    if question.answers:
+        return set_f1(question.answers, named_set(question.answers, question.choices, reply))
     if question.choices or question.answer_type is AnswerType.CLOSED:
         return float(closed_hit(question, reply) is True)
     return token_recall(final_answer(reply), question.answer)

@@ -45,7 +45,7 @@ def usable_questions(
     Raises:
         DataError: more than `data.max_dropped` cannot be used, or nothing is left.
     """
-    shown = [question for question in asked.questions if question.image is not None]
+    shown = [q for q in asked.questions if q.image is not None and not q.more_images]
     wrong: dict[str, str] = {}
     for image, path in image_paths(asked, shown).items():
         try:
@@ -58,6 +58,8 @@ def usable_questions(
         reason = detail = ""
         if question.image is None:
             reason = "no picture to look at"
+        elif question.more_images:
+            reason = "several pictures, and one is shown"
         elif question.image in wrong:
             reason, detail = DropReason.UNREADABLE_IMAGE.value, wrong[question.image]
         if reason:

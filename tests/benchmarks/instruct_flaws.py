@@ -18,11 +18,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from medllava.instruct.context import read_context
 from medllava.instruct.conversations import wanted_languages
 from medllava.instruct.facts import read_facts
 from medllava.instruct.figures import iter_figures, manifest_path
 from medllava.instruct.filters import RULES, filter_pairs
-from medllava.instruct.gates import GATES, failed_gate, find_two_right, read_context
+from medllava.instruct.gates import GATES, failed_gate
+from medllava.instruct.option_gates import find_two_right
 from medllava.instruct.parse import Pair
 from medllava.records import FigureRecord
 

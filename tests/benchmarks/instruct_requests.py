@@ -31,6 +31,7 @@ from llm_server import LoopbackModel
 from medllava.instruct.config import GenerateConfig
 from medllava.instruct.conversations import FigureQueue
 from medllava.instruct.generate import generate_instructions, reject_reason
+from medllava.instruct.selection import Selection
 from medllava.llm.client import OpenAIModel
 from medllava.llm.payload import build_messages
 from medllava.records import FigureRecord, Modality, Stage
@@ -108,7 +109,11 @@ def bench_requests(folder: Path, num_requests: int, *, repeats: int) -> None:
             concurrency=IN_FLIGHT,
             seed=repeat,
         )
-        requests = list(FigureQueue(config, reject_reason).requests())
+        requests = list(
+            FigureQueue(
+                config, reject_reason, Selection(config, reject_reason).next_round({})
+            ).requests()
+        )
         model = OpenAIModel("m", base_url=url)
         bodies = [
             model.body(request, messages=build_messages(request.messages)) for request in requests

@@ -14,6 +14,7 @@ from pathlib import Path
 
 _ROOT = Path(__file__).parents[2]
 _SECONDS = 60
+"""Of a core: on a busy machine the clock tells nothing of a test."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ MUTATIONS = (
         "train/settings.py",
         "is Optimizer.EIGHT_BIT else 12",
         "is Optimizer.EIGHT_BIT else 8",
-        "unit/train/test_train_plan.py",
+        "unit/train/test_train_optimizer.py",
     ),
     Mutation(
         "one random stream for all requests",
@@ -117,7 +118,7 @@ def print_mutations(folder: Path) -> int:
         code, seen = _run(folder, mutation.tests)
         seconds, busy = time.monotonic() - started, _processor_seconds() - before
         path.write_text(text, encoding="utf-8")
-        is_killed = code == 1 and seconds < _SECONDS
+        is_killed = code == 1 and busy < _SECONDS
         alive += not is_killed
         verdict = "killed" if is_killed else f"ALIVE (exit {code})"
         times = f"{seconds:5.1f} s, {busy:4.1f} s of a core"

@@ -158,17 +158,15 @@ def test_a_reader_that_goes_away_ends_the_run_quietly(options: list[str]):
     ],
 )
 def test_a_file_where_the_output_folder_should_be_is_told(
-    command: str, arguments: list[str], tmp_path: Path
+    command: str, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    (tmp_path / "figures").mkdir()
-    (tmp_path / "p.jsonl").write_text('{"id": "1", "text": "yes"}\n')
-    (tmp_path / "taken").write_text("a file")
-    done = subprocess.run(
-        [*MODULE, command, *arguments, "-o", "taken/out", "--json"],
-        capture_output=True, text=True, cwd=tmp_path,
-    )  # fmt: skip
-    assert done.returncode in {4, 7}, done.stderr
-    assert json.loads(done.stdout)["error"]["exit_code"] == done.returncode
+    monkeypatch.chdir(tmp_path)
+    Path("figures").mkdir()
+    Path("p.jsonl").write_text('{"id": "1", "text": "yes"}\n')
+    Path("taken").write_text("a file")
+    done = CliRunner().invoke(app, [command, *arguments, "-o", "taken/out", "--json"])
+    assert done.exit_code in {4, 7}, done.stderr
+    assert json.loads(done.stdout)["error"]["exit_code"] == done.exit_code
     assert "Traceback" not in done.stderr
 
 
@@ -211,7 +209,8 @@ def test_output_is_utf_8_whatever_the_locale(locale: str, encoding: str | None, 
     if encoding:
         environment["PYTHONIOENCODING"] = encoding
     done = subprocess.run(
-        [*MODULE, "push", "日本 caf\xe9".encode(), "me/model", "--json"],
+        [*MODULE, "generate-instructions", "日本 caf\xe9".encode(), "--stage", "align", "-o", "out",
+         "--json"],
         capture_output=True, env=environment, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 4

@@ -93,11 +93,27 @@ def _parse_flat(row: Row, *, default_id: str, where: str) -> Parsed:
             more_images=tuple(images[1:]),
             box=read_box(row, where=where),
             group=_name(row.get("group")),
+            key_steps=_key_steps(row, where=where),
         ),
         rule=rule,
         language=row["q_lang"] if isinstance(row.get("q_lang"), str) else None,
         split=_own_split(row),
     )
+
+
+def _key_steps(row: Row, *, where: str) -> tuple[tuple[str, ...], ...]:
+    """Return the steps of reasoning, each in its wordings; one wording may stand without a list.
+
+    Raises:
+        RecordError: they are no list of texts.
+    """
+    steps = row.get("key_steps") or []
+    listed = [[step] if isinstance(step, str) else step for step in steps]
+    if not isinstance(steps, list) or not all(
+        isinstance(step, list) and step and all(isinstance(w, str) for w in step) for step in listed
+    ):
+        raise RecordError(f"key_steps must be a list of lists of texts: {where}.")
+    return tuple(tuple(step) for step in listed)
 
 
 def _asked(text: str, *, num_images: int) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from medllava.data.conversation import question_text
 from medllava.errors import DataError, RecordError
+from medllava.eval.ask.others import is_own, read_others
 from medllava.eval.baselines import image_kinds
 from medllava.eval.config import Condition
 from medllava.eval.probes import Probed
@@ -50,6 +51,8 @@ class Ask:
     """What the user says, without the image."""
     more: tuple[str, ...] = ()
     """Further images of the question, as `image`; they are shown after it."""
+    options: tuple[str, ...] = ()
+    """What it must choose from by likelihood; empty: it replies in words."""
     content: str = ""
     """SHA-256 of the image files; another picture under the same name is another ask."""
 
@@ -70,7 +73,15 @@ class Ask:
         return hashlib.sha256(f"{shown}\n{self.text}".encode()).hexdigest()[:16]
 
 
-Batch = list[tuple[Ask, str]]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """In place of a reply: a server's model was asked and would not, or did not, say anything."""
+
+    reason: str
+    """`refusal`, `content_filter`, `empty_reply`, `length` (thoughts only) or `tool_calls`."""
+
+
+Batch = list[tuple[Ask, str | Refused]]
 
 
 def blank_image() -> "Image.Image":
@@ -153,8 +164,11 @@ def collect_replies(
     *,
     progress: Progress,
     is_greedy: bool = False,
+    refused: dict[Key, str] | None = None,
 ) -> dict[Key, str]:
     """Return a reply for every ask, reading what an earlier run left in `partial`.
+
+    A refusal is an empty reply, which no metric takes for right.
 
     Args:
         asks: with unique keys.
@@ -163,32 +177,47 @@ def collect_replies(
         progress: told about asks.
         is_greedy: equal asks get equal replies, so each is asked once; blank and text-only
             conditions repeat themselves a lot.
+        refused: takes the reason of every ask that was refused.
     """
     firsts: dict[Key | str, Ask] = {}
     same = {ask.key: firsts.setdefault(ask.digest if is_greedy else ask.key, ask) for ask in asks}
     digests = {ask.key: ask.digest for ask in firsts.values()}
-    replies = {
-        key: text for key, digest, text in _read_partial(partial) if digests.get(key) == digest
-    }
+    reasons = {} if refused is None else refused
+    replies: dict[Key, str] = {}
+    for key, digest, text, reason in _read_partial(partial):
+        if digests.get(key) == digest:
+            replies[key] = text
+            if reason:
+                reasons[key] = reason
     progress.start("answers", total=len(firsts))
     progress.advance(len(replies))
     with JsonlWriter(partial) as writer:
         for batch in answerer.answer(list(firsts.values()), is_done=lambda ask: ask.key in replies):
-            for ask, text in batch:
-                if ask.key not in replies:
-                    names = {"id": ask.id, "condition": ask.condition, "seed": ask.seed}
-                    writer.write({**names, "asked": ask.digest, "text": text})
-                    replies[ask.key] = text
-                    progress.advance()
+            for ask, reply in batch:
+                if ask.key in replies:
+                    continue
+                line = {"id": ask.id, "condition": ask.condition, "seed": ask.seed}
+                line["asked"] = ask.digest
+                if isinstance(reply, Refused):
+                    reasons[ask.key] = reply.reason
+                    writer.write({**line, "text": "", "refused": reply.reason})
+                    replies[ask.key] = ""
+                else:
+                    writer.write({**line, "text": reply})
+                    replies[ask.key] = reply
+                progress.advance()
+    for key, first in same.items():
+        if first.key in reasons:
+            reasons[key] = reasons[first.key]
     return {key: replies[first.key] for key, first in same.items()}
 
 
-def _read_partial(partial: Path) -> Iterator[tuple[Key, str, str]]:
-    """Yield key, digest of what was asked, and reply."""
+def _read_partial(partial: Path) -> Iterator[tuple[Key, str, str, str]]:
+    """Yield key, digest of what was asked, reply, and why there is none."""
     if partial.exists():
         for _, line in iter_jsonl(partial, allow_torn_tail=True):
             key = (str(line["id"]), str(line["condition"]), int(line["seed"]))
-            yield key, str(line.get("asked")), str(line["text"])
+            yield key, str(line.get("asked")), str(line["text"]), str(line.get("refused") or "")
 
 
 def read_predictions(
@@ -197,7 +226,8 @@ def read_predictions(
     """Return replies made elsewhere, by condition and seed, in the order of the questions.
 
     Lines hold `id` (or `record_id` or `question_id`) and `text`; `condition` and `seed` as we write
-    them ourselves are `real` and 0 where they are absent. Ids that were not asked are ignored.
+    them ourselves are `real` and 0 where they are absent. Files of other tools are read by
+    `others`. Ids that were not asked are ignored.
     Under `permuted_within` all questions of a kind of image may be absent, as they are where an
     image is alone in its kind; their reply is None.
 
@@ -205,7 +235,10 @@ def read_predictions(
         RecordError: a line has no id or no text, or an id comes twice with different texts.
         DataError: questions without a line; names up to three of them.
     """
-    found = {run: texts for run, texts in _read_runs(file).items() if run[0] in list(Condition)}
+    if is_own(file):
+        found = {run: texts for run, texts in _read_runs(file).items() if run[0] in list(Condition)}
+    else:
+        found = {(Condition.REAL.value, 0): read_others(file, questions)}
     if not any(condition == Condition.REAL for condition, _ in found):
         found[Condition.REAL.value, 0] = {}
     _, kinds = image_kinds(questions)
@@ -239,7 +272,8 @@ def read_probe_replies(file: Path, made: Mapping[str, Sequence[Probed]]) -> dict
     Raises:
         DataError: a variant is there, but not for every question it fits.
     """
-    found = {condition: texts for (condition, _), texts in _read_runs(file).items()}
+    runs = _read_runs(file) if is_own(file) else {}
+    found = {condition: texts for (condition, _), texts in runs.items()}
     replies: dict[str, list[str]] = {}
     for variant in made.keys() & found.keys():
         bases = [probed.base for probed in made[variant]]

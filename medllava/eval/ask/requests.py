@@ -6,8 +6,9 @@ file of predictions. `run` scores them.
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from medllava.data.benchmarks.questions import QuestionSet, image_paths
 from medllava.data.conversation import question_text
 from medllava.errors import DataError
 from medllava.eval.ask.backends import build_answerer
+from medllava.eval.ask.options import options_of
 from medllava.eval.ask.predict import (
     Ask,
+    Key,
     build_asks,
     collect_replies,
     read_predictions,
@@ -29,7 +32,7 @@ from medllava.eval.baselines import (
     permute_images,
     permute_within,
 )
-from medllava.eval.config import ASKED_CONDITIONS, Backend, Condition, EvalConfig
+from medllava.eval.config import ASKED_CONDITIONS, Backend, ChoiceBy, Condition, EvalConfig
 from medllava.eval.perturbations import write_corrupted
 from medllava.eval.probes import Probed
 from medllava.progress import Progress
@@ -51,6 +54,15 @@ class Answers:
     made: Made = field(default_factory=dict)
     probes: dict[str, list[str]] = field(default_factory=dict)
     """Variant to replies, in the order of its altered questions."""
+    refused: dict[Key, str] = field(default_factory=dict)
+    """Why a server's model gave no answer, where it gave none."""
+
+    def count_refused(self) -> dict[str, dict[str, int]]:
+        """Return how many questions were refused, by condition (or probe) and reason."""
+        counts: dict[str, Counter[str]] = {}
+        for (_, condition, _), reason in self.refused.items():
+            counts.setdefault(condition, Counter())[reason] += 1
+        return {condition: dict(found) for condition, found in sorted(counts.items())}
 
     def real(self) -> list[list[str]]:
         """Return the replies to the benchmark itself, one list per seed, lowest first."""
@@ -82,18 +94,21 @@ def ask_model(
     file = config.output_dir / "answers" / f"{_fingerprint(config, task, model)}.jsonl"
     if not config.resume:
         file.unlink(missing_ok=True)
+    refused: dict[Key, str] = {}
     replies = collect_replies(
         [*asks, *(ask for group in probe_asks.values() for ask in group)],
         build_answerer(config),
         file,
         progress=progress,
         is_greedy=config.decoding.temperature == 0,
+        refused=refused,
     )
     texts = {run: {a.id: replies[a.key] for a in group} for run, group in asked.items()}
     return Answers(
         runs={run: [found.get(q.id) for q in questions] for run, found in texts.items()},
         made=made,
         probes={v: [replies[ask.key] for ask in group] for v, group in probe_asks.items()},
+        refused=refused,
     )
 
 
@@ -168,7 +183,7 @@ def _condition_asks(
             elif condition is Condition.PERMUTED_WITHIN:
                 shown_instead = permute_within(contents, kinds, seed=seed)
                 members = [q for q in questions if all(i in shown_instead for i in q.images)]
-            asks[condition.value, seed] = build_asks(
+            made = build_asks(
                 members,
                 condition=condition,
                 seed=seed,
@@ -177,6 +192,10 @@ def _condition_asks(
                 closed_prompt=prompt,
                 contents=contents,
             )
+            if config.decoding.choice_by is ChoiceBy.LIKELIHOOD:
+                pairs = zip(made, members, strict=True)
+                made = [replace(ask, options=options_of(question)) for ask, question in pairs]
+            asks[condition.value, seed] = made
     return asks
 
 
@@ -184,6 +203,7 @@ def _probe_asks(
     config: EvalConfig, made: Made, paths: Mapping[str, Path], prompt: str
 ) -> dict[str, list[Ask]]:
     contents = {image: sha256_of(path) for image, path in paths.items()} if made else {}
+    by_likelihood = config.decoding.choice_by is ChoiceBy.LIKELIHOOD
 
     def content(probed: Probed) -> str:
         of_file = " ".join(contents[image] for image in probed.question.images)
@@ -205,6 +225,7 @@ def _probe_asks(
                 seed=config.seeds[0],
                 image=shown(probed),
                 more=tuple(str(paths[image]) for image in probed.question.more_images),
+                options=options_of(probed.question) if by_likelihood else (),
                 text=question_text(probed.question, closed_prompt=prompt),
                 content=content(probed),
             )
@@ -227,6 +248,8 @@ def _fingerprint(config: EvalConfig, task: QuestionSet, model: Mapping[str, Any]
         config.backend.value,
         config.dtype,
     ]
+    if config.decoding.choice_by is not ChoiceBy.REPLY:
+        facts.append(config.decoding.choice_by.value)
     if config.backend is not Backend.TRANSFORMERS:
         facts += [config.base_url, config.served_model]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]

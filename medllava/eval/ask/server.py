@@ -9,19 +9,29 @@ from functools import lru_cache
 from pathlib import Path
 
 from medllava.errors import RemoteError
-from medllava.eval.ask.predict import BLANK, Ask, Batch, blank_image
+from medllava.eval.ask.predict import BLANK, Ask, Batch, Refused, blank_image
 from medllava.eval.config import DecodingConfig
 from medllava.images.encode import image_address
 from medllava.images.load import load_image
 from medllava.llm.client import OpenAIModel
 from medllava.llm.ledger import Ledger
 from medllava.llm.protocol import ChatModel, ChatRequest, Message
+from medllava.llm.replies import (
+    CONTENT_FILTER,
+    EMPTY,
+    LENGTH,
+    REFUSAL,
+    TOOL_CALLS,
+    useless_reason,
+)
 from medllava.llm.runner import Limits, Outcome, run_requests
 
 _CONCURRENCY = 32
 _BATCH = 16
 """Replies written down together."""
 _ENCODED_IMAGES = 64
+_SAID_NOTHING = frozenset({REFUSAL, CONTENT_FILTER, EMPTY, LENGTH, TOOL_CALLS})
+"""Outcomes of a model that was asked, twice, and gave nothing to score."""
 
 
 class ServerAnswerer:
@@ -50,7 +60,8 @@ class ServerAnswerer:
 
         Raises:
             DataError: an image cannot be read.
-            RemoteError: the server refused a question or gave no answer after retries.
+            RemoteError: the server gave no answer after retries, or nothing of use to six
+                questions in a row.
         """
         todo = sorted((ask for ask in asks if not is_done(ask)), key=lambda ask: ask.image or "")
         concurrency = self._decoding.batch_size or _CONCURRENCY
@@ -59,10 +70,14 @@ class ServerAnswerer:
         batch: Batch = []
         with Ledger(self._ledger) as ledger:
             outcomes = run_requests(
-                self._model, map(self._request, todo), ledger=ledger, limits=limits
+                self._model,
+                map(self._request, todo),
+                ledger=ledger,
+                limits=limits,
+                useless=useless_reason,
             )
             for ask, outcome in zip(todo, outcomes, strict=True):
-                batch.append((ask, _text_of(ask, outcome)))
+                batch.append((ask, _reply_of(ask, outcome)))
                 if len(batch) == _BATCH:
                     yield batch
                     batch = []
@@ -80,13 +95,18 @@ class ServerAnswerer:
         )
 
 
-def _text_of(ask: Ask, outcome: Outcome) -> str:
-    if outcome.reply is None:
-        raise RemoteError(
-            f"no answer to question {ask.id!r} ({outcome.reason}): {outcome.detail} "
-            "Run again; what was answered is kept."
-        )
-    return outcome.reply.text.strip()
+def _reply_of(ask: Ask, outcome: Outcome) -> str | Refused:
+    """Return what was said, or that nothing was: a model that refuses has not answered."""
+    if outcome.reply is not None:
+        return outcome.reply.text.strip()
+    if outcome.reason in _SAID_NOTHING:
+        return Refused(reason=outcome.reason)
+    if outcome.is_final:
+        return Refused(reason=CONTENT_FILTER)
+    raise RemoteError(
+        f"no answer to question {ask.id!r} ({outcome.reason}): {outcome.detail} "
+        "Run again; what was answered is kept."
+    )
 
 
 @lru_cache(maxsize=_ENCODED_IMAGES)

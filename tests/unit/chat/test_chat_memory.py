@@ -7,6 +7,7 @@ from medllava.chat import memory
 from medllava.chat.config import ChatConfig
 from medllava.chat.memory import Placement, count_weights, needed_bytes, place_model
 from medllava.errors import DataError, SetupError
+from medllava.model import devices
 from medllava.model.loaded import LoadedModel
 
 pytest_plugins = ["chat_colours"]
@@ -85,7 +86,7 @@ def test_a_broken_weights_file_is_named(tmp_path: Path):
 def test_a_containers_limit_counts(tmp_path: Path):
     (tmp_path / "memory.max").write_text("1000\n")
     (tmp_path / "memory.current").write_text("400\n")
-    assert memory._cgroup_free(tmp_path) == 600
+    assert devices._cgroup_free(tmp_path) == 600
     (tmp_path / "memory.max").write_text("max\n")
-    assert memory._cgroup_free(tmp_path) is None
-    assert memory._cgroup_free(tmp_path / "absent") is None
+    assert devices._cgroup_free(tmp_path) is None
+    assert devices._cgroup_free(tmp_path / "absent") is None

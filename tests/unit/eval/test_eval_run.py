@@ -186,6 +186,37 @@ def test_a_server_is_asked_with_the_image_and_only_for_what_is_missing(task_file
         assert len(server.bodies) == count
 
 
+def test_what_a_server_refuses_counts_as_wrong_and_is_told(task_file, tmp_path):
+    def answer(text):
+        return "" if "region 1" in text else "Yes." if "lesion" in text else "B"
+
+    def rejects(body):
+        if "region 3" not in json.dumps(body):
+            return None
+        return 400, {"message": "filtered", "code": "content_filter"}
+
+    with LoopbackModel(answer).running() as server:
+        server.rejects = rejects
+        config = make_config(
+            task_file,
+            tmp_path / "out",
+            checkpoint="some/model",
+            backend=Backend.OPENAI,
+            base_url=server.url,
+        )
+        summary = evaluate_task(config)
+        report = read_json(summary.artifacts["report"])
+        # Regions 1 and 3 would have been right: six of eight closed questions fall to four.
+        assert report["conditions"]["real"]["closed_accuracy"]["value"] == 0.5
+        assert report["refused"] == {"real": {"empty_reply": 1, "content_filter": 1}}
+        assert summary.details["refused"] == report["refused"]
+        assert "2 questions were asked under real and not answered" in report["task"]["notes"][-1]
+        count = len(server.bodies)
+        again = evaluate_task(config)
+        assert len(server.bodies) == count
+        assert again.details["refused"] == report["refused"]
+
+
 def test_backend_is_a_name_or_an_address():
     assert parse_backend("transformers") == (Backend.TRANSFORMERS, None)
     assert parse_backend("http://host:1/v1") == (Backend.OPENAI, "http://host:1/v1")

@@ -93,3 +93,19 @@ def test_what_needs_a_change_is_encoded_anew() -> None:
     picture().quantize(16).save(palette, "PNG")
     assert strip_png(palette.getvalue()) is None
     assert rewrite_image(palette.getvalue(), name="x").pixels.mode == "RGB"
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_what_is_saved_of_the_picture_later_names_nobody(kind: str) -> None:
+    exif = Image.Exif()
+    exif[0x010E] = SECRET.decode()
+    buffer = io.BytesIO()
+    Image.effect_noise((64, 48), 60).convert("RGB").save(buffer, kind, exif=exif.tobytes())
+    assert SECRET in buffer.getvalue()
+    clean = rewrite_image(buffer.getvalue(), name="a file")
+    assert SECRET not in clean.data
+    for later in ("JPEG", "PNG", "TIFF", "WEBP"):
+        for pixels in (clean.pixels, clean.pixels.crop((0, 0, 20, 20))):
+            saved = io.BytesIO()
+            pixels.save(saved, later)
+            assert SECRET not in saved.getvalue()

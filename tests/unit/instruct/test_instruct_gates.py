@@ -5,15 +5,11 @@ from collections.abc import Callable
 import pytest
 
 from medllava.errors import DataError
+from medllava.instruct.context import read_context
 from medllava.instruct.conversations import read_reply, wanted_languages
 from medllava.instruct.filters import filter_pairs
-from medllava.instruct.gates import (
-    find_odd_option,
-    find_two_right,
-    gate_pairs,
-    grounded_score,
-    read_context,
-)
+from medllava.instruct.gates import gate_pairs, grounded_score
+from medllava.instruct.option_gates import find_odd_option, find_two_right
 from medllava.instruct.parse import Pair
 from medllava.instruct.phrases import check_language
 from medllava.records import FigureRecord

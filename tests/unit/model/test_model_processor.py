@@ -7,7 +7,8 @@ from tokenizers.processors import TemplateProcessing
 
 from medllava.errors import SetupError
 from medllava.model.chat_template import CHATML, MISTRAL, VICUNA, bake_chat_template
-from medllava.model.load import choose_device, choose_dtype, load_model
+from medllava.model.devices import choose_device, choose_dtype
+from medllava.model.load import load_model
 from medllava.model.parts import build_model
 from medllava.model.processor import build_image_processor, build_processor
 from medllava.model.tiny import build_random_vision_encoder, build_tiny_tokenizer

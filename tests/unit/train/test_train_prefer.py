@@ -202,7 +202,7 @@ def test_what_a_run_leaves(data: Path, tmp_path: Path) -> None:
     assert run["measures"]["preferred_first"] == 0.5
     assert run["measures"]["preferred_last"] > 0.75
     assert "Held-out pairs preferred" in (config.output_dir / "report.html").read_text()
-    assert (config.output_dir / "README.md").is_file()
+    assert "| preferred first | 0.5 |" in (config.output_dir / "README.md").read_text()
     assert not (config.output_dir / "checkpoints").exists()
 
 

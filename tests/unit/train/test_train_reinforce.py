@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from medllava.data.other_pictures import OtherPictures
 from medllava.data.random_records import write_random_questions
-from medllava.errors import RecipeError
+from medllava.errors import DataError, RecipeError
 from medllava.progress import SilentProgress
 from medllava.recipe import RewardConfig
 from medllava.records import AnswerType, Question
@@ -27,6 +27,7 @@ from medllava.train.rewards import Showing
 from medllava.train.run import train_stage
 from medllava.train.settings import machine_settings
 from medllava.train.showings import lay_out
+from medllava.train.stage_data import load_asked
 from tests.unit.train.test_train_prefer import KillAfter, Killed, records
 
 pytestmark = pytest.mark.timeout(200)
@@ -160,6 +161,17 @@ def test_batches_that_cannot_be_divided_are_named(data: Path, tmp_path: Path) ->
         train_stage(config_of(data, tmp_path, "stage.reinforce.micro_batch_size=7"))
     with pytest.raises(RecipeError, match="generations must be 2 or more"):
         train_stage(config_of(data, tmp_path, "stage.reinforce.generations=1"))
+
+
+def test_rewards_by_step_want_key_steps(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no question has key_steps"):
+        train_stage(config_of(data, tmp_path, "stage.reinforce.rewards.steps=0.1"))
+    lines = [json.loads(line) for line in data.open()]
+    lines[0]["key_steps"] = [["white", "opaque"], ["fluid"]]
+    file = tmp_path / "with.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    asked = load_asked(str(file), image_dir=data.parent)
+    assert asked.questions[0].key_steps == (("white", "opaque"), ("fluid",))
 
 
 def test_another_picture_is_one_with_another_answer() -> None:
