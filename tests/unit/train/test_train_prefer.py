@@ -86,8 +86,7 @@ def likelihood(model: torch.nn.Module, side: object, pixels: torch.Tensor) -> to
     return each[torch.from_numpy(side.is_reply)[1:]].sum()  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("adapter", ["none", "lora"])
-@pytest.mark.parametrize("loss", ["sigmoid", "hinge"])
+@pytest.mark.parametrize(("adapter", "loss"), [("none", "sigmoid"), ("lora", "hinge")])
 def test_loss_is_that_of_a_hand_written_dpo(
     data: Path, tmp_path: Path, adapter: str, loss: str
 ) -> None:
