@@ -8,6 +8,7 @@ Source: GRPO, Shao et al. 2024 (arXiv 2402.03300); DAPO, Yu et al. 2025 (arXiv 2
 Dr. GRPO, Liu et al. 2025 (arXiv 2503.20783).
 """
 
+import importlib.util
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,9 +82,15 @@ class ReinforceJob:
         Raises:
             DataError: there are none about a picture, or too many cannot be used.
             RecipeError: the batch cannot be divided.
+            SetupError: vLLM is asked for and not installed.
         """
         stage = config.recipe.stage.reinforce
         check_batch(stage)
+        if stage.vllm and importlib.util.find_spec("vllm") is None:
+            raise SetupError(
+                "stage.reinforce.vllm needs vllm and a GPU. Install it: pip install vllm; or set "
+                "stage.reinforce.vllm=false."
+            )
         asked = find_questions(config)
         usable, dropped = usable_questions(config, asked, progress)
         images = image_paths(asked, usable)
