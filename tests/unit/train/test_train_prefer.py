@@ -215,9 +215,9 @@ def test_a_lost_reference_ends_the_run(data: Path, tmp_path: Path) -> None:
 
 
 def test_a_batch_that_cannot_be_divided_is_named(data: Path, tmp_path: Path) -> None:
-    config = config_of(data, tmp_path, "stage.prefer.micro_batch_size=3")
     with pytest.raises(RecipeError, match=r"micro_batch_size=3 .*global_batch_size=4"):
-        train_stage(config)
+        config_of(data, tmp_path, "stage.prefer.micro_batch_size=3")
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_missing_extra_says_how_to_install_it(

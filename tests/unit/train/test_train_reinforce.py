@@ -157,9 +157,9 @@ def test_a_distance_from_the_start_is_kept_and_measured(data: Path, tmp_path: Pa
 
 def test_batches_that_cannot_be_divided_are_named(data: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="micro_batch_size=7 does not divide the 16 answers"):
-        train_stage(config_of(data, tmp_path, "stage.reinforce.micro_batch_size=7"))
+        config_of(data, tmp_path, "stage.reinforce.micro_batch_size=7")
     with pytest.raises(RecipeError, match="generations must be 2 or more"):
-        train_stage(config_of(data, tmp_path, "stage.reinforce.generations=1"))
+        config_of(data, tmp_path, "stage.reinforce.generations=1")
 
 
 def test_rewards_by_step_want_key_steps(data: Path, tmp_path: Path) -> None:
