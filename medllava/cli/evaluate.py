@@ -1,5 +1,6 @@
 """`medllava eval`: a checkpoint, or its answers, against a benchmark or a file of one's own."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -7,6 +8,8 @@ import typer
 
 from medllava.cli import options
 from medllava.cli.console import Console
+
+ChoiceName = StrEnum("ChoiceName", ["REPLY", "LIKELIHOOD"])
 
 
 def run(
@@ -17,7 +20,10 @@ def run(
     ckpt: options.Checkpoint = options.DEFAULT_CHECKPOINT,
     predictions: Annotated[
         Path | None,
-        typer.Option("--predictions", help="Score answers made elsewhere: JSONL with id and text."),
+        typer.Option(
+            "--predictions",
+            help="Score answers made elsewhere: JSONL with id and text, or files of other tools.",
+        ),
     ] = None,
     data: Annotated[
         Path | None, typer.Option("--data", help="Local copy of the benchmark.")
@@ -64,6 +70,13 @@ def run(
     protocol: Annotated[
         str, typer.Option("--protocol", help="strict or llava-med (its numbers beside ours).")
     ] = "strict",
+    choice_by: Annotated[
+        ChoiceName,
+        typer.Option(
+            "--choice-by",
+            help="How closed questions are answered: in words, or by the likeliest option.",
+        ),
+    ] = ChoiceName.REPLY,
     closed_prompt: Annotated[
         str | None,
         typer.Option("--closed-prompt", help="Put after closed questions; '' puts nothing."),
@@ -122,6 +135,9 @@ def run(
         Path | None,
         typer.Option("--output-dir", "-o", help="Folder to write; default CKPT/eval/TASK."),
     ] = None,
+    images: Annotated[
+        bool, typer.Option("--images/--no-images", help="Pictures on the page of the report.")
+    ] = True,
     resume: options.Resume = True,
     json_output: options.Json = False,
     quiet: options.Quiet = False,
@@ -130,6 +146,7 @@ def run(
     """Score a checkpoint, or answers made elsewhere, with intervals and floors."""
     from medllava.eval.compare import compare_predictions, comparison_lines
     from medllava.eval.config import (
+        ChoiceBy,
         DecodingConfig,
         EvalConfig,
         Protocol,
@@ -166,6 +183,7 @@ def run(
             temperature=temperature,
             batch_size=batch_size,
             closed_prompt=closed_prompt,
+            choice_by=ChoiceBy(choice_by.value),
         ),
         backend=kind,
         base_url=base_url,
@@ -174,6 +192,7 @@ def run(
         seeds=tuple(range(seed, seed + num_seeds)),
         draws=draws,
         resume=resume,
+        images_on_page=images,
     )
     by = None
     if judge is not None:

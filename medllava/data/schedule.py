@@ -76,6 +76,7 @@ def build_schedule(  # noqa: PLR0913 - each decides the layout
     seed: int,
     max_steps: int | None = None,
     mixture: Mixture | None = None,
+    laid_out_for: int | None = None,
 ) -> Schedule:
     """Lay out a whole run.
 
@@ -90,15 +91,19 @@ def build_schedule(  # noqa: PLR0913 - each decides the layout
         seed: of the order.
         max_steps: stop after this many steps.
         mixture: of several sources; None takes every example once a pass.
+        laid_out_for: ranks that the run began with, whose examples its steps keep; None means
+            `world_size`.
     """
     unit = micro_batch_size * world_size
+    first_unit = micro_batch_size * (laid_out_for or world_size)
     passes = _passes(sharing, epochs=epochs, seed=seed, mixture=mixture)
     num_tokens = sum(sharing.size_of(unit) for units in passes for unit in units)
     num_examples = sum(len(unit) for units in passes for unit in units)
     tokens_per_step = global_batch_size * num_tokens / num_examples
-    if packing and tokens_per_step >= _FULL_PACKS * unit * pack_length:
-        packs_per_step = round(tokens_per_step / pack_length / unit) * unit
+    if packing and tokens_per_step >= _FULL_PACKS * first_unit * pack_length:
+        packs_per_step = round(tokens_per_step / pack_length / first_unit) * first_unit
         steps = _fill_whole(sharing, passes, pack_length, packs_per_step, seed=seed)
+        packs_per_step = math.ceil(packs_per_step / unit) * unit
     else:
         steps = _cut_steps([u for units in passes for u in units], global_batch_size)
         packs_per_step = math.ceil(global_batch_size / unit) * unit

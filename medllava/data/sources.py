@@ -9,12 +9,13 @@ from pathlib import Path
 
 from medllava.data.dropped import Dropped, DropReason
 from medllava.data.layouts.conversation import is_llava_item
+from medllava.data.layouts.items import iter_items
 from medllava.data.layouts.stream import iter_conversations, iter_llava_json
 from medllava.data.strikes import read_strikes
 from medllava.errors import DataError
 from medllava.layout import INSTRUCTIONS_FILE, SUMMARY_FILE
 from medllava.records import InstructionRecord
-from medllava.store import iter_jsonl, read_json
+from medllava.store import read_json
 
 
 def read_instructions(path: Path) -> Iterator[InstructionRecord | Dropped]:
@@ -87,10 +88,12 @@ def image_root(path: Path, image_dir: Path | None) -> Path:
 
 
 def is_llava_file(file: Path) -> bool:
-    """Tell LLaVA's JSON or JSONL from ours by how the file begins."""
-    with file.open("rb") as handle:
-        start = handle.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
-    if start[:1] == b"[":
-        return True
-    first = next(iter_jsonl(file), None)
-    return first is not None and is_llava_item(first[1])
+    """Tell LLaVA's JSON or JSONL from ours by how the file begins.
+
+    Raises:
+        DataError: it is not UTF-8, damaged, or not JSON.
+    """
+    first = next(iter_items(file), None)
+    if first is None:
+        return False
+    return first.unit == "item" or (isinstance(first.value, dict) and is_llava_item(first.value))

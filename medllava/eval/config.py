@@ -57,6 +57,15 @@ ASKED_CONDITIONS = frozenset({Condition.REAL, *PERMUTATIONS, Condition.BLANK, Co
 """Conditions for which the model answers; the others follow from the references."""
 
 
+class ChoiceBy(StrEnum):
+    """How the answer to a closed question is taken from a model."""
+
+    REPLY = "reply"
+    """Read from its words."""
+    LIKELIHOOD = "likelihood"
+    """The letter, or yes or no, that it finds likeliest as the first word; our own logits only."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodingConfig:
     """How answers are generated."""
@@ -66,6 +75,8 @@ class DecodingConfig:
     """0 is greedy; above 0 each question draws from its own seeded stream."""
     batch_size: int = 0
     """Questions per forward pass; 0 chooses by device. Changes answers only by rounding."""
+    choice_by: ChoiceBy = ChoiceBy.REPLY
+    """How a closed question is answered."""
     closed_prompt: str | None = None
     """Put after closed questions; None takes the task's own, which a user's file has not."""
 
@@ -112,6 +123,8 @@ class EvalConfig:
     train_image_dir: Path | None = None
     """What the images of `train_data` are relative to; None: as in training."""
     resume: bool = True
+    images_on_page: bool = True
+    """False: `report.html` shows no pictures, so that it can be sent where they must not go."""
 
     def seeds_of(self, condition: Condition) -> tuple[int, ...]:
         """Return the seeds under which a condition is asked; each permutation has one."""

@@ -14,6 +14,7 @@ from medllava.layout import INSTRUCTIONS_FILE
 from medllava.privacy.findings import PrivacyMode
 from medllava.privacy.gate import GateItem, enforce, look_through
 from medllava.privacy.own import (
+    NOT_OWN,
     PUBLISHED,
     figure_item,
     is_own_figure,
@@ -41,7 +42,7 @@ def pass_gate(config: PushConfig, *, progress: Progress) -> None:
             return
         is_own = choice.is_own if choice else any(own for _, own in _items(config))
         if not is_own:
-            progress.note(PUBLISHED)
+            progress.note(PUBLISHED if choice else NOT_OWN)
             return
         mode = PrivacyMode.STOP
     report = look_through(

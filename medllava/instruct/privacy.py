@@ -35,12 +35,13 @@ _BATCH_ROWS = 256
 
 
 def check_privacy(config: GenerateConfig, *, progress: Progress) -> StepSummary:
-    """Look at the figures of a config and write what was found; nothing else is made.
+    """Look at the figures of a config, in every split, and write what was found.
 
     Raises:
         DataError: something was found, and the mode is `stop` or `auto`.
         SetupError: pixels could not be looked at, and the mode is not `report`.
     """
+    config = dataclasses.replace(config, split=None)  # what is called clean was looked at whole
     mode = PrivacyMode.STOP if config.privacy is PrivacyMode.AUTO else config.privacy
     report = _look(config, progress)
     masked = _enforce(config, report, mode, progress)

@@ -6,7 +6,7 @@ filter.min_pixels=224` or a TOML file with the same tables.
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
@@ -102,7 +102,7 @@ class FetchConfig:
     """Without a byte from a server."""
     workers: int = 16
     """Connections of one process; also its threads."""
-    processes: int = 1
+    processes: int = field(default=1, compare=False)  # of the machine, not of what is asked for
     """Processes that read local files beside each other. A program that asks for more than one must
     bear to be started anew, with `if __name__ == "__main__":`; the command line does so itself."""
     max_bytes: int | None = None
@@ -168,7 +168,7 @@ def to_arguments(config: FetchConfig) -> list[str]:
     An address with a password is left out: it belongs into `MEDLLAVA_PMC_URL`.
     """
     arguments: list[str] = []
-    defaults = {field.name: field.default for field in fields(FetchConfig)}
+    defaults = {one.name: one.default for one in fields(FetchConfig)}
     for name, option in _OPTIONS.items():
         value = getattr(config, name)
         if value == defaults[name]:

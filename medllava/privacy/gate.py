@@ -34,7 +34,7 @@ from medllava.privacy.tags import find_in_tags
 from medllava.progress import Progress
 from medllava.store import JsonlWriter, iter_jsonl, sha256_of, write_text
 
-GATE_VERSION = 1
+GATE_VERSION = 2
 """Raised when more is found than before: what an older gate saw is looked at again."""
 _MOST_CARDS = 200
 _THUMBNAIL_PIXELS = 240

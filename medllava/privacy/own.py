@@ -17,6 +17,10 @@ from medllava.store import contained_path, read_json
 
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
 PUBLISHED = "privacy gate off: figures of a published archive (--privacy stop looks at them)"
+NOT_OWN = (
+    "privacy gate off: nothing is marked as your own (license `own`, DICOM files); "
+    "--privacy stop looks at all of it"
+)
 _KEY = "privacy"
 
 

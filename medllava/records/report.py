@@ -70,6 +70,8 @@ class DecodingRecord(Record):
     seeds: tuple[int, ...] = ()
     backend: str | None = None
     dtype: str | None = None
+    choice_by: str | None = None
+    """`likelihood`: closed questions were answered by the likeliest option, not in words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

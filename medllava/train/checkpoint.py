@@ -20,7 +20,7 @@ from medllava.store import read_json, write_json
 KEY_FILE = "run_key.json"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 RANKS_KEY = "ranks"
-"""Name in the key of how many ranks a run has; DeepSpeed's saved state is theirs."""
+"""Name in the key of how many ranks a run began with; its steps are laid out for them."""
 PACK_KEY = "tokens_per_pack"
 """Name in the key of the length of its packs, which more ranks and memory would change."""
 PRECISION_KEY = "precision"
@@ -98,13 +98,6 @@ def check_run_key(output_dir: Path, key: dict[str, Any]) -> None:
     key = json.loads(json.dumps(key, default=str))
     shared = noted.keys() & key.keys()
     differences = _differences({k: noted[k] for k in shared}, {k: key[k] for k in shared}, "")
-    if noted.get(RANKS_KEY) != key.get(RANKS_KEY) and RANKS_KEY in shared:
-        raise DataError(
-            f"the run in {output_dir} has {noted[RANKS_KEY]} ranks and its optimizer's state is "
-            f"spread over them; this is {key[RANKS_KEY]}. Go on with --gpus {noted[RANKS_KEY]} "
-            f"(over all machines), or start the stage anew from its last checkpoint with another "
-            f"-o and --init {output_dir / 'checkpoints'}/step-N."
-        )
     if differences:
         raise DataError(
             f"an earlier run in {output_dir} was asked for something else: "

@@ -6,7 +6,7 @@ printed is what the trainer does: it packs and chooses its settings with the sam
 """
 
 import tempfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medllava.data.layouts.released import SourceReport, inspect_llava_json
@@ -32,7 +32,7 @@ from medllava.train.planning.data_counts import (
 from medllava.train.planning.fit import Batches, fit_settings
 from medllava.train.planning.plan import Cpu, Plan, build_plan
 from medllava.train.planning.trl_plan import plan_trl
-from medllava.train.settings import Settings, machine_settings, wants_launcher
+from medllava.train.settings import machine_settings, wants_launcher
 from medllava.train.stage_data import StageData, find_data
 from medllava.train.stages import BY_TRL
 
@@ -64,17 +64,17 @@ def plan_stage(config: StageRunConfig, *, world_size: int, progress: Progress) -
             max_steps=config.max_steps,
             cpu=cpu,
         )
-    data, batches = _count(config, shape, world_size=world_size, progress=progress)
+    counted = _count(config, shape, world_size=world_size, cpu=cpu, progress=progress)
     return build_plan(
         config.recipe,
         config.stage,
         shape,
-        data=data,
+        data=counted.data,
         world_size=world_size,
         gpu=_device(),
         max_steps=config.max_steps,
-        batches=batches,
-        cpu=cpu,
+        batches=counted.batches,
+        cpu=replace(cpu, fullest=counted.fullest) if cpu else None,
     )
 
 
@@ -88,6 +88,17 @@ def _this_cpu(config: StageRunConfig, shape: ModelShape, *, world_size: int) -> 
         is_half=choice.precision is Precision.BF16,
         why=choice.reason,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Counted:
+    """The records in numbers, as far as they are known."""
+
+    data: DataStatistics | None = None
+    batches: Batches | None = None
+    """On the device that is planned for."""
+    fullest: int | None = None
+    """Tokens of the fullest pack on this machine's CPU."""
 
 
 def _device() -> Gpu:
@@ -137,11 +148,16 @@ def _count_rows(
 
 
 def _count(
-    config: StageRunConfig, shape: ModelShape, *, world_size: int, progress: Progress
-) -> tuple[DataStatistics | None, Batches | None]:
+    config: StageRunConfig,
+    shape: ModelShape,
+    *,
+    world_size: int,
+    cpu: Cpu | None,
+    progress: Progress,
+) -> _Counted:
     """Count the records, with the trainer's own packing where its tokenizer is at hand."""
     if not config.data:
-        return None, None
+        return _Counted()
     with tempfile.TemporaryDirectory(prefix="medllava-") as made_up:
         data = find_data(config, made_up=Path(made_up))
         for source in data.sources():
@@ -149,7 +165,7 @@ def _count(
         try:
             processor = read_processor(config.recipe.model, init=config.init)
         except SetupError:
-            return estimate_data(data.records(), shape, source=config.data), None
+            return _Counted(data=estimate_data(data.records(), shape, source=config.data))
         index = prepare.index_data(config, data, processor, progress=progress)
     sharing = find_sharing(
         index,
@@ -160,23 +176,26 @@ def _count(
     counts = count_index(index, source=config.data, mixture=mixture)
     if mixture:
         counts = replace(counts, mixture=describe_mixture(config.mixture, mixture))
-    settings = _settings(config, shape, counts, world_size=world_size)
-    schedule = prepare.lay_out(config, settings, sharing, mixture)
-    return counts, count_batches(config, schedule)
 
+    def lay_out(device: Gpu | None, *, is_half: bool) -> Schedule:
+        """Lay the run out as the trainer would on a GPU or, without one, on a CPU."""
+        base = machine_settings(
+            config.recipe,
+            config.recipe.stage[config.stage],
+            world_size=world_size,
+            has_cuda=device is not None,
+            is_half=is_half,
+        )
+        settings = fit_settings(
+            config.recipe, config.stage, base, shape, data=counts, device=device
+        )
+        return prepare.lay_out(config, settings, sharing, mixture)
 
-def _settings(
-    config: StageRunConfig, shape: ModelShape, counts: DataStatistics, *, world_size: int
-) -> Settings:
-    """Return what the trainer would run with on the device that is planned for."""
-    base = machine_settings(
-        config.recipe,
-        config.recipe.stage[config.stage],
-        world_size=world_size,
-        has_cuda=True,
-        is_half=True,
+    return _Counted(
+        data=counts,
+        batches=count_batches(config, lay_out(_device(), is_half=True)),
+        fullest=lay_out(None, is_half=cpu.is_half).capacity if cpu else None,
     )
-    return fit_settings(config.recipe, config.stage, base, shape, data=counts, device=_device())
 
 
 def _note_source(data: StageData, progress: Progress) -> None:

@@ -272,8 +272,10 @@ def lay_out(
     settings: Settings,
     sharing: Sharing,
     mixture: Mixture | None = None,
+    *,
+    began_with: int | None = None,
 ) -> Schedule:
-    """Lay out all steps of the stage."""
+    """Lay out all steps of the stage; one that goes on has those of the ranks it began with."""
     stage = config.recipe.stage[config.stage]
     return build_schedule(
         sharing,
@@ -282,6 +284,7 @@ def lay_out(
         global_batch_size=stage.global_batch_size,
         micro_batch_size=settings.micro_batch_size,
         world_size=settings.world_size,
+        laid_out_for=began_with,
         epochs=stage.epochs,
         seed=config.recipe.train.seed,
         max_steps=config.max_steps,

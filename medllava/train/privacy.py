@@ -12,7 +12,7 @@ from medllava.data.random_records import RANDOM_DATA
 from medllava.errors import DataError
 from medllava.privacy.findings import PrivacyMode
 from medllava.privacy.gate import GateItem, enforce, look_through
-from medllava.privacy.own import PUBLISHED, is_own_record, read_choice, record_item
+from medllava.privacy.own import NOT_OWN, PUBLISHED, is_own_record, read_choice, record_item
 from medllava.progress import Progress
 from medllava.records import InstructionRecord
 from medllava.train.config import StageRunConfig
@@ -42,7 +42,7 @@ def pass_gate(
     first = next(items, None)
     if first is None:
         if sources:
-            progress.note(PUBLISHED)
+            progress.note(NOT_OWN)
         return
     report = look_through(
         chain([first], items),

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import Trainer
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 
 from medllava.data.packing import MicroBatches
 from medllava.errors import RecipeError
@@ -31,6 +31,7 @@ from medllava.train.freezing import learned_tensors
 from medllava.train.monitor import Arithmetic, MetricsFile, StepMeter
 from medllava.train.optimizer import build_optimizer
 from medllava.train.ranks import Ranks
+from medllava.train.resharding import restore_optimizer
 from medllava.train.settings import Settings
 from medllava.train.sharding import whole_weights
 
@@ -66,6 +67,8 @@ class StageRun:
     """Learning rates and decay."""
     checkpoint: CheckpointConfig
     """How often, and how many are kept."""
+    other_layout: Path | None = None
+    """Checkpoint to go on from that is of another number of ranks; None takes the usual way."""
     arithmetic: Arithmetic | None
     """What the meter needs for MFU; None where the model's sizes are not known."""
     metrics: MetricsFile | None
@@ -109,6 +112,27 @@ class RecordedTrainer(Trainer):  # type: ignore[misc]  # transformers has no typ
 
     def _load_from_checkpoint(self, *_: object, **__: object) -> None:
         """Load nothing: the model was already loaded from the checkpoint, name by name."""
+
+    def _prepare_for_training(
+        self,
+        max_steps: int,
+        train_dataloader: Any,  # noqa: ANN401 - as the base class
+        resume_from_checkpoint: str | None,
+    ) -> Any:  # noqa: ANN401 - as the base class
+        """Make the optimizer; it takes up what one of other ranks remembered name by name."""
+        other, prepare = self.plan.other_layout, _untyped(super()._prepare_for_training)
+        if other is None:
+            return prepare(max_steps, train_dataloader, resume_from_checkpoint)
+        prepared = prepare(max_steps, train_dataloader, None)
+        inner, schedule = _untyped(self.optimizer), _untyped(self.lr_scheduler)
+        while not hasattr(inner, "single_partition_of_fp32_groups") and hasattr(inner, "optimizer"):
+            inner = inner.optimizer
+        restore_optimizer(other, self._module, inner)
+        schedule.load_state_dict(torch.load(other / SCHEDULER_NAME, weights_only=True))
+        # A schedule sets the rates at its next step only.
+        for group, rate in zip(inner.param_groups, schedule.get_last_lr(), strict=True):
+            group["lr"] = rate
+        return prepared
 
     # Records.
 
@@ -185,3 +209,7 @@ class RecordedTrainer(Trainer):  # type: ignore[misc]  # transformers has no typ
                 write_json(folder / name, values)
             seal_checkpoint(self.plan.output_dir, step, keep=self.plan.checkpoint.keep)
         self.accelerator.wait_for_everyone()
+
+
+def _untyped(value: Any) -> Any:  # noqa: ANN401 - transformers is typed in part only
+    return value

@@ -73,6 +73,7 @@ from medllava.train.planning.fit import fit_settings
 from medllava.train.precision import precision_of_run
 from medllava.train.ranks import Ranks
 from medllava.train.recorded import StageRun, StopRequest
+from medllava.train.resharding import has_other_layout
 from medllava.train.run_record import (
     describe_data,
     describe_init,
@@ -80,7 +81,7 @@ from medllava.train.run_record import (
     describe_parts,
 )
 from medllava.train.settings import Settings, machine_settings
-from medllava.train.sharding import check_sharding, whole_weights
+from medllava.train.sharding import whole_weights
 from medllava.train.stages import BY_TRL, Learning
 from medllava.train.trainer import StageTrainer
 from medllava.train.trl_run import train_by_trl
@@ -179,6 +180,8 @@ class _Run:
     """None where a checkpoint stands for parts that are not at hand."""
     index: ExampleIndex
     schedule: Schedule
+    other_layout: Path | None = None
+    """Checkpoint to go on from that is of another number of ranks."""
 
 
 def _prepare(config: StageRunConfig, ranks: Ranks, folder: Path | None, progress: Progress) -> _Run:
@@ -210,8 +213,7 @@ def _prepare(config: StageRunConfig, ranks: Ranks, folder: Path | None, progress
     settings = _fit(config, base, shape, index)
     begun = noted(output_dir, PACK_KEY)
     settings = replace(settings, pack_length=begun or settings.pack_length)
-    if folder:
-        check_sharding(folder, settings)
+    is_other = folder is not None and has_other_layout(folder, settings)
     if settings.gradient_checkpointing:
         checkpoint_activations(loaded.model)
     _apply_kernels(loaded, settings, progress)
@@ -220,6 +222,7 @@ def _prepare(config: StageRunConfig, ranks: Ranks, folder: Path | None, progress
         settings,
         prepare.choose_sharing(config, index, loaded, progress=progress),
         prepare.mixture_of(config, index),
+        began_with=noted(output_dir, RANKS_KEY),
     )
     if ranks.is_main:
         check_run_key(
@@ -238,6 +241,7 @@ def _prepare(config: StageRunConfig, ranks: Ranks, folder: Path | None, progress
         shape=shape,
         index=index,
         schedule=schedule,
+        other_layout=folder if is_other else None,
     )
 
 
@@ -268,6 +272,7 @@ def _make_trainer(run: _Run, stack: ExitStack, *, done: int, progress: Progress)
         held_out=held_out,
         stage=recipe.stage[config.stage],
         checkpoint=recipe.checkpoint,
+        other_layout=run.other_layout,
         arithmetic=_arithmetic(config, run.shape),
         metrics=metrics,
         extra_files={
@@ -461,6 +466,6 @@ def _run_key(config: StageRunConfig, ranks: Ranks) -> dict[str, Any]:
         "init": (init_run and init_run.weights_sha256) or config.init,
         "max_steps": config.max_steps,
         "validation_data": str(config.validation_data) if config.validation_data else None,
-        RANKS_KEY: ranks.world_size,
+        RANKS_KEY: noted(config.output_dir, RANKS_KEY) or ranks.world_size,
         **({"mixture": [asdict(source) for source in config.mixture]} if config.mixture else {}),
     }

@@ -6,17 +6,13 @@ shard or to offload.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from medllava.errors import DataError
 from medllava.train.settings import Settings
 
-_DEEPSPEED_MARK = "latest"
-"""File that DeepSpeed writes into a checkpoint."""
 _PARTITIONED = 3
 """ZeRO stage from which the weights themselves are spread."""
 
@@ -43,21 +39,6 @@ def deepspeed_config(
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
     }
-
-
-def check_sharding(checkpoint: Path, settings: Settings) -> None:
-    """Make sure that a checkpoint's optimizer state is of the kind this run reads.
-
-    Raises:
-        DataError: it is not; says how to go on.
-    """
-    was_sharded = (checkpoint / _DEEPSPEED_MARK).is_file()
-    if was_sharded != settings.is_sharded:
-        how = "train.zero_stage and train.offload left as they were"
-        raise DataError(
-            f"{checkpoint} was saved {'by' if was_sharded else 'without'} DeepSpeed, and this run "
-            f"is {'sharded' if settings.is_sharded else 'not'}. Go on with {how}."
-        )
 
 
 @contextmanager

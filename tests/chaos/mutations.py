@@ -90,7 +90,7 @@ MUTATIONS = (
         "train/settings.py",
         "is Optimizer.EIGHT_BIT else 12",
         "is Optimizer.EIGHT_BIT else 8",
-        "unit/train/test_train_plan.py",
+        "unit/train/test_train_optimizer.py",
     ),
     Mutation(
         "one random stream for all requests",

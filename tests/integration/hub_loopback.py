@@ -41,6 +41,14 @@ class Fault:
 
 
 @dataclass
+class File:
+    """A file of a repository, as it is downloaded."""
+
+    content: bytes
+    commit: str
+
+
+@dataclass
 class Hub:
     root: Path
     endpoint: str = ""
@@ -112,6 +120,9 @@ class _Handler(Handler):
     def get(self):
         self._serve("GET")
 
+    def head(self):
+        self._serve("HEAD")
+
     def post(self):
         self._serve("POST")
 
@@ -145,7 +156,17 @@ class _Handler(Handler):
 
     def _answer(self, method, status, value):
         self.state.requests.append((method, urlsplit(self.path).path, status))
-        self.reply_json(status, value)
+        body, facts = json.dumps(value).encode() if not isinstance(value, File) else b"", {}
+        if isinstance(value, File):
+            body = value.content
+            facts = {"ETag": f'"{_git_oid(body)}"', "X-Repo-Commit": value.commit}
+        if method != "HEAD":
+            self.reply(status, body, facts)
+            return
+        self.send_response(status)  # as the answer to GET, without its body
+        for name, fact in {"Content-Length": str(len(body)), **facts}.items():
+            self.send_header(name, fact)
+        self.end_headers()
 
 
 @contextmanager
@@ -179,29 +200,59 @@ def settings(hub, body, query, kind, repo):
     return 200, {}
 
 
-def tree(hub, body, query, kind, repo, revision):
-    folder = hub.branch(repo, unquote(revision), kind)
-    if not folder.is_dir():
+def tree(hub, body, query, kind, repo, revision, under=""):
+    folder = _branch_of(hub, repo, revision, kind)
+    if not (folder / unquote(under or "")).is_dir():
         return 404, {"error": "no such revision"}
-    entries = []
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        name = path.relative_to(folder).as_posix()
-        entry = {"type": "file", "path": name, "size": path.stat().st_size, "oid": _git_oid(path)}
-        if name.endswith(LARGE):
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            entry["lfs"] = {"oid": digest, "size": entry["size"], "pointerSize": 134}
-        entries.append(entry)
-    return 200, entries
+    is_recursive = query.get("recursive", ["false"])[0].lower() in {"true", "1"}
+    found = (folder / unquote(under or "")).glob("**/*" if is_recursive else "*")
+    return 200, [_entry(folder, path) for path in sorted(found)]
+
+
+def _branch_of(hub, repo, revision, kind):
+    """Return a branch's folder, also where it is named by its newest commit."""
+    newest = hub.commits.get(f"{kind}/{repo}/main", [""])[-1]
+    return hub.branch(repo, "main" if revision == newest else unquote(revision), kind)
+
+
+def _entry(folder, path):
+    name = path.relative_to(folder).as_posix()
+    if path.is_dir():
+        return {"type": "directory", "path": name, "size": 0, "oid": _git_oid(name.encode())}
+    content = path.read_bytes()
+    entry = {"type": "file", "path": name, "size": len(content), "oid": _git_oid(content)}
+    if name.endswith(LARGE):
+        digest = hashlib.sha256(content).hexdigest()
+        entry["lfs"] = {"oid": digest, "size": entry["size"], "pointerSize": 134}
+    return entry
 
 
 def info(hub, body, query, kind, repo, revision="main"):
-    folder = hub.branch(repo, unquote(revision), kind)
+    folder = _branch_of(hub, repo, revision, kind)
     if not folder.is_dir():
         return 404, {"error": "no such repository"}
-    sha = hub.commits[f"{kind}/{repo}/{unquote(revision)}"][-1]
+    sha = hub.commits[f"{kind}/{repo}/{folder.name.replace('__', '/')}"][-1]
     is_private = (hub.root / kind / repo / "visibility").read_text() == "private"
-    facts = {"tags": [], "downloads": 0, "likes": 0}
+    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    siblings = [{"rfilename": name} for name in names]
+    facts = {"tags": [], "downloads": 0, "likes": 0, "siblings": siblings, "gated": False}
     return 200, {"id": repo, "sha": sha, "private": is_private, **facts}
+
+
+def resolve(hub, body, query, repo, revision, name, prefix=""):
+    kind = (prefix or "models").rstrip("/")
+    path = hub.branch(repo, kind=kind) / unquote(name)
+    if not path.is_file():
+        return 404, {"error": "Entry not found"}
+    return 200, File(path.read_bytes(), hub.commits[f"{kind}/{repo}/main"][-1])
+
+
+def paths_info(hub, body, query, kind, repo, revision):
+    asked = parse_qs(body.decode()).get("paths", []) if b"{" not in body[:1] else []
+    asked = asked or json.loads(body or b"{}").get("paths", [])
+    folder = hub.branch(repo, kind=kind)
+    found = [name for name in asked if (folder / name).is_file()]
+    return 200, [_entry(folder, folder / name) for name in found]
 
 
 def validate(hub, body, query):
@@ -231,7 +282,8 @@ def preupload(hub, body, query, kind, repo, revision):
         is_large = file["path"].endswith(LARGE)
         oid = None
         if path.is_file():
-            oid = hashlib.sha256(path.read_bytes()).hexdigest() if is_large else _git_oid(path)
+            data = path.read_bytes()
+            oid = hashlib.sha256(data).hexdigest() if is_large else _git_oid(data)
         mode = "lfs" if is_large else "regular"
         files.append({"path": file["path"], "uploadMode": mode, "shouldIgnore": False, "oid": oid})
     return 200, {"files": files}
@@ -323,19 +375,22 @@ def discussions(hub, body, query, kind, repo):
     return 200, {"discussions": found, "count": len(found), "start": 0}
 
 
-def _git_oid(path):
-    data = path.read_bytes()
+def _git_oid(data):
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
 _REPO = r"/api/(?P<kind>models|datasets)/(?P<repo>[^/]+/[^/]+)"
 _REVISION = r"(?P<revision>[^/]+)"
+_FILE = rf"/(?P<prefix>datasets/)?(?P<repo>[^/]+/[^/]+)/resolve/{_REVISION}/(?P<name>.+)"
 _ROUTES = (
     ("GET", "/api/whoami-v2", whoami),
     ("PUT", f"{_REPO}/settings", settings),
     ("POST", "/api/repos/create", create),
     ("POST", "/api/validate-yaml", validate),
-    ("GET", f"{_REPO}/tree/{_REVISION}", tree),
+    ("GET", f"{_REPO}/tree/{_REVISION}(?:/(?P<under>.+))?", tree),
+    ("POST", f"{_REPO}/paths-info/{_REVISION}", paths_info),
+    ("HEAD", _FILE, resolve),
+    ("GET", _FILE, resolve),
     ("GET", f"{_REPO}/revision/{_REVISION}", info),
     ("GET", f"{_REPO}/discussions", discussions),
     ("GET", _REPO, info),

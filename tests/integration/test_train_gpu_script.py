@@ -21,7 +21,11 @@ def test_the_gpu_benchmark_prints_its_whole_table_on_a_cpu():
     )
     assert result.returncode == 0, result.stderr[-2000:]
     rows = [line.split("  ")[0] for line in result.stdout.splitlines()]
-    for row in ("stage 1, packed", "stage 1, reference", "stage 2, packed", "stage 2, reference"):
+    for stage in (1, 2):
+        for way in ("medllava train", "float8", "LLaVA's shape"):
+            assert f"stage {stage}, {way}" in rows
+    for row in ("stage 2, LoRA (NeMo's setting)", "engine, 8 new tokens", "chat, first token"):
         assert row in rows
+    assert "failed" not in result.stdout
     parity = next(line for line in result.stdout.splitlines() if line.startswith("parity"))
     assert float(parity.split("of the largest")[0].split()[-1]) < 1e-5

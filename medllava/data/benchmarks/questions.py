@@ -25,6 +25,7 @@ from medllava.data.benchmarks.task import (
     task_names,
 )
 from medllava.data.conversation import question_text, user_turn
+from medllava.data.layouts.items import iter_items
 from medllava.data.sources import image_root
 from medllava.errors import DataError, RecordError
 from medllava.layout import INSTRUCTIONS_FILE
@@ -36,7 +37,7 @@ from medllava.records import (
     Stage,
     Turn,
 )
-from medllava.store import contained_path, iter_jsonl
+from medllava.store import contained_path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -314,5 +315,9 @@ def holds_questions(path: Path) -> bool:
         return not (path / INSTRUCTIONS_FILE).is_file()
     if path.suffix != ".jsonl":
         return False
-    first = next(iter_jsonl(path), None)
-    return first is not None and {"question", "answer"} <= first[1].keys()
+    first = next(iter_items(path), None)
+    return (
+        first is not None
+        and isinstance(first.value, dict)
+        and {"question", "answer"} <= first.value.keys()
+    )

@@ -5,9 +5,9 @@ An `EvalConfig` enters, an `Answerer` leaves. Torch is imported only where a mod
 
 import os
 
-from medllava.errors import SetupError
+from medllava.errors import DataError, SetupError
 from medllava.eval.ask.predict import Answerer
-from medllava.eval.config import Backend, EvalConfig
+from medllava.eval.config import Backend, ChoiceBy, DecodingConfig, EvalConfig
 
 
 def build_answerer(config: EvalConfig) -> Answerer:
@@ -17,6 +17,11 @@ def build_answerer(config: EvalConfig) -> Answerer:
         SetupError: the model cannot be loaded, or there are not so many GPUs.
     """
     if config.backend is not Backend.TRANSFORMERS:
+        if config.decoding.choice_by is ChoiceBy.LIKELIHOOD:
+            raise DataError(
+                "--choice-by likelihood needs the model's own logits, which a server does not "
+                "give. Use --backend transformers."
+            )
         from medllava.eval.ask.server import ServerAnswerer  # noqa: PLC0415 - an HTTP client
 
         ledger = config.output_dir / "answers" / "server.jsonl"
@@ -28,15 +33,14 @@ def build_answerer(config: EvalConfig) -> Answerer:
             decoding=config.decoding,
             ledger=ledger,
         )
-    from medllava.eval.ask.engine import Engine  # noqa: PLC0415 - torch, only where a model answers
     from medllava.eval.ask.workers import Worker, WorkerPool  # noqa: PLC0415
-    from medllava.model.devices import choose_device  # noqa: PLC0415
-    from medllava.model.load import load_model  # noqa: PLC0415
+    from medllava.model.devices import choose_device  # noqa: PLC0415 - torch, only with a model
 
     checkpoint = config.checkpoint or ""
     if config.gpus == 1:
-        loaded = load_model(checkpoint, device=config.device, dtype=config.dtype)
-        return Engine(loaded, config.decoding)
+        return build_engine(
+            checkpoint, device=config.device, dtype=config.dtype, decoding=config.decoding
+        )
     device = choose_device(config.device)
     num_threads = 0
     if device == "cpu":
@@ -56,6 +60,27 @@ def build_answerer(config: EvalConfig) -> Answerer:
             for name in devices
         ]
     )
+
+
+def build_engine(checkpoint: str, *, device: str, dtype: str, decoding: DecodingConfig) -> Answerer:
+    """Load a model into this process: a LLaVA with shared prefixes, any other by its own class.
+
+    Raises:
+        SetupError: it cannot be loaded.
+    """
+    from medllava.model.any_model import is_any_model, load_any_model  # noqa: PLC0415 - torch
+    from medllava.model.import_llava_med import split_delta  # noqa: PLC0415
+    from medllava.model.sources import read_config  # noqa: PLC0415
+
+    name, base = split_delta(checkpoint)
+    if base is None and is_any_model(read_config(name)):
+        from medllava.eval.ask.any_engine import AnyEngine  # noqa: PLC0415
+
+        return AnyEngine(load_any_model(name, device=device, dtype=dtype), decoding)
+    from medllava.eval.ask.engine import Engine  # noqa: PLC0415
+    from medllava.model.load import load_model  # noqa: PLC0415
+
+    return Engine(load_model(checkpoint, device=device, dtype=dtype), decoding)
 
 
 def _gpu_names(device: str, number: int) -> list[str]:

@@ -34,4 +34,5 @@ def describe_decoding(config: EvalConfig, seeds: Sequence[int]) -> DecodingRecor
         seeds=tuple(seeds),
         backend=config.backend.value,
         dtype=config.dtype,
+        choice_by=config.decoding.choice_by.value,
     )

@@ -21,6 +21,7 @@ from medllava.data.conversation import user_turn
 from medllava.data.pixels import PixelReader
 from medllava.data.tokenize import encode_prompt
 from medllava.errors import DataError, SetupError
+from medllava.eval.ask.likelihood import choose
 from medllava.eval.ask.predict import BLANK, Ask, Batch, blank_image
 from medllava.eval.config import DecodingConfig
 from medllava.images.load import load_image
@@ -126,9 +127,13 @@ class Engine:
             yield window
 
     def _batches(self, window: list[_Prompt]) -> list[list[_Prompt]]:
-        ordered = sorted(window, key=lambda prompt: len(prompt.suffix))
         size = self._batch_size
-        return [ordered[i : i + size] for i in range(0, len(ordered), size)]
+        batches: list[list[_Prompt]] = []
+        for chooses in (False, True):
+            members = [prompt for prompt in window if bool(prompt.ask.options) is chooses]
+            members.sort(key=lambda prompt: len(prompt.suffix))
+            batches += [members[i : i + size] for i in range(0, len(members), size)]
+        return batches
 
     @torch.inference_mode()
     def _prefixes(self, prompts: Sequence[_Prompt]) -> "_Prefixes":
@@ -155,10 +160,12 @@ class Engine:
         """Answer one batch."""
         decoder, num_new = self._decoder, self._decoding.max_new_tokens
         rows = _Rows(decoder, batch, prefixes)
+        if batch[0].ask.options:
+            return choose(decoder.tokenizer, rows.begin(), [prompt.ask.options for prompt in batch])
         speakers = [
             decoder.speaker(
                 [*prompt.prefix, *prompt.suffix],
-                Sampling(temperature=self._decoding.temperature, seed=_seed(prompt.ask)),
+                Sampling(temperature=self._decoding.temperature, seed=ask_seed(prompt.ask)),
                 streams=False,
                 device=torch.device("cpu"),  # the same draws on every device
             )
@@ -246,7 +253,7 @@ def _cached(cache: DynamicCache) -> Iterator[tuple[Tensor, Tensor]]:
         yield layer.keys, layer.values
 
 
-def _seed(ask: Ask) -> int:
+def ask_seed(ask: Ask) -> int:
     """Return the seed of the draws of an ask: it depends on the ask alone, not on its batch."""
     digest = hashlib.sha256(repr(ask.key).encode()).digest()
     return int.from_bytes(digest[:7])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from medllava.data.conversation import question_text
 from medllava.errors import DataError, RecordError
+from medllava.eval.ask.others import is_own, read_others
 from medllava.eval.baselines import image_kinds
 from medllava.eval.config import Condition
 from medllava.eval.probes import Probed
@@ -50,6 +51,8 @@ class Ask:
     """What the user says, without the image."""
     more: tuple[str, ...] = ()
     """Further images of the question, as `image`; they are shown after it."""
+    options: tuple[str, ...] = ()
+    """What it must choose from by likelihood; empty: it replies in words."""
     content: str = ""
     """SHA-256 of the image files; another picture under the same name is another ask."""
 
@@ -223,7 +226,8 @@ def read_predictions(
     """Return replies made elsewhere, by condition and seed, in the order of the questions.
 
     Lines hold `id` (or `record_id` or `question_id`) and `text`; `condition` and `seed` as we write
-    them ourselves are `real` and 0 where they are absent. Ids that were not asked are ignored.
+    them ourselves are `real` and 0 where they are absent. Files of other tools are read by
+    `others`. Ids that were not asked are ignored.
     Under `permuted_within` all questions of a kind of image may be absent, as they are where an
     image is alone in its kind; their reply is None.
 
@@ -231,7 +235,10 @@ def read_predictions(
         RecordError: a line has no id or no text, or an id comes twice with different texts.
         DataError: questions without a line; names up to three of them.
     """
-    found = {run: texts for run, texts in _read_runs(file).items() if run[0] in list(Condition)}
+    if is_own(file):
+        found = {run: texts for run, texts in _read_runs(file).items() if run[0] in list(Condition)}
+    else:
+        found = {(Condition.REAL.value, 0): read_others(file, questions)}
     if not any(condition == Condition.REAL for condition, _ in found):
         found[Condition.REAL.value, 0] = {}
     _, kinds = image_kinds(questions)
@@ -265,7 +272,8 @@ def read_probe_replies(file: Path, made: Mapping[str, Sequence[Probed]]) -> dict
     Raises:
         DataError: a variant is there, but not for every question it fits.
     """
-    found = {condition: texts for (condition, _), texts in _read_runs(file).items()}
+    runs = _read_runs(file) if is_own(file) else {}
+    found = {condition: texts for (condition, _), texts in runs.items()}
     replies: dict[str, list[str]] = {}
     for variant in made.keys() & found.keys():
         bases = [probed.base for probed in made[variant]]

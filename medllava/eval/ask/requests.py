@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from medllava.data.benchmarks.questions import QuestionSet, image_paths
 from medllava.data.conversation import question_text
 from medllava.errors import DataError
 from medllava.eval.ask.backends import build_answerer
+from medllava.eval.ask.options import options_of
 from medllava.eval.ask.predict import (
     Ask,
     Key,
@@ -31,7 +32,7 @@ from medllava.eval.baselines import (
     permute_images,
     permute_within,
 )
-from medllava.eval.config import ASKED_CONDITIONS, Backend, Condition, EvalConfig
+from medllava.eval.config import ASKED_CONDITIONS, Backend, ChoiceBy, Condition, EvalConfig
 from medllava.eval.perturbations import write_corrupted
 from medllava.eval.probes import Probed
 from medllava.progress import Progress
@@ -182,7 +183,7 @@ def _condition_asks(
             elif condition is Condition.PERMUTED_WITHIN:
                 shown_instead = permute_within(contents, kinds, seed=seed)
                 members = [q for q in questions if all(i in shown_instead for i in q.images)]
-            asks[condition.value, seed] = build_asks(
+            made = build_asks(
                 members,
                 condition=condition,
                 seed=seed,
@@ -191,6 +192,10 @@ def _condition_asks(
                 closed_prompt=prompt,
                 contents=contents,
             )
+            if config.decoding.choice_by is ChoiceBy.LIKELIHOOD:
+                pairs = zip(made, members, strict=True)
+                made = [replace(ask, options=options_of(question)) for ask, question in pairs]
+            asks[condition.value, seed] = made
     return asks
 
 
@@ -198,6 +203,7 @@ def _probe_asks(
     config: EvalConfig, made: Made, paths: Mapping[str, Path], prompt: str
 ) -> dict[str, list[Ask]]:
     contents = {image: sha256_of(path) for image, path in paths.items()} if made else {}
+    by_likelihood = config.decoding.choice_by is ChoiceBy.LIKELIHOOD
 
     def content(probed: Probed) -> str:
         of_file = " ".join(contents[image] for image in probed.question.images)
@@ -219,6 +225,7 @@ def _probe_asks(
                 seed=config.seeds[0],
                 image=shown(probed),
                 more=tuple(str(paths[image]) for image in probed.question.more_images),
+                options=options_of(probed.question) if by_likelihood else (),
                 text=question_text(probed.question, closed_prompt=prompt),
                 content=content(probed),
             )
@@ -241,6 +248,8 @@ def _fingerprint(config: EvalConfig, task: QuestionSet, model: Mapping[str, Any]
         config.backend.value,
         config.dtype,
     ]
+    if config.decoding.choice_by is not ChoiceBy.REPLY:
+        facts.append(config.decoding.choice_by.value)
     if config.backend is not Backend.TRANSFORMERS:
         facts += [config.base_url, config.served_model]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]

@@ -123,13 +123,13 @@ def _work(worker: Worker, asks: list[Ask], done: frozenset[Key], results: Connec
     try:
         import torch  # noqa: PLC0415 - only in the worker
 
-        from medllava.eval.ask.engine import Engine  # noqa: PLC0415
-        from medllava.model.load import load_model  # noqa: PLC0415
+        from medllava.eval.ask.backends import build_engine  # noqa: PLC0415
 
         if worker.num_threads:
             torch.set_num_threads(worker.num_threads)
-        loaded = load_model(worker.checkpoint, device=worker.device, dtype=worker.dtype)
-        engine = Engine(loaded, worker.decoding)
+        engine = build_engine(
+            worker.checkpoint, device=worker.device, dtype=worker.dtype, decoding=worker.decoding
+        )
         for batch in engine.answer(asks, is_done=lambda ask: ask.key in done):
             results.send((_BATCH, [(ask.key, text) for ask, text in batch]))
         results.send((_END, None))

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from medllava.llm.client import OpenAIModel
 from medllava.llm.ledger import Ledger
 from medllava.llm.prices import price_for
 from medllava.llm.protocol import ChatModel, ChatRequest
@@ -95,6 +94,8 @@ def ask_judge(
     Returns:
         Every reply, in the order of the items and their attempts, and how many items have none.
     """
+    from medllava.llm.client import OpenAIModel  # noqa: PLC0415 - scoring alone asks nobody
+
     model: ChatModel = OpenAIModel(
         judge.model, base_url=judge.base_url, max_retries=judge.max_retries
     )

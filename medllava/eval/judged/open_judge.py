@@ -32,6 +32,8 @@ from medllava.store import iter_jsonl
 JUDGED_METRICS = ("judged_accuracy", "judged_open", "judged_open_correct")
 """All questions, closed ones by rule; open ones with partial credit; open ones that are correct."""
 
+_MOST = 0.5
+
 
 @dataclass(slots=True, kw_only=True)
 class JudgedAnswers:
@@ -232,7 +234,7 @@ def _agreement(
 ) -> dict[str, Any]:
     """Compare "correct" by most verdicts with the strict rule, on the same open answers."""
     pairs = [
-        (share > 0.5, strict[i] == 1)
+        (bool(share > _MOST), bool(strict[i] == 1))
         for i in rows
         if not np.isnan(share := verdicts.is_correct(questions[i].id))
     ]

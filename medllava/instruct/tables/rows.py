@@ -131,6 +131,10 @@ def _iter_folder(folder: Path) -> Iterator[tuple[int, Row]]:
 def _iter_dataset(path: Path) -> Iterator[tuple[int, Row]]:
     """Yield the rows of a folder of `datasets`, or of a data set on the hub, split by split."""
     import datasets  # noqa: PLC0415 - costs a second, only for these tables
+    from datasets.exceptions import DatasetsError  # noqa: PLC0415
+    from huggingface_hub.errors import (  # type: ignore[attr-defined]  # noqa: PLC0415
+        HTTPError,  # httpx's or httpx2's
+    )
 
     try:
         loaded = (
@@ -138,7 +142,7 @@ def _iter_dataset(path: Path) -> Iterator[tuple[int, Row]]:
             if path.exists()
             else datasets.load_dataset(str(hub_name(path)))
         )
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, HTTPError, DatasetsError) as error:
         kind = DataError if path.exists() else RemoteError
         raise kind(
             f"cannot load the data set ({str(error)[:200]}): {path}. Check name and access."

@@ -107,10 +107,25 @@ def plan_batches(
 
 
 def count_pass(
-    recipe: Recipe, settings: Settings, data: DataStatistics, accumulation: int
+    recipe: Recipe,
+    settings: Settings,
+    data: DataStatistics,
+    accumulation: int,
+    *,
+    fullest: int | None = None,
 ) -> PassCounts:
-    """Return what goes through in one forward pass, as full as packs are at most."""
-    positions = settings.micro_batch_size * settings.pack_length
+    """Return what goes through in one forward pass, as full as packs are at most.
+
+    Args:
+        recipe: of the run.
+        settings: length and number of packs.
+        data: counts of the records.
+        accumulation: passes per step.
+        fullest: tokens of the fullest pack, where the run was laid out; few records a step do not
+            fill one.
+    """
+    length = min(settings.pack_length, fullest or settings.pack_length)
+    positions = settings.micro_batch_size * length
     per_token = positions / max(1, data.num_tokens)
     supervised = math.ceil(data.num_supervised * per_token) if recipe.data.packing else positions
     return PassCounts(

@@ -48,6 +48,8 @@ _MFU = {
 }
 _LONG_PACK = 4096
 """From here on the shares of long packs are taken."""
+PROCESS_BYTES = 640 * 2**20
+"""What Python, torch and transformers take before there is a model; measured."""
 _USABLE_HOST = 0.9
 """Share of a machine's memory that may be planned; the rest is the system's."""
 
@@ -61,6 +63,8 @@ class Cpu:
     """Whether it is fast at bf16."""
     why: str
     """How that is known."""
+    fullest: int | None = None
+    """Tokens of the fullest pack of the run as it is laid out here; None without any data."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +176,10 @@ def build_plan(  # noqa: PLR0913 - each is a thing a user asks about
         settings = fit_settings(recipe, stage, base, shape, data=data, device=device)
         fitting = known or plan_batches(recipe, config, settings, data, max_steps=max_steps)
         flops = _run_flops(shape, learning, data, fitting)
-        passes = count_pass(recipe, settings, data, fitting.gradient_accumulation_steps)
+        fullest = cpu.fullest if cpu is not None and device is None else None
+        passes = count_pass(
+            recipe, settings, data, fitting.gradient_accumulation_steps, fullest=fullest
+        )
         fill = data.num_tokens / max(1, fitting.num_units * settings.pack_length)
         plan = _plan_gpu(shape, learning, settings, device, passes, flops=flops, fill=fill)
         return plan, fitting, flops
@@ -240,10 +247,12 @@ def _plan_gpu(
 
 def _on_cpu(plan: GpuPlan, cpu: Cpu) -> GpuPlan:
     """Say whether a plan fits this machine's own memory."""
+    memory = {**plan.memory_bytes, "process": PROCESS_BYTES}
     return replace(
         plan,
+        memory_bytes=memory,
         capacity_bytes=cpu.memory_bytes,
-        fits=plan.total_bytes <= _USABLE_HOST * cpu.memory_bytes,
+        fits=sum(memory.values()) <= _USABLE_HOST * cpu.memory_bytes,
         why=cpu.why,
     )
 

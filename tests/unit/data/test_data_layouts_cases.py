@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from medllava.cli.app import app
 from medllava.data.conversation import image_first
 from medllava.data.dataset import build_index
 from medllava.data.dropped import Dropped, DropReason
-from medllava.data.sources import read_instructions
+from medllava.data.sources import is_llava_file, read_instructions
 from medllava.errors import DataError
 from medllava.model.parts import build_model
 from medllava.progress import SilentProgress
@@ -319,3 +321,18 @@ def test_no_record_teaches_none_or_ends_a_run(processor, images, name):
     assert len(index) >= 6
     dropped = {d.record_id for d in index.dropped}
     assert dropped == ({"nulls"} if name.startswith("null") else set())
+
+
+@pytest.mark.parametrize("form", ["array", "lines", "gzip", "one object on many lines", "BOM"])
+def test_the_command_knows_conversations_by_their_content_in_every_form(tmp_path, form):
+    item = {"id": "a", "conversations": [{"from": "human", "value": "Hi?"}]}
+    item["conversations"].append({"from": "gpt", "value": "Yes."})
+    text = json.dumps([item] if form == "array" else item, indent=2 if "many" in form else None)
+    data = b"\xef\xbb\xbf" * (form == "BOM") + text.encode()
+    file = tmp_path / ("a.json.gz" if form == "gzip" else "a.json")
+    file.write_bytes(gzip.compress(data) if form == "gzip" else data)
+    assert is_llava_file(file)
+    command = ["train", "debug", "--stage", "2", "--data", str(file), "--dry-run"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.stderr
+    assert "1 records" in " ".join(result.output.split())

@@ -29,10 +29,10 @@ def figures_in(folder: Path, *, caption: str, words: str = "", license_: str = "
     (folder / "images").mkdir(parents=True)
     records = []
     for number, text in enumerate((caption, "An axial CT slice of the liver.")):
-        image = Image.effect_noise((300, 80), 20).convert("RGB")
+        image = Image.effect_noise((240, 240), 20).convert("RGB")
         if words and number == 0:
-            face = ImageFont.load_default(20)
-            ImageDraw.Draw(image).text((20, 30), words, fill="white", font=face)
+            face = ImageFont.load_default(16)
+            ImageDraw.Draw(image).text((20, 110), words, fill="white", font=face)
         image.save(folder / "images" / f"{number}.png")
         records.append(
             FigureRecord(
@@ -173,3 +173,15 @@ def test_the_command_stops_with_exit_4_and_looks_alone_without_a_stage(tmp_path:
     assert json.loads(run.stdout)["summary"]["items_with_findings"] == 1
     run = CliRunner().invoke(app, [*base, str(tmp_path / "c")])
     assert run.exit_code == 2
+
+
+@needs_reader
+def test_looking_alone_looks_at_every_split(tmp_path: Path):
+    figures = figures_in(tmp_path / "in", caption="Chest of Mrs. Lindqvist.")
+    rows = pq.read_table(figures / "figures.parquet").to_pylist()
+    rows[0]["split"] = "test"
+    pq.write_table(pa.Table.from_pylist(rows), figures / "figures.parquet")
+    check = ["generate-instructions", str(figures), "--check-privacy", "-o", str(tmp_path / "out")]
+    run = CliRunner().invoke(app, check)
+    assert run.exit_code == 4
+    assert "1 of 2 items" in run.stderr

@@ -84,7 +84,7 @@ def test_published_records_are_not_looked_at_and_it_is_said(tmp_path: Path):
     data = records_in(tmp_path / "data", license_="CC BY", said="The chest of Mrs. Lindqvist.")
     summary, told = train(data, tmp_path / "out")
     assert summary.complete
-    assert any("privacy gate off" in note for note in told)
+    assert any("nothing is marked as your own" in note for note in told)
     assert not (tmp_path / "out" / "privacy.jsonl").exists()
 
 
@@ -94,10 +94,10 @@ def table_in(folder: Path, *, words: str = "") -> Path:
         writer = csv.writer(handle)
         writer.writerow(["image", "caption", "split"])
         for number in range(2):
-            image = Image.effect_noise((160, 60), 20).convert("RGB")
+            image = Image.effect_noise((200, 200), 20).convert("RGB")
             if words and number == 0:
                 face = ImageFont.load_default(18)
-                ImageDraw.Draw(image).text((8, 20), words, fill="white", font=face)
+                ImageDraw.Draw(image).text((20, 90), words, fill="white", font=face)
             image.save(folder / f"{number}.png")
             writer.writerow([f"{number}.png", f"An axial CT slice, number {number}.", "train"])
     return folder / "t.csv"
