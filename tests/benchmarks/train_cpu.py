@@ -1,11 +1,12 @@
 """Packed training against padded training on the CPU, in one run.
 
-    python tests/benchmarks/train_cpu.py [--records 32] [--max-length 2048]
+    python tests/benchmarks/train_cpu.py [--records 32] [--batch 16] [--max-length 2048]
 
 A LLaVA of 36 million parameters (6 layers of 384, vocabulary 32,000, 576 image tokens) trains on
 the same records in both ways: packs with one causal attention call per segment and logits only
-where labels are; batches of 16 padded to their longest with logits everywhere. Timings of the two
-alternate, so that a busy machine disturbs both alike; the ratio is the result.
+where labels are; batches of 16 padded to their longest with logits everywhere, as they come and
+grouped by length over all records, as LLaVA groups them. Timings of the ways alternate, so that a
+busy machine disturbs all alike; the ratio is the result.
 """
 
 import argparse
@@ -51,6 +52,7 @@ def main() -> None:
     parser.add_argument("--records", type=int, default=2 * BATCH)
     parser.add_argument("--max-length", type=int, default=2048)
     parser.add_argument("--stage", type=int, choices=(1, 2), default=2)
+    parser.add_argument("--batch", type=int, default=BATCH, help="records of a padded batch")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
@@ -72,7 +74,12 @@ def main() -> None:
         max_length=options.max_length,
     )
     packs = pack_records(records, max_length=options.max_length)
-    chunks = [range(i, min(i + BATCH, options.records)) for i in range(0, options.records, BATCH)]
+
+    def cut(order: list[int]) -> list[list[int]]:
+        return [order[i : i + options.batch] for i in range(0, len(order), options.batch)]
+
+    chunks = cut(list(range(options.records)))
+    grouped = cut(sorted(range(options.records), key=lambda i: -int(records.lengths[i])))
 
     def batches(make: object, groups: object) -> list[dict[str, torch.Tensor]]:
         return [
@@ -89,10 +96,12 @@ def main() -> None:
     # name, attention, batches, optimizer steps: the reference steps after every padded batch.
     segmented = choose_attention(Attention.SEGMENTED, device="cpu")
     packed, padded = batches(packed_batch, packs), batches(padded_batch, chunks)
+    by_length = batches(padded_batch, grouped)
     ways = {
         "packed, segmented, sparse logits": (segmented, [packed]),
         "packed, block-masked sdpa": ("sdpa", [packed]),
         "padded to longest, full logits": ("sdpa", [[batch] for batch in padded]),
+        "padded, grouped by length": ("sdpa", [[batch] for batch in by_length]),
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(options.repeats):
