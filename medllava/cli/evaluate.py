@@ -135,6 +135,9 @@ def run(
         Path | None,
         typer.Option("--output-dir", "-o", help="Folder to write; default CKPT/eval/TASK."),
     ] = None,
+    images: Annotated[
+        bool, typer.Option("--images/--no-images", help="Pictures on the page of the report.")
+    ] = True,
     resume: options.Resume = True,
     json_output: options.Json = False,
     quiet: options.Quiet = False,
@@ -189,6 +192,7 @@ def run(
         seeds=tuple(range(seed, seed + num_seeds)),
         draws=draws,
         resume=resume,
+        images_on_page=images,
     )
     by = None
     if judge is not None:

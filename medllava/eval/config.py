@@ -123,6 +123,8 @@ class EvalConfig:
     train_image_dir: Path | None = None
     """What the images of `train_data` are relative to; None: as in training."""
     resume: bool = True
+    images_on_page: bool = True
+    """False: `report.html` shows no pictures, so that it can be sent where they must not go."""
 
     def seeds_of(self, condition: Condition) -> tuple[int, ...]:
         """Return the seeds under which a condition is asked; each permutation has one."""

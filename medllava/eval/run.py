@@ -260,7 +260,13 @@ def _write(
         write_jsonl(files["judgements"], judged.lines)
     write_text(
         files["page"],
-        render_report(report, questions, answers.real()[0], values, image_dir=task.image_dir),
+        render_report(
+            report,
+            questions,
+            answers.real()[0],
+            values,
+            image_dir=task.image_dir if config.images_on_page else None,
+        ),
     )
     written = report.to_json()
     write_json(files["report"], written)

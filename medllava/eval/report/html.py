@@ -46,12 +46,12 @@ def render_report(
     """
     report = evaluation.to_json()
     task = evaluation.task
-    sections = [("Scores", _score_table(report) + _floor_bars(report["conditions"]))]
+    sections = contamination_section(evaluation.contamination)
+    sections += [("Scores", _score_table(report) + _floor_bars(report["conditions"]))]
     sections += _groups("By answer type", report["by_answer_type"])
     sections += _groups("By category", report["by_category"])
     sections += judge_section(evaluation.judge, report["conditions"][Condition.REAL.value])
     sections += probe_section(evaluation.probes)
-    sections += contamination_section(evaluation.contamination)
     sections += llava_med_section(evaluation.llava_med)
     sections += published_section(task.name, report)
     right, wrong = _examples(questions, values)
@@ -76,18 +76,38 @@ def _shown_metrics(conditions: Mapping[str, Any]) -> list[Metric]:
 
 
 def _score_table(scores: Mapping[str, Any]) -> str:
-    rows = {name.replace("_", " "): row for name, row in scores["conditions"].items()}
-    metrics = _shown_metrics(rows)
-    rows |= gain_rows(scores)
+    """Return a row per metric, for conditions are few; metrics of equal numbers share a row."""
+    columns = {name.replace("_", " "): found for name, found in scores["conditions"].items()}
+    table = _by_metric(_shown_metrics(columns), columns)
+    gains = gain_rows(scores)
+    if not gains:
+        return table
     among = scores["visual_gain_over"]
-    note = f"Real minus permuted: permuted among {among}; interval of the paired difference."
-    return (page.render_text(note) if among else "") + page.render_table(
-        ["condition", *(_heading(metric) for metric in metrics)],
-        [
-            [name, *(estimate_cell(estimates.get(m.name), is_share=m.is_share) for m in metrics)]
-            for name, estimates in rows.items()
-        ],
+    note = f"What the images add, permuted among {among}; intervals of the paired difference:"
+    gained = [metric for metric in METRICS if metric.name in scores["visual_gain"]]
+    return table + page.render_text(note) + _by_metric(gained, gains)
+
+
+def _by_metric(metrics: Sequence[Metric], columns: Mapping[str, Mapping[str, Any]]) -> str:
+    return page.render_table(
+        ["score", *columns],
+        [[name, *cells] for name, cells in _merged(metrics, list(columns.values()))],
     )
+
+
+def _merged(
+    metrics: Sequence[Metric], estimates: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, list[str]]]:
+    """Return (names, cells) of metrics; those with the same numbers everywhere are one."""
+    names: dict[tuple[str, ...], list[str]] = {}
+    for metric in metrics:
+        cells = [estimate_cell(e.get(metric.name), is_share=metric.is_share) for e in estimates]
+        names.setdefault(tuple(cells), []).append(metric.name.replace("_", " "))
+    shares = {metric.name.replace("_", " ") for metric in metrics if metric.is_share}
+    return [
+        (", ".join(found) + (", %" if found[0] in shares else ""), list(cells))
+        for cells, found in names.items()
+    ]
 
 
 def _floor_bars(conditions: Mapping[str, Any]) -> str:
@@ -110,23 +130,20 @@ def _bars(estimates: Mapping[str, Mapping[str, Any]]) -> str:
     )
 
 
-def _heading(metric: Metric) -> str:
-    return metric.name.replace("_", " ") + (", %" if metric.is_share else "")
-
-
 def _groups(heading: str, groups: Mapping[str, Any]) -> list[tuple[str, str]]:
     if not groups:
         return []
     metrics = [m for m in _shown_metrics(groups) if m.higher_is_better]
+    merged = _merged(metrics, list(groups.values()))
     table = page.render_table(
-        ["", "questions", *(_heading(metric) for metric in metrics)],
+        ["", "questions", *(name for name, _ in merged)],
         [
             [
                 name,
                 max(e["num_questions"] for e in estimates.values()),
-                *(estimate_cell(estimates.get(m.name)) for m in metrics),
+                *(cells[row] for _, cells in merged),
             ]
-            for name, estimates in groups.items()
+            for row, (name, estimates) in enumerate(groups.items())
         ],
     )
     bars = _bars({name: estimates["token_recall"] for name, estimates in groups.items()})

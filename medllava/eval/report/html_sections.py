@@ -111,7 +111,14 @@ def contamination_section(found: Mapping[str, Any] | None) -> list[Section]:
     """Return what `contamination.find_contamination` found, and what it does to the scores."""
     if not found:
         return []
-    flags = page.render_table(["flag", "items"], list(found["flags"].items()))
+    unread = found["num_unread"]
+    flags = page.render_table(
+        ["flag", "items"],
+        [
+            *found["flags"].items(),
+            *([["images not read, so not compared", unread]] if unread else []),
+        ],
+    )
     metrics = [
         m for m in _SUBSET_METRICS if any(m in s["scores"] for s in found["scores"].values())
     ]

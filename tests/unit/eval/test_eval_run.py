@@ -244,3 +244,17 @@ def test_a_model_that_always_says_yes_is_caught_by_negation(task_file, tmp_path)
     negated = evaluate_task(config).details["probes"]["negated"]
     values = {name: negated[name]["value"] for name in ("accuracy", "all_right", "consistent")}
     assert values == {"accuracy": 0.5, "all_right": 0.0, "consistent": 0.0}
+
+
+def test_a_page_without_images_holds_none(task_file, tmp_path):
+    answers = tmp_path / "answers.jsonl"
+    ids = [line["id"] for line in lines_of(task_file)]
+    answers.write_text("".join(json.dumps({"id": i, "text": "MRI"}) + "\n" for i in ids))
+    for shown in (True, False):
+        config = make_config(
+            task_file, tmp_path / str(shown), predictions=answers, images_on_page=shown
+        )
+        page = evaluate_task(config).artifacts["page"].read_text()
+        assert ("data:image/jpeg" in page) is shown
+        # Four metrics have the same numbers; they are one row.
+        assert "accuracy, exact match" in page
