@@ -51,7 +51,7 @@ class MarkdownAnswer:
     def _draw(self) -> None:
         if not self._growing.strip():
             return
-        shown = _Tail(self._render(self._growing))
+        shown = _Lines(self._render(self._growing), is_growing=True)
         if self._live is None:
             # Only what we draw: nothing else prints while an answer comes.
             self._live = Live(
@@ -69,11 +69,11 @@ class MarkdownAnswer:
     def _commit(self, text: str) -> None:
         """Print a part for good, in place of what was drawn of it."""
         if self._live is not None:
-            self._live.update(self._render(text))
+            self._live.update(_Lines(self._render(text)))
             self._live.stop()
             self._live = None
         elif text.strip():
-            self._console.print(self._render(text))
+            self._console.print(_Lines(self._render(text)), end="")
         self._is_first = self._is_first and not text.strip()
 
     def _render(self, text: str) -> RenderableType:
@@ -82,17 +82,29 @@ class MarkdownAnswer:
         return markdown if self._is_first else Group("", markdown)
 
 
-class _Tail:
-    """The end of something, as much as the screen holds."""
+class _Lines:
+    """The lines of something, without the blanks that fill them up, which a copy would carry."""
 
-    def __init__(self, whole: RenderableType) -> None:
+    def __init__(self, whole: RenderableType, *, is_growing: bool = False) -> None:
         self._whole = whole
+        self._is_growing = is_growing
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         lines = console.render_lines(self._whole, options.update(height=None), pad=False)
-        for line in lines[-max(1, console.height - 2) :]:
-            yield from line
+        if self._is_growing:  # its end, as much as the screen holds
+            lines = lines[-max(1, console.height - 2) :]
+        for line in lines:
+            yield from _strip(line)
             yield Segment.line()
+
+
+def _strip(line: list[Segment]) -> list[Segment]:
+    kept = list(line)
+    while kept and not (kept[-1].style and kept[-1].style.bgcolor):
+        last = kept.pop()
+        if text := last.text.rstrip(" "):
+            return [*kept, Segment(text, last.style)]
+    return kept
 
 
 def find_end(text: str) -> int:
