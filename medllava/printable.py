@@ -6,6 +6,7 @@ that would set a window title, fill the clipboard or clear the screen is spelled
 
 import codecs
 import re
+from urllib.parse import urlsplit
 
 _CONTROLS = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"
@@ -26,6 +27,14 @@ def repair(text: str) -> str:
     """
     data = text.encode("utf-8", "surrogateescape") if text.isprintable() is False else None
     return text if data is None else data.decode("utf-8", _UNDECODABLE)
+
+
+def without_password(url: str) -> str:
+    """Return an address as it may be written down and shown."""
+    parts = urlsplit(url)
+    if "@" not in parts.netloc:
+        return url
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _spell(found: re.Match[str]) -> str:

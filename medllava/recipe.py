@@ -184,6 +184,9 @@ class StageConfig:
     """Share of the steps in which the learning rate rises from 0."""
     weight_decay: float = 0.0
     """AdamW's decay; norms and biases are left out."""
+    adam_beta2: float = 0.999
+    """Share of Adam's memory of squared gradients that a step keeps; 0.95 forgets the large first
+    ones within a short run."""
     max_grad_norm: float = 1.0
     """0 switches clipping off."""
     train_vision_encoder: bool = False

@@ -1,6 +1,7 @@
 """What a conversation needs to know, without torch: who answers, how, and about which picture."""
 
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 from medllava.model.sampling import Sampling
 from medllava.records import Record
@@ -48,6 +49,11 @@ class ChatConfig:
     load: str | None = None
     """`8bit` or `4bit`: quantized weights."""
     sampling: Sampling = field(default_factory=Sampling)
+
+    @property
+    def sent_to(self) -> str | None:
+        """Name of the server that pictures go to, without a password; None: they stay here."""
+        return urlsplit(self.base_url).netloc.rpartition("@")[2] if self.base_url else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

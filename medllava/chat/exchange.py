@@ -15,7 +15,8 @@ from PIL import Image
 
 from medllava.chat.config import ViewConfig
 from medllava.errors import DataError
-from medllava.images.load import load_image, load_series
+from medllava.images.load import load_image, load_series, read_slice
+from medllava.images.series import Series
 from medllava.records import IMAGE_TOKEN, Turn
 from medllava.store import write_json, write_text
 
@@ -28,12 +29,14 @@ class Said:
     images: tuple[tuple[str, ViewConfig], ...] = ()
 
 
-def open_image(source: str | bytes, view: ViewConfig) -> Image.Image:
-    """Read what the user named, a path or an http(s) address, or the bytes of a file, as RGB.
+def open_image(source: str | bytes | Series[bytes], view: ViewConfig) -> Image.Image:
+    """Read what the user named, a path or an http(s) address, or what was uploaded, as RGB.
 
     Raises:
         MedllavaError: see `medllava.images.load.load_image`.
     """
+    if isinstance(source, Series):
+        return read_slice(source, view.frame, view.window)
     return load_image(
         source,
         frame=view.frame,

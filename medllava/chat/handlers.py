@@ -19,8 +19,10 @@ from medllava.chat.examples import EXAMPLES
 from medllava.chat.exchange import open_image
 from medllava.chat.occlusion import CAPTION, draw_overlay
 from medllava.chat.page_text import fill_page, read_template
+from medllava.chat.privacy import PrivacyWatch, Told
 from medllava.chat.requests import (
     PageQuestion,
+    parse_files,
     parse_object,
     parse_question,
     parse_view,
@@ -31,12 +33,15 @@ from medllava.chat.transcript import parse_transcript
 from medllava.errors import DataError, MedllavaError
 from medllava.images.encode import encode_image, image_address, shrink
 from medllava.images.facts import describe_image
+from medllava.images.load import gather_series
+from medllava.images.series import Series
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
 MAX_UPLOAD_BYTES = 64 * 2**20
+_MAX_SERIES_BYTES = 512 * 2**20
 _MAX_QUESTION_BYTES = 64 * 2**10
 _PREVIEW_PIXELS = 640
 _MAX_NAME = 200
@@ -65,6 +70,7 @@ class Handlers:
         self._sessions = sessions
         self._uploads = asyncio.Semaphore(_MAX_UPLOADS)
         self._decodes = asyncio.Semaphore(_MAX_DECODES)
+        self._watch = PrivacyWatch(sent_to)
         self._facts = {
             "model": model,
             "sentTo": sent_to,
@@ -121,23 +127,30 @@ class Handlers:
         return _json({})
 
     async def show(self, request: "Request") -> "Response":
-        """Keep an uploaded picture; the reply has its id, a preview and what can be chosen."""
+        """Keep an uploaded picture, or the folder of a series.
+
+        The reply has its id, a preview, what can be chosen and what is warned of.
+        """
         session = self._sessions.find(request.path_params["key"])
         if session is None:
             return _gone()
         if len(session.pictures) >= MAX_IMAGES:
             return _json({"error": f"a conversation holds {MAX_IMAGES} images."}, status=400)
+        is_folder = "x-medllava-folder" in request.headers
+        limit = _MAX_SERIES_BYTES if is_folder else MAX_UPLOAD_BYTES
         async with self._uploads:
             try:
                 async with asyncio.timeout(_UPLOAD_SECONDS):
-                    data = await read_body(request, limit=MAX_UPLOAD_BYTES)
+                    raw = await read_body(request, limit=limit)
             except TimeoutError:
                 return _json({"error": "the upload took too long. Try again."}, status=408)
-            if data is None:
-                return _json({"error": f"the file is over {MAX_UPLOAD_BYTES:,} bytes."}, status=413)
+            if raw is None:
+                return _json({"error": f"the file is over {limit:,} bytes."}, status=413)
             try:
+                data = await asyncio.to_thread(_gather, raw) if is_folder else raw
                 image = await self._render(data, ViewConfig())
                 facts = await asyncio.to_thread(describe_image, data)
+                told = await self._watch_over(data, image)
                 name = unquote(request.headers.get("x-medllava-name", ""))[:_MAX_NAME]
                 picture = self._sessions.add(session, name=name, data=data, facts=facts)
             except MedllavaError as error:
@@ -149,6 +162,7 @@ class Handlers:
                 "height": image.height,
                 "preview": await asyncio.to_thread(_preview, image),
                 "facts": facts.to_json(),
+                "warnings": [{"text": one.text, "isUrgent": one.is_urgent} for one in told],
             }
         )
 
@@ -240,7 +254,11 @@ class Handlers:
         picture = session.pictures.get(request.path_params["picture"]) if session else None
         return (session, picture) if session and picture else None
 
-    async def _render(self, data: bytes, view: ViewConfig) -> Image.Image:
+    async def _watch_over(self, data: bytes | Series[bytes], image: Image.Image) -> list[Told]:
+        async with self._decodes:
+            return await asyncio.to_thread(self._watch.look, data, [image])
+
+    async def _render(self, data: bytes | Series[bytes], view: ViewConfig) -> Image.Image:
         """Decode one view of a file, at most two at once: a small file may be a large picture."""
         async with self._decodes:
             return await asyncio.to_thread(open_image, data, view)
@@ -254,6 +272,10 @@ def _view_to_page(view: ViewConfig) -> dict[str, Any]:
         "window": view.window,
     }
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _gather(raw: bytes) -> Series[bytes]:
+    return gather_series(parse_files(raw))
 
 
 def _preview(image: Image.Image) -> str:

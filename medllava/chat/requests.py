@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from medllava.chat.config import Options, ViewConfig
@@ -35,6 +36,23 @@ async def read_body(request: "Request", *, limit: int) -> bytes | None:
             return None
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+def parse_files(raw: bytes) -> list[bytes]:
+    """Read the files of a folder: a line of JSON with their sizes, then all of them in a row.
+
+    Raises:
+        DataError: it is no such body.
+    """
+    line, _, rest = raw.partition(b"\n")
+    try:
+        sizes = [int(size) for size in json.loads(line)]
+    except (ValueError, TypeError, OverflowError):
+        sizes = []
+    if not sizes or min(sizes) < 0 or sum(sizes) != len(rest):
+        raise DataError("the folder did not arrive whole. Add it again.")
+    ends = list(accumulate(sizes))
+    return [rest[end - size : end] for size, end in zip(sizes, ends, strict=True)]
 
 
 def parse_object(raw: bytes | None) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from medllava.chat.config import Options
 from medllava.chat.conversation import Conversation
 from medllava.errors import DataError, MedllavaError
 from medllava.images.facts import ImageFacts
+from medllava.images.series import Series
 
 MAX_IMAGES = 8
 """Of one conversation."""
@@ -38,8 +39,14 @@ class Picture:
 
     picture_id: str
     name: str
-    data: bytes
+    data: bytes | Series[bytes]
+    """A file, or the files of a DICOM series."""
     facts: ImageFacts
+
+    @property
+    def num_bytes(self) -> int:
+        """What it takes."""
+        return self.data.num_bytes if isinstance(self.data, Series) else len(self.data)
 
 
 class Session:
@@ -58,7 +65,7 @@ class Session:
     @property
     def num_bytes(self) -> int:
         """What its files take."""
-        return sum(len(picture.data) for picture in self.pictures.values())
+        return sum(picture.num_bytes for picture in self.pictures.values())
 
 
 class Sessions:
@@ -116,17 +123,22 @@ class Sessions:
         if session is not None:
             session.stop.set()
 
-    def add(self, session: Session, *, name: str, data: bytes, facts: ImageFacts) -> Picture:
-        """Keep an uploaded file with its session and return it with its new id.
+    def add(
+        self, session: Session, *, name: str, data: bytes | Series[bytes], facts: ImageFacts
+    ) -> Picture:
+        """Keep an uploaded file or series with its session and return it with its new id.
 
         Raises:
             DataError: the session has enough, or there is no room for the file.
         """
         if len(session.pictures) >= MAX_IMAGES:
             raise DataError(f"a conversation holds {MAX_IMAGES} images. Remove one, or start over.")
-        while sum(one.num_bytes for one in self._sessions.values()) + len(data) > self._max_bytes:
-            self._drop_longest_idle(but=session)
         picture = Picture(picture_id=secrets.token_urlsafe(9), name=name, data=data, facts=facts)
+        while (
+            sum(one.num_bytes for one in self._sessions.values()) + picture.num_bytes
+            > self._max_bytes
+        ):
+            self._drop_longest_idle(but=session)
         session.pictures[picture.picture_id] = picture
         return picture
 

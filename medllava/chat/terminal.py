@@ -16,6 +16,7 @@ from medllava.chat.config import Answer, Options, ViewConfig
 from medllava.chat.conversation import Conversation
 from medllava.chat.exchange import Said, open_images, parse_source, save_conversation
 from medllava.chat.occlusion import CAPTION, draw_overlay
+from medllava.chat.privacy import PrivacyWatch
 from medllava.chat.transcript import parse_transcript
 from medllava.errors import DataError, MedllavaError
 from medllava.model.sampling import Sampling
@@ -65,6 +66,7 @@ class Terminal:
         draw: Callable[[Image.Image], str],
         sampling: Sampling | None = None,
         new_answer: Callable[[], AnswerView] | None = None,
+        watch: PrivacyWatch | None = None,
     ) -> None:
         """Hold what the loop needs.
 
@@ -76,6 +78,7 @@ class Terminal:
             out: answers and talk.
             draw: image to the text that shows it here; empty where that is not possible.
             sampling: what `/set` changes.
+            watch: looks at every picture before it is asked about; unset tells nothing.
             new_answer: begins an answer on the screen; unset streams plain text to `out`.
         """
         self._conversation = conversation
@@ -85,6 +88,7 @@ class Terminal:
         self._out = out
         self._draw = draw
         self._new_answer = new_answer or (lambda: _PlainAnswer(out))
+        self._watch = watch
         self._pending: list[tuple[str, ViewConfig, Image.Image]] = []
         self._said: list[Said] = []
         self._images: list[tuple[Image.Image, ...]] = []  # of every turn in _said
@@ -156,13 +160,22 @@ class Terminal:
         ]
         for one in self._said:
             self._write(f"{_PROMPT if one.turn.role == 'user' else ''}{_plain(one)}\n")
+        for one, shown in zip(self._said, self._images, strict=True):
+            for (source, _), image in zip(one.images, shown, strict=True):
+                self._warn(source, [image])
 
     def _show(self, source: str) -> None:
-        for view, image in open_images(source, self._view):
+        opened = open_images(source, self._view)
+        for view, image in opened:
             self._pending.append((source, view, image))
             self._out.write(self._draw(image))  # escape sequences of our own
             part = f", slice {view.frame}" if Path(source).is_dir() else ""
             self._write(f"{source} ({image.width} x {image.height}{part})\n")
+        self._warn(source, [image for _, image in opened])
+
+    def _warn(self, source: str, images: Sequence[Image.Image]) -> None:
+        for told in self._watch.look(source, images) if self._watch else ():
+            self._write(f"{'Warning' if told.is_urgent else 'Note'}: {told.text}\n")
 
     def _handle(self, line: str) -> None:
         """Run a command or ask; what goes wrong is told, and the conversation goes on."""

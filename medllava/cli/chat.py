@@ -121,7 +121,7 @@ def run(
     look: Annotated[
         bool,
         typer.Option(
-            "--look", help="With --json, tell which parts of the picture each answer depends on."
+            "--look", help="Tell with --json which parts of the picture each answer depends on."
         ),
     ] = False,
     json_output: Json = False,

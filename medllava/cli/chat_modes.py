@@ -36,6 +36,7 @@ def talk(
     continued: Path | None,
 ) -> None:
     """Talk in the terminal until the user leaves."""
+    from medllava.chat.privacy import PrivacyWatch
     from medllava.chat.terminal import Terminal
     from medllava.chat.thumbnail import render_thumbnail
 
@@ -51,6 +52,7 @@ def talk(
         draw=render_thumbnail if sys.stdout.isatty() else lambda _: "",
         sampling=config.sampling,
         new_answer=_answer_view(),
+        watch=PrivacyWatch(config.sent_to),
     )
     if continued is not None:
         terminal.load(str(continued))
@@ -85,10 +87,14 @@ def answer(
     from medllava.chat.transcript import parse_transcript
     from medllava.errors import DataError
 
-    pictures = [  # before the model: it is quick
-        image for source in images for _, image in open_images(source, view)
-    ]
+    # All of it before the model is loaded: it is quick.
+    opened = [(source, [one for _, one in open_images(source, view)]) for source in images]
+    pictures = [image for _, shown in opened for image in shown]
     talk = parse_transcript(_read(continued), folder=continued.parent) if continued else None
+    if talk is not None:
+        for names, shown in zip(talk.sources, talk.images, strict=True):
+            opened += [(name, [image]) for name, image in zip(names, shown, strict=True)]
+    _warn(opened, config, console)
     conversation = _open_model(config, console)()
     if talk is not None:
         conversation.restore(talk.turns, talk.images)
@@ -99,6 +105,21 @@ def answer(
         pictures = []  # they belong to the first question
     if number == 0:
         raise DataError("no question: stdin was empty. Give --prompt, or a question a line.")
+
+
+def _warn(
+    opened: Iterable[tuple[str, Sequence["Image"]]], config: ChatConfig, console: Console
+) -> None:
+    """Tell what of the pictures may name somebody, before any of them is sent."""
+    from medllava.chat.privacy import PrivacyWatch
+
+    watch = PrivacyWatch(config.sent_to)
+    for source, images in opened:
+        for told in watch.look(source, images):
+            if told.is_urgent:
+                console.tell(f"Warning: {source}: {told.text}")
+            else:
+                console.hint(f"Note: {source}: {told.text}")
 
 
 def _answer_one(
@@ -138,8 +159,6 @@ def serve(
     question: str | None,
 ) -> None:
     """Serve the page until Ctrl-C."""
-    from urllib.parse import urlsplit
-
     from medllava.chat.web import Opening, read_given, serve_page
 
     opening = Opening(question=question or "", images=read_given(images, view), view=view)
@@ -160,7 +179,7 @@ def serve(
             host=host,
             port=port,
             announce=announce,
-            sent_to=urlsplit(config.base_url).netloc or None if config.base_url else None,
+            sent_to=config.sent_to,
             opening=opening,
         )
     except KeyboardInterrupt:  # how a page ends; its object is printed already

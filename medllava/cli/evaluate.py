@@ -15,7 +15,9 @@ ChoiceName = StrEnum("ChoiceName", ["REPLY", "LIKELIHOOD"])
 def run(
     task: Annotated[
         str,
-        typer.Argument(help="vqarad, slake, pathvqa, ..., chat, or a folder or file of questions."),
+        typer.Argument(
+            help="Answer vqarad, slake, pathvqa, ..., chat, or a folder or file of questions."
+        ),
     ],
     ckpt: options.Checkpoint = options.DEFAULT_CHECKPOINT,
     predictions: Annotated[
@@ -26,102 +28,151 @@ def run(
         ),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option("--data", help="Local copy of the benchmark.")
+        Path | None, typer.Option("--data", help="Read the benchmark from this local copy.")
     ] = None,
-    split: Annotated[str | None, typer.Option("--split", help="train, validation or test.")] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            "--split", help="Answer the questions of this split: train, validation or test."
+        ),
+    ] = None,
     image_dir: Annotated[
-        Path | None, typer.Option("--image-dir", help="Folder the questions' images are in.")
+        Path | None,
+        typer.Option("--image-dir", help="Read the questions' images from this folder."),
     ] = None,
     language: Annotated[
-        str, typer.Option("--language", help="Of the questions: en, or zh for slake.")
+        str,
+        typer.Option(
+            "--language", help="Answer the questions in this language: en, or zh for slake."
+        ),
     ] = "en",
     limit: options.Limit = None,
     controls: Annotated[
         str,
         typer.Option(
             "--controls",
-            help="Floors beside the score: permuted, blank, text, majority, constant, or all.",
+            help="Measure floors too: permuted, blank, text, majority, constant, or all.",
         ),
     ] = "majority,constant",
     permutations: Annotated[
         int,
         typer.Option(
-            "--permutations", min=1, help="Orders of permuted images; the floor is their average."
+            "--permutations",
+            min=1,
+            help="Permute the images in this many orders; the floor is their average.",
         ),
     ] = 3,
     probes: Annotated[
         str,
         typer.Option(
             "--probes",
-            help="Closed items asked again: negated, reworded, shuffled, corrupted, or all.",
+            help="Ask closed questions again: negated, reworded, shuffled, corrupted, or all.",
         ),
     ] = "",
     train_data: Annotated[
         list[str] | None,
         typer.Option(
             "--train-data",
-            help="Training data to look for these items in, or TASK:SPLIT; repeatable.",
+            help="Look for the questions' images in this training data, or TASK:SPLIT; repeatable.",
         ),
     ] = None,
     train_image_dir: Annotated[
         Path | None,
-        typer.Option("--train-image-dir", help="Folder the training images are in."),
+        typer.Option("--train-image-dir", help="Read the training images from this folder."),
     ] = None,
     protocol: Annotated[
-        str, typer.Option("--protocol", help="strict or llava-med (its numbers beside ours).")
+        str,
+        typer.Option(
+            "--protocol", help="Score by strict rules, or add LLaVA-Med's own numbers (llava-med)."
+        ),
     ] = "strict",
     choice_by: Annotated[
         ChoiceName,
         typer.Option(
             "--choice-by",
-            help="How closed questions are answered: in words, or by the likeliest option.",
+            help="Answer closed questions in words, or by the likeliest option.",
         ),
     ] = ChoiceName.REPLY,
     closed_prompt: Annotated[
         str | None,
-        typer.Option("--closed-prompt", help="Put after closed questions; '' puts nothing."),
+        typer.Option(
+            "--closed-prompt", help="Put this text after closed questions; '' puts nothing."
+        ),
     ] = None,
     judge: Annotated[
-        str | None, typer.Option("--judge", help="Model that grades open answers, with its date.")
+        str | None,
+        typer.Option("--judge", help="Let this model, named with its date, grade open answers."),
     ] = None,
     judge_base_url: Annotated[
-        str | None, typer.Option("--judge-base-url", help="Server of the judge; default OpenAI.")
+        str | None,
+        typer.Option(
+            "--judge-base-url",
+            help="Ask the judge at this OpenAI-compatible server; unset asks OpenAI.",
+        ),
     ] = None,
     judge_repeats: Annotated[
-        int, typer.Option("--judge-repeats", min=1, help="Judgements per question and order.")
+        int,
+        typer.Option(
+            "--judge-repeats", min=1, help="Ask for this many judgements per question and order."
+        ),
     ] = 1,
     judge_labels: Annotated[
         Path | None,
-        typer.Option("--judge-labels", help="Answers graded by people, to measure the judge by."),
+        typer.Option(
+            "--judge-labels", help="Measure the judge by these answers that people graded."
+        ),
     ] = None,
     max_cost: Annotated[
         float | None,
-        typer.Option("--max-cost", min=0, help="Stop before the judge costs more USD."),
+        typer.Option(
+            "--max-cost", min=0, help="Stop before the judge costs more than this many US dollars."
+        ),
     ] = None,
     max_new_tokens: Annotated[
         int | None,
-        typer.Option("--max-new-tokens", min=1, help="Of an answer; default 64, eval chat 512."),
+        typer.Option(
+            "--max-new-tokens",
+            min=1,
+            help="Cut an answer after this many tokens; unset: 64, for eval chat 512.",
+        ),
     ] = None,
     batch_size: Annotated[
-        int, typer.Option("--batch-size", min=0, help="Questions at once; 0 chooses.")
+        int,
+        typer.Option(
+            "--batch-size", min=0, help="Ask this many questions at once; 0 lets the memory decide."
+        ),
     ] = 0,
     backend: Annotated[
         str,
         typer.Option(
-            "--backend", help="transformers, vllm, or the address of an OpenAI-compatible server."
+            "--backend",
+            help="Answer with transformers, vllm, or the OpenAI-compatible server at this address.",
         ),
     ] = "transformers",
-    gpus: Annotated[int, typer.Option("--gpus", min=1, help="Processes, one GPU each.")] = 1,
+    gpus: Annotated[
+        int,
+        typer.Option(
+            "--gpus", min=1, help="Share the questions among this many processes, one GPU each."
+        ),
+    ] = 1,
     device: options.Device = "auto",
     temperature: Annotated[
-        float, typer.Option("--temperature", min=0.0, help="0 is greedy; above, answers are drawn.")
+        float,
+        typer.Option(
+            "--temperature",
+            min=0.0,
+            help="Draw tokens at this temperature; 0 takes the likeliest always.",
+        ),
     ] = 0.0,
     seed: options.Seed = 0,
     num_seeds: Annotated[
-        int, typer.Option("--num-seeds", min=1, help="Ask with so many seeds and average.")
+        int, typer.Option("--num-seeds", min=1, help="Ask with this many seeds and average.")
     ] = 1,
     draws: Annotated[
-        int, typer.Option("--draws", min=1, help="Bootstrap draws behind each interval.")
+        int,
+        typer.Option(
+            "--draws", min=1, help="Compute each interval from this many bootstrap draws."
+        ),
     ] = 10_000,
     compare: Annotated[
         tuple[Path, Path] | None,
@@ -133,10 +184,12 @@ def run(
     ] = None,
     output_dir: Annotated[
         Path | None,
-        typer.Option("--output-dir", "-o", help="Folder to write; default CKPT/eval/TASK."),
+        typer.Option(
+            "--output-dir", "-o", help="Write into this folder; unset writes CKPT/eval/TASK."
+        ),
     ] = None,
     images: Annotated[
-        bool, typer.Option("--images/--no-images", help="Pictures on the page of the report.")
+        bool, typer.Option("--images/--no-images", help="Show pictures on the page of the report.")
     ] = True,
     resume: options.Resume = True,
     json_output: options.Json = False,

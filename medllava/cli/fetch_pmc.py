@@ -16,37 +16,48 @@ def run(
     output_dir: OutputDir,
     settings: Annotated[
         Path | None,
-        typer.Argument(help="TOML file with the tables filter, split, transfer, output."),
+        typer.Argument(
+            help="Read settings from this TOML file: tables filter, split, transfer, output."
+        ),
     ] = None,
     inputs: Annotated[
         list[Path] | None,
         typer.Option(
             "--input",
-            help="Mirror, folder, package or XML on disk; repeatable.",
+            help="Read a mirror, folder, package or XML file on disk; repeatable.",
             rich_help_panel=_SOURCE,
         ),
     ] = None,
     ids: Annotated[
         Path | None,
         typer.Option(
-            "--ids", help="File of PMCIDs, PMIDs or DOIs; - is stdin.", rich_help_panel=_SOURCE
+            "--ids",
+            help="Take the articles of this list of PMCIDs, PMIDs or DOIs; - reads stdin.",
+            rich_help_panel=_SOURCE,
         ),
     ] = None,
     query: Annotated[
         str | None,
-        typer.Option("--query", help="Search in Entrez syntax.", rich_help_panel=_SOURCE),
+        typer.Option(
+            "--query",
+            help="Take the articles that this Entrez search of PMC finds.",
+            rich_help_panel=_SOURCE,
+        ),
     ] = None,
     sample: Annotated[
         int | None,
         typer.Option(
-            "--sample", min=1, help="Draw N articles from the inventory.", rich_help_panel=_SOURCE
+            "--sample",
+            min=1,
+            help="Draw this many articles at random from the archive's inventory.",
+            rich_help_panel=_SOURCE,
         ),
     ] = None,
     image_urls: Annotated[
         Path | None,
         typer.Option(
             "--from-llava-med-urls",
-            help="LLaVA-Med's released image list.",
+            help="Take the articles that LLaVA-Med's released list of images names.",
             rich_help_panel=_SOURCE,
         ),
     ] = None,
@@ -55,42 +66,49 @@ def run(
         typer.Option(
             "--base-url",
             envvar="MEDLLAVA_PMC_URL",
-            help="Bucket or a copy of it.",
+            help="Fetch from this copy of the archive's bucket.",
             rich_help_panel=_SOURCE,
         ),
     ] = None,
     limit: Annotated[
         int | None,
         typer.Option(
-            "--limit", min=1, help="Take the first N articles only.", rich_help_panel=_SOURCE
+            "--limit",
+            min=1,
+            help="Take only the first articles of the selection, this many.",
+            rich_help_panel=_SOURCE,
         ),
     ] = None,
     licenses: Annotated[
         list[str] | None,
         typer.Option(
             "--license",
-            help="License code; repeatable; any takes all. [default: CC0, CC BY]",
+            help="Keep this license; repeatable; any keeps all. [default: CC0, CC BY]",
             rich_help_panel=_FILTER,
         ),
     ] = None,
     modalities: Annotated[
         list[str] | None,
         typer.Option(
-            "--modality", help="ct, mri, chest_xray, ...; repeatable.", rich_help_panel=_FILTER
+            "--modality",
+            help="Keep figures of this modality: ct, mri, chest_xray, ...; repeatable.",
+            rich_help_panel=_FILTER,
         ),
     ] = None,
     panels: Annotated[
         Literal["keep", "split", "drop"],
         typer.Option(
             "--panels",
-            help="Figures of several panels: keep them whole, split them too, or drop them.",
+            help="Keep figures of several panels whole, split them too, or drop them.",
             rich_help_panel=_FILTER,
         ),
     ] = "keep",
     languages: Annotated[
         list[str] | None,
         typer.Option(
-            "--language", help="Of captions: en, es, ...; repeatable.", rich_help_panel=_FILTER
+            "--language",
+            help="Keep figures with captions in this language: en, es, ...; repeatable.",
+            rich_help_panel=_FILTER,
         ),
     ] = None,
     overrides: Annotated[
@@ -98,14 +116,16 @@ def run(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Rarer setting, such as filter.min_pixels=224; repeatable.",
+            help="Change a rarer setting, such as filter.min_pixels=224; repeatable.",
             rich_help_panel=_FILTER,
         ),
     ] = None,
     split_file: Annotated[
         Path | None,
         typer.Option(
-            "--split-file", help="CSV or JSONL of pmcid,split; goes first.", rich_help_panel=_SPLIT
+            "--split-file",
+            help="Put articles into the splits that this CSV or JSONL of pmcid,split names.",
+            rich_help_panel=_SPLIT,
         ),
     ] = None,
     seed: Seed = 0,
@@ -113,17 +133,21 @@ def run(
     num_shards: Annotated[
         int,
         typer.Option(
-            "--num-shards", min=1, help="Cut the work into N parts.", rich_help_panel=_SCALE
+            "--num-shards", min=1, help="Cut the work into this many parts.", rich_help_panel=_SCALE
         ),
     ] = 1,
     shard_index: Annotated[
         int | None,
-        typer.Option("--shard-index", min=0, help="Do only this part.", rich_help_panel=_SCALE),
+        typer.Option(
+            "--shard-index", min=0, help="Do only this part, from 0.", rich_help_panel=_SCALE
+        ),
     ] = None,
     executor: Annotated[
         str | None,
         typer.Option(
-            "--executor", help="local, slurm or ray run the parts.", rich_help_panel=_SCALE
+            "--executor",
+            help="Let local processes, slurm or ray do the parts.",
+            rich_help_panel=_SCALE,
         ),
     ] = None,
     executor_options: Annotated[
@@ -131,7 +155,7 @@ def run(
         typer.Option(
             "--executor-set",
             metavar="KEY=VALUE",
-            help="Setting of the executor; repeatable.",
+            help="Change a setting of the executor; repeatable.",
             rich_help_panel=_SCALE,
         ),
     ] = None,
@@ -139,7 +163,7 @@ def run(
         bool,
         typer.Option(
             "--refresh",
-            help="New snapshot: drop what was retracted or removed, add what is new.",
+            help="Take a new snapshot: drop what was retracted or removed, add what is new.",
             rich_help_panel=_SCALE,
         ),
     ] = False,
@@ -148,7 +172,7 @@ def run(
         typer.Option(
             "--retry-rejected",
             metavar="REASON",
-            help="Read again what was left out for REASON; any for all.",
+            help="Read again what was left out for this reason; any reads all of it.",
             rich_help_panel=_SCALE,
         ),
     ] = "",

@@ -39,26 +39,27 @@ def run(
     figures: Annotated[
         Path,
         typer.Argument(
-            help="Figures folder of fetch-pmc, a table of pictures and captions (CSV, TSV, JSON, "
-            "JSONL, Parquet, hf://OWNER/NAME), or a folder of pictures; prefer: also instructions."
+            help="Take this figures folder of fetch-pmc, table of pictures and captions (CSV, TSV, "
+            "JSON, JSONL, Parquet, hf://OWNER/NAME), or folder of pictures; for prefer also "
+            "instructions."
         ),
     ],
     output_dir: OutputDir,
     stage: Annotated[
-        StageName | None, typer.Option("--stage", help="Which stage to make data for.")
+        StageName | None, typer.Option("--stage", help="Make data for this stage.")
     ] = None,
     teacher: Annotated[
         str,
         typer.Option(
             "--teacher",
-            help="Who writes conversations: template, local:FOLDER, recorded:FILE or a model name.",
+            help="Let this teacher write: template, local:FOLDER, recorded:FILE or a model name.",
         ),
     ] = "template",
     kind: Annotated[
         KindName,
         typer.Option(
             "--kind",
-            help="What a model writes: conversation, vqa (short answers) or choice (lettered).",
+            help="Let a model write conversation, vqa (short answers) or choice (lettered).",
         ),
     ] = KindName.CONVERSATION,
     preset: Annotated[
@@ -81,47 +82,63 @@ def run(
         list[RejectionName] | None,
         typer.Option(
             "--rejected",
-            help="prefer: how worse answers are made, repeatable: rule (default), noise or "
-            "exchange (the teacher answers about a noisy or another picture), teacher.",
+            help="Make worse answers for prefer by rule, noise or exchange (the teacher answers "
+            "about a noisy or another picture) or teacher; repeatable. [default: rule]",
         ),
     ] = None,
     base_url: Annotated[
         str | None,
-        typer.Option("--base-url", envvar="MEDLLAVA_BASE_URL", help="Server; default OpenAI."),
+        typer.Option(
+            "--base-url",
+            envvar="MEDLLAVA_BASE_URL",
+            help="Ask the teacher at this OpenAI-compatible server; unset asks OpenAI.",
+        ),
     ] = None,
-    batch: Annotated[bool, typer.Option("--batch", help="Use the Batch API.")] = False,
+    batch: Annotated[
+        bool,
+        typer.Option(
+            "--batch",
+            help="Send the requests through the Batch API: cheaper, and answered within a day.",
+        ),
+    ] = False,
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", min=1, help="Most requests of one batch.")
+        int | None,
+        typer.Option("--batch-size", min=1, help="Put at most this many requests into one batch."),
     ] = None,
     request: Annotated[
         list[str] | None,
         typer.Option(
             "--request",
             metavar="KEY=VALUE",
-            help="Parameter of every request: max_tokens, temperature, reasoning_effort, timeout, "
-            "retries or the server's own; repeatable.",
+            help="Send this with every request: max_tokens, temperature, reasoning_effort, "
+            "timeout, retries or a parameter of the server's own; repeatable.",
         ),
     ] = None,
     retry_refused: Annotated[
-        bool, typer.Option("--retry-refused", help="Ask again what the service filtered.")
+        bool,
+        typer.Option("--retry-refused", help="Ask again what the service refused or filtered."),
     ] = False,
     language: Annotated[
         str | None,
         typer.Option(
             "--language",
-            help="Write in en, zh, ja, es, de or fr; default English or as captions.",
+            help="Write in en, zh, ja, es, de or fr; unset writes English, or as captions are.",
         ),
     ] = None,
     verify: Annotated[
         str | None,
-        typer.Option("--verify", metavar="MODEL", help="A second model that judges every pair."),
+        typer.Option(
+            "--verify",
+            metavar="MODEL",
+            help="Let a second model judge every question and answer; keep what it supports.",
+        ),
     ] = None,
     vision_gate: Annotated[
         str | None,
         typer.Option(
             "--vision-gate",
             metavar="CKPT",
-            help="A trained checkpoint; answers that it finds likelier with other pictures go.",
+            help="Drop answers that this checkpoint finds likelier with other pictures.",
         ),
     ] = None,
     min_score: Annotated[
@@ -130,84 +147,125 @@ def run(
             "--min-score",
             min=0,
             max=1,
-            help="Least share of an answer that the text bears out.",
+            help="Keep answers of which the text bears out at least this share.",
         ),
     ] = 0.0,
     inline_mentions: Annotated[
         bool,
-        typer.Option("--inline-mentions/--no-inline-mentions", help="Show citing sentences."),
+        typer.Option(
+            "--inline-mentions/--no-inline-mentions",
+            help="Show the teacher the sentences of the article that cite the figure.",
+        ),
     ] = True,
     see_image: Annotated[
         bool, typer.Option("--see-image", help="Show the teacher the picture too.")
     ] = False,
     max_cost: Annotated[
-        float | None, typer.Option("--max-cost", min=0, metavar="USD", help="Never spend more.")
+        float | None,
+        typer.Option(
+            "--max-cost",
+            min=0,
+            metavar="USD",
+            help="Stop before the teacher costs more than this many US dollars.",
+        ),
     ] = None,
     prices: Annotated[
-        Path | None, typer.Option("--prices", help="TOML file of prices per million tokens.")
+        Path | None,
+        typer.Option("--prices", help="Read prices per million tokens from this TOML file."),
     ] = None,
     concurrency: Annotated[
-        int, typer.Option("--concurrency", min=1, max=512, help="Requests in flight at once.")
+        int,
+        typer.Option(
+            "--concurrency", min=1, max=512, help="Have at most this many requests in flight."
+        ),
     ] = 16,
     requests_per_minute: Annotated[
-        float | None, typer.Option("--requests-per-minute", min=0.1, help="Rate limit.")
+        float | None,
+        typer.Option(
+            "--requests-per-minute", min=0.1, help="Send at most this many requests a minute."
+        ),
     ] = None,
     tokens_per_minute: Annotated[
-        float | None, typer.Option("--tokens-per-minute", min=1, help="Rate limit.")
+        float | None,
+        typer.Option("--tokens-per-minute", min=1, help="Send at most this many tokens a minute."),
     ] = None,
-    split: Annotated[SplitName, typer.Option("--split", help="Figures to use.")] = SplitName.TRAIN,
+    split: Annotated[
+        SplitName, typer.Option("--split", help="Use the figures of this split.")
+    ] = SplitName.TRAIN,
     limit: Limit = None,
     questions_per_figure: Annotated[
-        int, typer.Option("--questions-per-figure", min=1, help="template: most per figure.")
+        int,
+        typer.Option(
+            "--questions-per-figure",
+            min=1,
+            help="Let the template teacher ask at most this many questions per figure.",
+        ),
     ] = 1,
     closed_share: Annotated[
-        float, typer.Option("--closed-share", min=0, max=1, help="template: share of yes/no.")
+        float,
+        typer.Option(
+            "--closed-share",
+            min=0,
+            max=1,
+            help="Let this share of the template teacher's questions be yes/no.",
+        ),
     ] = 0.5,
     closed_replies: Annotated[
         RepliesName,
         typer.Option(
             "--closed-replies",
-            help='template: reply to yes/no with a word ("no"), named ("No, it is an X-ray.") or '
-            'reasoned ("It is an X-ray, so no.").',
+            help='Let the template teacher reply to yes/no with a word ("no"), named ("No, it is '
+            'an X-ray.") or reasoned ("It is an X-ray, so no.").',
         ),
     ] = RepliesName.WORD,
     multi_turn: Annotated[
-        bool, typer.Option("--multi-turn", help="template: one conversation per figure.")
+        bool,
+        typer.Option(
+            "--multi-turn",
+            help="Let the template teacher put a figure's questions into one conversation.",
+        ),
     ] = False,
     image_position: Annotated[
         PositionName | None,
-        typer.Option("--image-position", help="Default: random for align, before for instruct."),
+        typer.Option(
+            "--image-position",
+            help="Put the image there; unset: random for align, before for instruct.",
+        ),
     ] = None,
     column: Annotated[
         list[str] | None,
         typer.Option(
             "--column",
             metavar="FIELD=COLUMN",
-            help="Table: the column of image, caption, id, patient, split, license or modality.",
+            help="Take image, caption, id, patient, split, license or modality from this column.",
             callback=_check_columns,
         ),
     ] = None,
     image_dir: Annotated[
-        Path | None, typer.Option("--image-dir", help="Table: folder of the pictures.")
+        Path | None,
+        typer.Option("--image-dir", help="Read the pictures that a table names from this folder."),
     ] = None,
     formats: Annotated[
         list[FormatName] | None,
         typer.Option("--format", help="Write the records for another trainer too; repeatable."),
     ] = None,
     llava_json: Annotated[
-        bool, typer.Option("--llava-json", help="Write LLaVA's JSON too.")
+        bool, typer.Option("--llava-json", help="Write the records as LLaVA's JSON too.")
     ] = False,
     privacy: Annotated[
         PrivacyName,
         typer.Option(
             "--privacy",
-            help="Names in tags, pixels and captions: stop, report, mask (paint over) or off; "
-            "auto stops for data of one's own and is off for published figures.",
+            help="Look for names in tags, pixels and captions, then stop, report or mask "
+            "(paint over), or do not look (off); auto stops for data of one's own and is off for "
+            "published figures.",
         ),
     ] = PrivacyName.AUTO,
     check_privacy: Annotated[
         bool,
-        typer.Option("--check-privacy", help="Only look for names; needs no --stage."),
+        typer.Option(
+            "--check-privacy", help="Look for names and do nothing else; this needs no --stage."
+        ),
     ] = False,
     dry_run: DryRun = False,
     seed: Seed = 0,

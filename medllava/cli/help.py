@@ -54,5 +54,5 @@ def _label(parameter: Any, given: str) -> str:  # noqa: ANN401 - typer's private
     inner = (getattr(annotation, "__args__", None) or (annotation,))[0]
     placeholder = parameter.metavar or _PLACEHOLDERS.get(inner)
     if placeholder is None:  # a choice: typer lists them in its own label
-        placeholder = given.rpartition(" ")[2].strip("<>")
+        placeholder = given.rpartition(" ")[2].strip("<>").removeprefix("list[").rstrip("]")
     return f"{names} {placeholder}"

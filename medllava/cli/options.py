@@ -40,8 +40,9 @@ Privacy = Annotated[
     GateName,
     typer.Option(
         "--privacy",
-        help="Names in tags, pixels and texts: stop, report or off; auto stops for data of one's "
-        "own, and does as generate-instructions was told for a folder it wrote.",
+        help="Look for names in tags, pixels and texts, then stop or report, or do not look "
+        "(off); auto stops for data of one's own, and does as generate-instructions was told for "
+        "a folder it wrote.",
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]

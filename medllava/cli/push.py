@@ -19,11 +19,14 @@ class Gated(StrEnum):
 
 def run(
     folder: Annotated[
-        Path, typer.Argument(help="Folder written by train, fetch-pmc or generate-instructions.")
+        Path,
+        typer.Argument(help="Publish this folder of train, fetch-pmc or generate-instructions."),
     ],
     repo: Annotated[
         str | None,
-        typer.Argument(help="Repository on the hub, as owner/name; without one, see --export."),
+        typer.Argument(
+            help="Publish to this repository of the hub, owner/name; without one, see --export."
+        ),
     ] = None,
     exports: Annotated[
         list[str] | None,
@@ -40,23 +43,27 @@ def run(
         typer.Option(
             "--output-dir",
             "-o",
-            help="Folder to put together [default: FOLDER/push, or FOLDER/export].",
+            help="Put the files together in this folder. [default: FOLDER/push, or FOLDER/export]",
         ),
     ] = None,
     reports: Annotated[
         list[Path] | None,
-        typer.Option("--eval", help="Folder of an evaluation outside FOLDER/eval; repeatable."),
+        typer.Option(
+            "--eval", help="Put the scores of this evaluation on the card too; repeatable."
+        ),
     ] = None,
     public: Annotated[
         bool,
-        typer.Option("--public/--private", help="Who sees a new repository: everyone, or you."),
+        typer.Option("--public/--private", help="Let everyone see a new repository, or only you."),
     ] = False,
     gated: Annotated[
         Gated | None,
-        typer.Option("--gated", help="Readers must ask: granted by the hub at once, or by you."),
+        typer.Option(
+            "--gated", help="Let readers ask first: the hub grants it at once, or you do."
+        ),
     ] = None,
     revision: Annotated[
-        str | None, typer.Option("--revision", help="Branch to push to; made if absent.")
+        str | None, typer.Option("--revision", help="Push to this branch; it is made if absent.")
     ] = None,
     create_pr: Annotated[
         bool, typer.Option("--create-pr", help="Open a pull request instead of pushing to main.")

@@ -26,42 +26,50 @@ def _check_stage(value: str) -> str:
 
 
 def run(
-    recipe: Annotated[str, typer.Argument(help="Shipped recipe or path of a .toml file.")] = (
-        DEFAULT_RECIPE
-    ),
+    recipe: Annotated[
+        str,
+        typer.Argument(help="Train by this recipe: a shipped one, or the path of a .toml file."),
+    ] = (DEFAULT_RECIPE),
     stage: Annotated[
         str,
         typer.Option(
             "--stage",
-            help="1 align, 2 instruct, 3 finetune, 4 prefer, 5 reinforce.",
+            help="Train stage 1 (align), 2 (instruct), 3 (finetune), 4 (prefer) or 5 (reinforce).",
             show_default=False,
             callback=_check_stage,
         ),
     ] = "",
-    gpus: Annotated[int, typer.Option("--gpus", min=1, help="GPUs (CPU ranks) per node.")] = 1,
-    nodes: Annotated[int, typer.Option("--nodes", min=1, help="Machines.")] = 1,
+    gpus: Annotated[
+        int,
+        typer.Option("--gpus", min=1, help="Run on this many GPUs (or CPU ranks) of each machine."),
+    ] = 1,
+    nodes: Annotated[int, typer.Option("--nodes", min=1, help="Run on this many machines.")] = 1,
     data: Annotated[
         list[str] | None,
         typer.Option(
             "--data",
             metavar="PATH[:WEIGHT]",
-            help="Instructions folder or file; stage 3: also a benchmark; 4: preferences; "
-            "5: questions or a benchmark. Several are mixed.",
+            help="Train on this instructions folder or file; stage 3: or a benchmark; 4: on "
+            "preferences; 5: on questions or a benchmark. Several are mixed.",
         ),
     ] = None,
     image_dir: Annotated[
-        Path | None, typer.Option("--image-dir", help="Folder the image paths are relative to.")
+        Path | None,
+        typer.Option("--image-dir", help="Read the images that the data names from this folder."),
     ] = None,
     init: Annotated[
         str | None,
         typer.Option(
-            "--init", help="Checkpoint to start from; 'parts' builds it from the recipe's parts."
+            "--init", help="Start from this checkpoint; 'parts' builds one from the recipe's parts."
         ),
     ] = None,
     output_dir: Annotated[
         Path | None,
         typer.Option(
-            "--output-dir", "-o", help="Folder to write.", show_default="runs/RECIPE/STAGE"
+            "--output-dir",
+            "-o",
+            help="Write into this folder; it is made if absent.",
+            show_default="runs/RECIPE/STAGE",
         ),
     ] = None,
     overrides: Overrides = None,
@@ -69,17 +77,22 @@ def run(
         int | None, typer.Option("--max-steps", min=1, help="Stop after this many steps.")
     ] = None,
     validation_data: Annotated[
-        Path | None, typer.Option("--validation-data", help="Held-out records to measure loss on.")
+        Path | None,
+        typer.Option("--validation-data", help="Measure the loss on these held-out records too."),
     ] = None,
     privacy: Privacy = GateName.AUTO,
     resume: Resume = True,
     dry_run: DryRun = False,
     show_sample: Annotated[
         bool,
-        typer.Option("--show-sample", help="Print one sample and what is masked; no training."),
+        typer.Option(
+            "--show-sample",
+            help="Print one record as the model sees it and what is masked; train nothing.",
+        ),
     ] = False,
     record_id: Annotated[
-        str | None, typer.Option("--id", help="Record that --show-sample prints; default first.")
+        str | None,
+        typer.Option("--id", help="Print this record with --show-sample; unset prints the first."),
     ] = None,
     json_output: Json = False,
     quiet: Quiet = False,

@@ -1,7 +1,4 @@
-"""What a file offers to look at: frames, slices, a window; and what in it may name a person.
-
-For viewers. Only tags are read, no pixels, and no value of a tag that names somebody leaves here.
-"""
+"""What a file offers to look at: frames, slices, a window. For viewers; no pixels are read."""
 
 import io
 from dataclasses import dataclass, field
@@ -9,13 +6,12 @@ from dataclasses import dataclass, field
 from medllava.images.dicom import is_dicom
 from medllava.images.nifti import is_nifti
 from medllava.images.raster import is_raster
+from medllava.images.series import Series
 from medllava.images.windowing import Window
 from medllava.records import Record
 
-_NAMING = ("PatientName", "PatientID", "PatientBirthDate", "OtherPatientIDs", "PatientAddress")
 _SHOWING = (
-    "NumberOfFrames", "WindowCenter", "WindowWidth", "Modality", "BurnedInAnnotation",
-    "SamplesPerPixel",
+    "NumberOfFrames", "WindowCenter", "WindowWidth", "Modality", "SamplesPerPixel",
 )  # fmt: skip
 
 
@@ -34,14 +30,13 @@ class ImageFacts(Record):
     """The file's own: center and width."""
     is_ct: bool = False
     """Values are Hounsfield units, so that the usual windows of CT fit."""
-    has_names: bool = False
-    """Tags name or number a person; they are not part of the picture."""
-    is_burned_in: bool = False
-    """The file says that text may stand in the pixels themselves."""
 
 
-def describe_image(data: bytes) -> ImageFacts:
-    """Return what a file offers; bytes that `load_image` reads, since nothing is checked again."""
+def describe_image(data: bytes | Series[bytes]) -> ImageFacts:
+    """Return what a file or a series offers; `load_image` reads it, so nothing is checked again."""
+    if isinstance(data, Series):
+        is_ct = data.modality == "CT"
+        return ImageFacts(kind="dicom", num_frames=len(data.slices), is_measured=True, is_ct=is_ct)
     if is_dicom(data[:512]):
         return _describe_dicom(data)
     if is_nifti(data[:512]):
@@ -53,7 +48,7 @@ def _describe_dicom(data: bytes) -> ImageFacts:
     import pydicom  # noqa: PLC0415 - an extra
 
     tags = pydicom.dcmread(
-        io.BytesIO(data), force=True, stop_before_pixels=True, specific_tags=[*_SHOWING, *_NAMING]
+        io.BytesIO(data), force=True, stop_before_pixels=True, specific_tags=list(_SHOWING)
     )
     centers, widths = (_numbers(tags.get(name)) for name in ("WindowCenter", "WindowWidth"))
     return ImageFacts(
@@ -62,8 +57,6 @@ def _describe_dicom(data: bytes) -> ImageFacts:
         is_measured=int(tags.get("SamplesPerPixel") or 1) == 1,
         window=(centers[0], widths[0]) if centers and widths else None,
         is_ct=str(tags.get("Modality") or "") == "CT",
-        has_names=any(str(tags.get(name) or "").strip() for name in _NAMING),
-        is_burned_in=str(tags.get("BurnedInAnnotation") or "").upper() == "YES",
     )
 
 

@@ -8,7 +8,7 @@ a file are never part of a message.
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -20,7 +20,7 @@ from medllava.images.dicom import is_dicom, read_dicom
 from medllava.images.limits import MAX_BYTES, ImageError
 from medllava.images.nifti import is_nifti, read_nifti
 from medllava.images.raster import is_raster, read_raster
-from medllava.images.series import Series, find_dicom, find_series
+from medllava.images.series import F, Series, find_dicom, find_series
 from medllava.images.windowing import Window
 
 _MAX_DOWNLOAD_BYTES = MAX_BYTES // 4
@@ -70,7 +70,7 @@ def load_image(
     """
     name = _describe(source)
     if not isinstance(source, bytes) and Path(source).is_dir():
-        series = _series_of(Path(source))
+        series = _only_series(find_dicom(Path(source)), str(source))
         return _read_slice(series, _middle(series, frame, name), window)
     with _open_source(source, name) as handle:
         head = handle.read(_HEAD_BYTES)
@@ -106,11 +106,32 @@ def load_series(folder: Path, *, window: Window | None = None) -> list[tuple[int
         ImageError: no series is there, there are several, or a slice cannot be read.
         SetupError: the extra that reads DICOM is not installed.
     """
-    series = _series_of(folder)
+    series = _only_series(find_dicom(folder), str(folder))
     return [(number, _read_slice(series, number, window)) for number in series.chosen()]
 
 
-def read_series(series: Series) -> list[Image.Image]:
+def gather_series(files: Sequence[bytes]) -> Series[bytes]:
+    """Put the DICOM files of one series together; others among them, such as DICOMDIR, are left.
+
+    Raises:
+        ImageError: no series is among them, there are several, or one file is damaged.
+        SetupError: the extra that reads DICOM is not installed.
+    """
+    return _only_series([file for file in files if is_dicom(file[:1024])], "the files given")
+
+
+def read_slice(
+    series: Series[bytes], number: int | None = None, window: Window | None = None
+) -> Image.Image:
+    """Read one slice of a series as `load_image` does for a folder; unset: the middle one.
+
+    Raises:
+        ImageError: there is no such slice, or it cannot be read.
+    """
+    return _read_slice(series, _middle(series, number, "the series given"), window)
+
+
+def read_series(series: Series[Path]) -> list[Image.Image]:
     """Read the pictures that stand for a series, as `load_series` does.
 
     Raises:
@@ -119,27 +140,30 @@ def read_series(series: Series) -> list[Image.Image]:
     return [_read_slice(series, number, None) for number in series.chosen()]
 
 
-def _series_of(folder: Path) -> Series:
-    found = list(find_series(find_dicom(folder)))
-    damaged = [file for file in found if isinstance(file, Path)]
+def _only_series(files: Sequence[F], name: str) -> Series[F]:
+    found = list(find_series(files))
     series = [one for one in found if isinstance(one, Series)]
+    damaged = [file for file in found if not isinstance(file, Series)]
     if damaged:
-        raise ImageError(f"no DICOM header: {damaged[0]}.", reason="image-damaged")
+        which = damaged[0] if isinstance(damaged[0], Path) else f"a file of {name}"
+        raise ImageError(f"no DICOM header: {which}.", reason="image-damaged")
     if not series:
         raise ImageError(
-            f"this is a folder, not an image: {folder}. Name one file in it.", reason="not-an-image"
+            f"this is a folder, not an image: {name}. Name one file in it.", reason="not-an-image"
         )
     if len(series) > 1:
-        first, second = (one.slices[0].file for one in series[:2])
+        firsts = [one.slices[0].file for one in series[:2]]
+        paths = " and ".join(str(file) for file in firsts if isinstance(file, Path))
+        such = f", such as those of {paths}" if paths else ""
         raise ImageError(
-            f"{len(series)} DICOM series are in this folder, such as those of {first} and "
-            f"{second}: name a folder with one of them, or one file.",
+            f"{len(series)} DICOM series are in this folder{such}: name a folder with one of them, "
+            "or one file.",
             reason="not-an-image",
         )
     return series[0]
 
 
-def _middle(series: Series, number: int | None, name: str) -> int:
+def _middle(series: Series[F], number: int | None, name: str) -> int:
     """Return the slice that is asked for, the middle one where none is."""
     count = len(series.slices)
     if number is not None and not 0 <= number < count:
@@ -147,7 +171,7 @@ def _middle(series: Series, number: int | None, name: str) -> int:
     return count // 2 if number is None else number
 
 
-def _read_slice(series: Series, number: int, window: Window | None) -> Image.Image:
+def _read_slice(series: Series[F], number: int, window: Window | None) -> Image.Image:
     one = series.slices[number]
     if window is not None or series.windows is None:
         return load_image(one.file, frame=one.frame, window=window)

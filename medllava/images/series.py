@@ -8,11 +8,12 @@ Source of the three windows: MedGemma 1.5's model card, CT pre-processing.
 """
 
 import hashlib
+import io
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from medllava.errors import SetupError
 from medllava.images.dicom import INSTALL, is_dicom
@@ -36,22 +37,26 @@ _TAGS = [
 ]
 
 
+F = TypeVar("F", Path, bytes)
+"""A file by its path, or its bytes where it is on no disk."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Slice:
+class Slice(Generic[F]):
     """One picture of a series: a file, or a frame of it."""
 
-    file: Path
+    file: F
     frame: int | None = None
     """Of a file of several frames, from 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Series:
+class Series(Generic[F]):
     """The slices of one series, in order."""
 
     series_id: str
     """A digest of the series' own number, which names nobody."""
-    slices: tuple[Slice, ...]
+    slices: tuple[Slice[F], ...]
     modality: str = ""
     """As DICOM codes it: CT, MR, ..."""
     body_part: str = ""
@@ -64,6 +69,12 @@ class Series:
         if count <= SLICES:
             return list(range(count))
         return [round(i * (count - 1) / (SLICES - 1)) for i in range(SLICES)]
+
+    @property
+    def num_bytes(self) -> int:
+        """What files in memory take; 0 for files on a disk."""
+        files: list[object] = [one.file for one in self.slices]
+        return sum(len(file) for file in files if isinstance(file, bytes))
 
     @property
     def windows(self) -> tuple[Window, Window, Window] | None:
@@ -82,21 +93,22 @@ def find_dicom(folder: Path) -> list[Path]:
     return found
 
 
-def find_series(files: Sequence[Path]) -> Iterator[Series | Path]:
+def find_series(files: Sequence[F]) -> Iterator[Series[F] | F]:
     """Yield every file without a header that can be read, then the series of the others.
 
     Raises:
         SetupError: pydicom is not installed.
     """
-    members: dict[str, list[tuple[tuple[float, int], str, Path, Any]]] = defaultdict(list)
-    for file in files:
+    members: dict[str, list[tuple[tuple[float, int], str, F, Any]]] = defaultdict(list)
+    for number, file in enumerate(files):
+        name = str(file) if isinstance(file, Path) else f"{number:06}"
         header = _read_header(file)
         if header is None:
             yield file
             continue
         frames = int(header.get("NumberOfFrames") or 1)
-        uid = str(header.get("SeriesInstanceUID") or file) if frames == 1 else str(file)
-        members[uid].append((_place(header), str(file), file, header))
+        uid = str(header.get("SeriesInstanceUID") or name) if frames == 1 else name
+        members[uid].append((_place(header), name, file, header))
     for uid, found in members.items():
         found.sort(key=lambda member: member[:2])
         header = found[0][3]
@@ -114,14 +126,16 @@ def find_series(files: Sequence[Path]) -> Iterator[Series | Path]:
         )
 
 
-def _read_header(file: Path) -> Any:  # noqa: ANN401 - pydicom is untyped
+def _read_header(file: Path | bytes) -> Any:  # noqa: ANN401 - pydicom is untyped
     """Return a file's header, None where it has none that can be read."""
     try:
         import pydicom  # noqa: PLC0415 - an extra
     except ImportError:
-        raise SetupError(f"reading DICOM needs an extra: {file}. Run: {INSTALL}") from None
+        name = file if isinstance(file, Path) else "the files given"
+        raise SetupError(f"reading DICOM needs an extra: {name}. Run: {INSTALL}") from None
     try:
-        header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_TAGS))
+        source = file if isinstance(file, Path) else io.BytesIO(file)
+        header = pydicom.dcmread(source, stop_before_pixels=True, specific_tags=list(_TAGS))
         _place(header), int(header.get("NumberOfFrames") or 1)
     except Exception:  # noqa: BLE001 - a damaged file raises anything; it is told by name
         return None

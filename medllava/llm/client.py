@@ -40,6 +40,7 @@ from medllava.llm.protocol import (
     Uncounted,
 )
 from medllava.llm.replies import TOO_LARGE, MalformedReplyError, parse_reply
+from medllava.printable import without_password
 
 logger = logging.getLogger(__name__)
 
@@ -312,14 +313,14 @@ class OpenAIModel:
     def _no_access(self, fault: Fault, told: str) -> str:
         if fault.status is None:
             return (
-                f"no server there ({told}): {self.address.base}. Check the address, the port and "
-                "whether the server runs."
+                f"no server there ({told}): {without_password(self.address.base)}. "
+                "Check the address, the port and whether the server runs."
             )
         # The server's words may quote the key, so they are left out where it is the matter.
         why = f": {told}" if fault.status not in {401, 403} else ""
         hint = ""
         if fault.status in {404, 405} and not self.address.base.endswith("/v1"):
-            hint = f" The address may have to end in /v1: {self.address.base}/v1."
+            hint = f" The address may have to end in /v1: {without_password(self.address.base)}/v1."
         return (
             f"no access to model {self.name!r} (status {fault.status}{why}): {self.host}. "
             f"Check the key in the environment, the model's name, the address and the quota.{hint}"

@@ -16,7 +16,7 @@ from medllava.pmc.config import FetchConfig
 from medllava.pmc.llava_urls import iter_wanted
 from medllava.pmc.sources import check_source, open_source, select_articles
 from medllava.pmc.state import Item, Listing, ListingRule, Outcomes, write_listing
-from medllava.pmc.transport import without_password
+from medllava.printable import without_password
 from medllava.progress import Progress
 from medllava.store import (
     JsonlWriter,

@@ -17,7 +17,8 @@ from medllava.pmc.listing import find_inventory, iter_inventory, list_versions
 from medllava.pmc.llava_urls import iter_wanted
 from medllava.pmc.packages import LocalSource
 from medllava.pmc.state import Item, Miss
-from medllava.pmc.transport import ByteBudget, HttpStore, RetryPolicy, Transport, without_password
+from medllava.pmc.transport import ByteBudget, HttpStore, RetryPolicy, Transport
+from medllava.printable import without_password
 from medllava.threads import thread_pool
 
 _DEAD = re.compile(

@@ -295,14 +295,6 @@ def _find_fault(
     return None if problem is None else _Fault(problem, reason="checksum")
 
 
-def without_password(url: str) -> str:
-    """Return an address as it may be written down and shown."""
-    parts = urlsplit(url)
-    if "@" not in parts.netloc:
-        return url
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-
-
 class HttpStore:
     """Objects of the bucket, each fetched once.
 

@@ -4,6 +4,7 @@ Only that a tag is filled is told, never what it says. A file that declares its 
 (0012,0062) may keep dummies where the profile allows them; what it removes is found anyway.
 """
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -141,25 +142,27 @@ _REMOVED = frozenset(
 """Action X: taken out of the file."""
 
 
-def find_in_tags(path: Path) -> list[Finding]:
+def find_in_tags(source: Path | bytes) -> list[Finding]:
     """Return the filled tags of a DICOM file that the basic profile empties; nothing of others.
 
     Args:
-        path: of a file of any kind.
+        source: path or bytes of a file of any kind.
 
     Raises:
         SetupError: it is DICOM, and pydicom is not installed.
 
     Source: DICOM PS3.15 table E.1-1, basic profile; PS3.3 C.7.1.1 and C.7.6.1.
     """
-    with path.open("rb") as handle:
+    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as handle:
         if not is_dicom(handle.read(256)):
             return []
-    try:
-        import pydicom  # noqa: PLC0415 - an extra
-    except ImportError:
-        raise SetupError(f"reading DICOM needs an extra: {path}. Run: {INSTALL}") from None
-    dataset = pydicom.dcmread(path, force=True, stop_before_pixels=True)
+        handle.seek(0)
+        try:
+            import pydicom  # noqa: PLC0415 - an extra
+        except ImportError:
+            name = "the bytes given" if isinstance(source, bytes) else source
+            raise SetupError(f"reading DICOM needs an extra: {name}. Run: {INSTALL}") from None
+        dataset = pydicom.dcmread(handle, force=True, stop_before_pixels=True)
     is_declared = str(dataset.get("PatientIdentityRemoved") or "").upper() == "YES"
     found = {
         name: Finding(kind=Kind.TAG, where=name)

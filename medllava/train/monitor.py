@@ -124,7 +124,7 @@ class MetricsFile:
             after_step: last step whose record stays; 0 starts an empty file.
         """
         kept = [line for line in read_metrics(path) if line["step"] <= after_step]
-        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+        write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
         self._writer = JsonlWriter(path)
 
     def write(self, record: dict[str, Any]) -> None:

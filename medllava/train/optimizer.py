@@ -32,6 +32,7 @@ _WEIGHT_DECAY_FROM_RANK = 2
 _QUANTIZED_FROM = 4096
 """Smaller tensors keep full moments: their blocks would be too few."""
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+_BETA1 = 0.9
 
 
 def build_optimizer(
@@ -69,6 +70,7 @@ def parameter_groups(model: nn.Module, stage: StageConfig) -> list[dict[str, Any
             {
                 "params": [],
                 "lr": learning_rate_of(part, stage),
+                "betas": (_BETA1, stage.adam_beta2),
                 "weight_decay": stage.weight_decay if decayed else 0.0,
             },
         )

@@ -40,6 +40,7 @@ from medllava.train.preference_pairs import (
 )
 from medllava.train.recorded import RecordedTrainer, StageRun
 from medllava.train.stage_data import StageData, find_data
+from medllava.train.stages import check_batch
 
 REFERENCE_FILE = "reference.safetensors"
 """Log-probabilities of all replies before the first step."""
@@ -78,11 +79,7 @@ class PreferJob:
         stage = config.recipe.stage.prefer
         if config.mixture:
             raise RecipeError("stage 4 takes one source of preferences: name one --data.")
-        if stage.global_batch_size % stage.micro_batch_size:
-            raise RecipeError(
-                f"stage.prefer.micro_batch_size={stage.micro_batch_size} does not divide "
-                f"stage.prefer.global_batch_size={stage.global_batch_size}."
-            )
+        check_batch(config.recipe.stage, config.stage)
         data = find_data(config, made_up=config.output_dir / prepare.RANDOM_FOLDER)
 
         def load(path: Path) -> PairSet:

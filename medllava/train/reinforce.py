@@ -8,6 +8,7 @@ Source: GRPO, Shao et al. 2024 (arXiv 2402.03300); DAPO, Yu et al. 2025 (arXiv 2
 Dr. GRPO, Liu et al. 2025 (arXiv 2503.20783).
 """
 
+import importlib.util
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from trl import GRPOConfig, GRPOTrainer
 from medllava.data.benchmarks.questions import QuestionSet, image_paths
 from medllava.data.conversation import needs_special_tokens, question_text, render_prompt
 from medllava.data.other_pictures import count_modalities
-from medllava.errors import DataError, RecipeError, SetupError
+from medllava.errors import DataError, SetupError
 from medllava.images.load import load_image
 from medllava.model.load import load_model
 from medllava.model.loaded import LoadedModel
@@ -39,6 +40,7 @@ from medllava.train.rewards import THINK_PROMPT, Showing, build_rewards, reply_o
 from medllava.train.settings import Settings
 from medllava.train.showings import find_questions, fingerprint_of, lay_out, usable_questions
 from medllava.train.stage_data import StageData
+from medllava.train.stages import check_batch
 
 ANSWERS_FILE = "answers.jsonl"
 """Every answer that was given, with its step and what it was worth."""
@@ -81,9 +83,15 @@ class ReinforceJob:
         Raises:
             DataError: there are none about a picture, or too many cannot be used.
             RecipeError: the batch cannot be divided.
+            SetupError: vLLM is asked for and not installed.
         """
         stage = config.recipe.stage.reinforce
-        check_batch(stage)
+        check_batch(config.recipe.stage, config.stage)
+        if stage.vllm and importlib.util.find_spec("vllm") is None:
+            raise SetupError(
+                "stage.reinforce.vllm needs vllm and a GPU. Install it: pip install vllm; or set "
+                "stage.reinforce.vllm=false."
+            )
         asked = find_questions(config)
         usable, dropped = usable_questions(config, asked, progress)
         images = image_paths(asked, usable)
@@ -371,20 +379,3 @@ def _turns(messages: list[dict[str, Any]]) -> list[Turn]:
         )
         for message in messages
     ]
-
-
-def check_batch(stage: ReinforceConfig) -> None:
-    """Refuse batches that TRL cannot divide, by our names.
-
-    Raises:
-        RecipeError: names the settings.
-    """
-    answers = stage.global_batch_size * stage.generations
-    if stage.generations < 2:
-        raise RecipeError("stage.reinforce.generations must be 2 or more: answers are compared.")
-    if answers % stage.micro_batch_size:
-        raise RecipeError(
-            f"stage.reinforce.micro_batch_size={stage.micro_batch_size} does not divide the "
-            f"{answers} answers of a step ({stage.global_batch_size} questions x "
-            f"{stage.generations} answers)."
-        )

@@ -10,6 +10,7 @@ from medllava.recipe import DataSource, load_recipe
 from medllava.records import Stage
 from medllava.train.config import FROM_PARTS, StageRunConfig
 from medllava.train.sources import check_sources, parse_source, with_replay
+from medllava.train.stages import check_batch
 
 
 def parse_stage(value: str) -> Stage:
@@ -62,6 +63,7 @@ def resolve_config(
     """
     recipe = load_recipe(recipe_name, overrides=overrides)
     parsed = parse_stage(stage)
+    check_batch(recipe.stage, parsed)
     sources = _sources(data or recipe.stage[parsed].data)
     if not sources and not is_plan:
         raise RecipeError(

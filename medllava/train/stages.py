@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from medllava.errors import RecipeError
 from medllava.model.shapes import ModelShape
-from medllava.recipe import Adapter, StageConfig
+from medllava.recipe import Adapter, StageConfig, StagesConfig
 from medllava.records import Stage
 
 Part = StrEnum("Part", ["VISION_ENCODER", "PROJECTOR", "LANGUAGE_MODEL"])
@@ -90,3 +91,28 @@ class Learning:
             Part.VISION_ENCODER: shape.encoder_parameters,
         }
         return sum(counts[part] for part in self.parts) + self.num_adapter_parameters(shape)
+
+
+def check_batch(stages: StagesConfig, stage: Stage) -> None:
+    """Refuse batches that TRL cannot divide, by our names and before anything is written.
+
+    Raises:
+        RecipeError: names the settings.
+    """
+    prefer, reinforce = stages.prefer, stages.reinforce
+    if stage is Stage.PREFER and prefer.global_batch_size % prefer.micro_batch_size:
+        raise RecipeError(
+            f"stage.prefer.micro_batch_size={prefer.micro_batch_size} does not divide "
+            f"stage.prefer.global_batch_size={prefer.global_batch_size}."
+        )
+    if stage is not Stage.REINFORCE:
+        return
+    answers = reinforce.global_batch_size * reinforce.generations
+    if reinforce.generations < 2:
+        raise RecipeError("stage.reinforce.generations must be 2 or more: answers are compared.")
+    if answers % reinforce.micro_batch_size:
+        raise RecipeError(
+            f"stage.reinforce.micro_batch_size={reinforce.micro_batch_size} does not divide the "
+            f"{answers} answers of a step ({reinforce.global_batch_size} questions x "
+            f"{reinforce.generations} answers)."
+        )

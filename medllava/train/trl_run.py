@@ -147,6 +147,8 @@ def train_by_trl(config: StageRunConfig, ranks: Ranks, progress: Progress) -> bo
         has_cuda=torch.cuda.is_available(),
         is_half=choice.precision is Precision.BF16,
     )
+    if settings.float8 or settings.compile or config.recipe.train.liger:
+        progress.note(f"float8, compile and Liger are not used in stage {config.stage.value}")
     progress.start("load model")
     loaded = _load(config, settings, folder)
     job = _make_job(config, loaded, settings, progress)

@@ -24,7 +24,7 @@ from medllava.instruct.facts import read_facts
 from medllava.instruct.figures import iter_figures, manifest_path
 from medllava.instruct.filters import RULES, filter_pairs
 from medllava.instruct.gates import GATES, failed_gate
-from medllava.instruct.option_gates import find_two_right
+from medllava.instruct.option_gates import failed_option_gate, find_two_right
 from medllava.instruct.parse import Pair
 from medllava.records import FigureRecord
 
@@ -243,10 +243,10 @@ def two_right_options(
         wrong = rng.sample(others, min(3, len(others)))
         options = (fact.answer, *wrong)
         right += 1
-        if find_two_right(options, 0, context):
+        if name := failed_option_gate(options, context):
             alarms += 1
             if show:
-                print("   false: two_right_options", repr(figure.caption), options)
+                print("   false:", name, repr(figure.caption), options)
         twin = rng.choice((mine.phrase, fact.answer.upper(), f"{fact.answer} "))
         planted += 1
         found += find_two_right((fact.answer, *wrong[:-1], twin), 0, context)
@@ -308,7 +308,7 @@ def main() -> int:
     low, high = wilson(alarms, right)
     most = max(most, alarms / right)
     print(
-        f"{'two_right_options':22} {right:11} {alarms:6}  {alarms / right:.3f} [{low:.3f}, {high:.3f}]"
+        f"{'all gates of options':22} {right:11} {alarms:6}  {alarms / right:.3f} [{low:.3f}, {high:.3f}]"
     )
     return 0 if worst >= 0.9 and most <= 0.05 else 1
 

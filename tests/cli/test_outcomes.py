@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import typer.main
 from loopback import Handler, serving
 from typer.testing import CliRunner
 
@@ -236,6 +237,29 @@ def test_help_says_each_default_once_and_speaks_in_sentences():
         assert shown.isascii()
         assert shown.count("[default: ") == shown.lower().count("[default: ")
         assert "<" not in shown, "a type stands where a word should"
+
+
+VERBS = {
+    "Answer", "Ask", "Change", "Collect", "Compute", "Cut", "Do", "Draw", "Drop", "Fetch", "Go",
+    "Have", "Keep", "Let", "Load", "Log", "Look", "Make", "Measure", "Name", "Open", "Permute",
+    "Print", "Publish", "Push", "Put", "Quantize", "Read", "Run", "Save", "Say", "Score", "Send",
+    "Serve", "Share", "Show", "Start", "Stop", "Take", "Tell", "Test", "Train", "Use", "Work",
+    "Write",
+}  # fmt: skip
+
+
+def test_every_option_is_told_in_a_whole_sentence():
+    """It says what to do, with a verb, and ends; what it is by default stands in brackets."""
+    for name, command in typer.main.get_command(app).commands.items():
+        for parameter in command.params:
+            if not (text := getattr(parameter, "help", None)):
+                continue
+            told = text.partition(" [default: ")[0]
+            where = f"{name} {parameter.name}: {text}"
+            assert told.split()[0] in VERBS, where
+            assert told.endswith("."), where
+            assert len(told.split()) > 2, where
+            assert "default" not in told, where
 
 
 def test_env_tells_versions_devices_and_extras():

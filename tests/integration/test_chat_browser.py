@@ -14,6 +14,7 @@ import pytest
 from chat_browser import CHROMIUM, Browser, running_browser
 from chat_colours import COLOURS, plain
 from chat_page import running_page
+from dicom_files import write_slice
 from PIL import Image
 
 from medllava.chat.config import NOTICE
@@ -264,13 +265,18 @@ def test_a_picture_added_while_an_answer_streams_goes_with_the_next_question(
     ) == [1, 1, 0]
 
 
-def test_enter_before_an_upload_ends_waits_for_it(slow: tuple[Browser, list[Slow]], tmp_path: Path):
-    page, _ = slow
+def hold_uploads(page: Browser) -> None:
+    """Let an upload take a while, so that what is pressed meanwhile comes before its end."""
     page.run(
         "(() => { const real = window.fetch; window.fetch = (path, options) => "
         "path.endsWith('/images') ? new Promise((r) => setTimeout(r, 700)).then(() => "
         "real(path, options)) : real(path, options); })()"
     )
+
+
+def test_enter_before_an_upload_ends_waits_for_it(slow: tuple[Browser, list[Slow]], tmp_path: Path):
+    page, _ = slow
+    hold_uploads(page)
     choose(page, tmp_path, "green")
     send(page, "what")
     page.wait("document.querySelector('#log').innerText.includes('Waiting for the upload')")
@@ -279,6 +285,7 @@ def test_enter_before_an_upload_ends_waits_for_it(slow: tuple[Browser, list[Slow
 
 def test_an_upload_that_fails_keeps_the_question(slow: tuple[Browser, list[Slow]], tmp_path: Path):
     page, _ = slow
+    hold_uploads(page)
     (tmp_path / "bad.png").write_bytes(b"%PDF-1.7")
     page.choose_file("#file", tmp_path / "bad.png")
     send(page, "what is this")
@@ -439,3 +446,36 @@ def test_dark_pages_fit_their_width(page: Browser, tmp_path: Path, width: int):
     assert box[1] <= width
     page.run("document.querySelector('#menu').open = false")
     page.call("Emulation.setEmulatedMedia", features=[])
+
+
+def test_a_folder_is_a_series_whose_slices_go_by_the_wheel(
+    slow: tuple[Browser, list[Slow]], tmp_path: Path
+):
+    """Slices whose file names lie about their order; what is on the screen is what is asked."""
+    pytest.importorskip("pydicom")
+    page, _ = slow
+    folder = tmp_path / "ct"
+    for number, name in enumerate("cab"):
+        write_slice(
+            folder / f"{name}.dcm",
+            series="1.2", patient="P", height=5.0 * number, number=number, hounsfield=0,
+        )  # fmt: skip
+    (folder / "notes.txt").write_text("not a picture")
+    page.choose_file("#files", folder)
+    page.wait("document.querySelector('#shelf .stage img')?.naturalWidth === 8")
+    assert page.run("[shelf[0].name, shelf[0].facts.num_frames, shelf[0].facts.is_ct]") == [
+        "ct", 3, True,
+    ]  # fmt: skip
+    assert "tags may tell who" in page.run("document.querySelector('#shelf').innerText")
+    page.run("document.querySelector('#shelf .stage').click()")
+    page.run(
+        "document.querySelector('#shelf .stage').dispatchEvent(new WheelEvent('wheel', "
+        "{ deltaY: 1, bubbles: true, cancelable: true }))"
+    )
+    page.wait(
+        "document.querySelector('#shelf .note').textContent === 'frame 2' && !shelf[0].isDrawing"
+    )
+    keep_picture(page, "series")
+    send(page, "what")
+    page.wait(f"({LAST} ?? '').startsWith('what: ') && {IDLE}")
+    assert "frame 2" in page.run("document.querySelector('.user').innerText")

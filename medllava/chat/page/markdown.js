@@ -1,5 +1,9 @@
+let level = 2;  // of the last heading; the page has one above every answer
+
 // Words of a model as elements; every text is set as text, so nothing in it is ever markup.
+// Its headings follow the page's one by one, whatever levels the model chose: no reader loses count.
 function drawMarkdown(parent, text) {
+  level = 2;
   parent.replaceChildren();
   parent.classList.remove("plain");
   const blocks = text.split(/(```[^]*?(?:```|$))/);
@@ -26,7 +30,8 @@ function drawPart(parent, part) {
       drawWords(add("li", list), item[3]);
       paragraph = null;
     } else if (heading) {
-      drawWords(add("h" + Math.min(6, heading[1].length + 2), parent), heading[2]);
+      level = Math.min(6, heading[1].length + 2, level + 1);
+      drawWords(add(`h${level}`, parent), heading[2]);
       list = paragraph = null;
     } else {
       if (paragraph) paragraph.append(document.createElement("br"));

@@ -24,6 +24,13 @@ at("file").addEventListener("change", () => {
   for (const file of at("file").files) show(file);
   at("file").value = "";
 });
+at("folder").addEventListener("click", () => at("files").click());
+at("files").addEventListener("change", () => {
+  const files = [...at("files").files];
+  if (files.length) showFolder(files, files[0].webkitRelativePath.split("/")[0]);
+  at("files").value = "";
+  at("menu").open = false;
+});
 at("form").addEventListener("submit", (event) => {
   event.preventDefault();
   const text = at("question").value.trim();
@@ -59,6 +66,6 @@ for (const name of ["dragover", "dragleave", "drop"]) {
   document.addEventListener(name, (event) => {
     event.preventDefault();
     document.body.classList.toggle("over", name === "dragover");
-    if (name === "drop") for (const file of event.dataTransfer.files) show(file);
+    if (name === "drop") showDropped(event.dataTransfer.items).catch((error) => fail(error.message));
   });
 }

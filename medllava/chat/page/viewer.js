@@ -3,7 +3,32 @@
 const PRESETS = { "Lung": [-600, 1500], "Bone": [300, 1500], "Soft tissue": [40, 400],
   "Brain": [40, 80] };
 
-function show(blob, name = blob.name ?? "", view = {}) {
+// The files of a folder are one picture, a DICOM series, whose slices are its frames.
+function showFolder(files, name) {
+  const sizes = JSON.stringify(files.map((file) => file.size));
+  return show(new Blob([`${sizes}\n`, ...files]), name, {}, true);
+}
+
+async function filesIn(entry) {
+  if (entry.isFile) return [await new Promise((done, fail) => entry.file(done, fail))];
+  const reader = entry.createReader(), found = [];
+  for (;;) {  // a reader gives a hundred at a time
+    const some = await new Promise((done, fail) => reader.readEntries(done, fail));
+    if (!some.length) return found;
+    for (const inner of some) found.push(...await filesIn(inner));
+  }
+}
+
+async function showDropped(items) {
+  const entries = [...items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
+  for (const entry of entries) {
+    const files = await filesIn(entry);
+    if (entry.isDirectory) showFolder(files, entry.name);
+    else show(files[0]);
+  }
+}
+
+function show(blob, name = blob.name ?? "", view = {}, isFolder = false) {
   if (over) return Promise.resolve();
   const figure = add("figure", at("shelf"));
   add("p", figure, "Loading ...", "wait").setAttribute("role", "status");
@@ -11,7 +36,7 @@ function show(blob, name = blob.name ?? "", view = {}) {
   shelf.push(picture);
   at("welcome").hidden = true;
   const mine = answering;
-  picture.ready = upload(picture, blob).catch((error) => {
+  picture.ready = upload(picture, blob, isFolder).catch((error) => {
     if (mine !== answering) return;
     drop(picture);
     if (!over) fail(error.message);
@@ -19,12 +44,13 @@ function show(blob, name = blob.name ?? "", view = {}) {
   return picture.ready;
 }
 
-async function upload(picture, blob) {
+async function upload(picture, blob, isFolder) {
   const reply = await checked(await call(`/conversations/${await conversation()}/images`,
-    { body: blob, headers: { "x-medllava-name": encodeURIComponent(picture.name) } }));
+    { body: blob, headers: { "x-medllava-name": encodeURIComponent(picture.name),
+      ...(isFolder ? { "x-medllava-folder": "1" } : {}) } }));
   const found = await reply.json();
-  Object.assign(picture, { id: found.id, facts: found.facts, width: found.width,
-    height: found.height, preview: found.preview });
+  Object.assign(picture, { id: found.id, facts: found.facts, warnings: found.warnings,
+    width: found.width, height: found.height, preview: found.preview });
   drawPicture(picture);
   if (Object.keys(picture.view).length) await render(picture);
   at("question").focus();
@@ -48,14 +74,10 @@ function drawPicture(picture) {
   const remove = button(figure, "\u00d7", () => { drop(picture); forget(picture); },
     `Remove ${picture.name || "the image"}`);
   remove.className = "remove";
-  if (facts.sentTo && picture.facts.is_burned_in)
-    add("p", figure, `The file says that text may stand in this picture: a name in it would go to ${
-      facts.sentTo}.`, "warn").setAttribute("role", "alert");
-  else if (picture.facts.has_names)
-    add("p", figure, facts.sentTo
-      ? `This file names a person in its tags. The tags stay here; only the picture goes to ${
-        facts.sentTo}.` : "This file names a person in its tags; the model sees only the picture.",
-      "warn");
+  for (const { text, isUrgent } of picture.warnings) {
+    const warning = add("p", figure, text, "warn");
+    if (isUrgent) warning.setAttribute("role", "alert");
+  }
   drawTools(picture);
   picture.zoom = 1; picture.x = picture.y = 0;
   stage.addEventListener("wheel", (event) => wheel(picture, event), { passive: false });

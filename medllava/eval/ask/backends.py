@@ -7,7 +7,7 @@ import os
 
 from medllava.errors import DataError, SetupError
 from medllava.eval.ask.predict import Answerer
-from medllava.eval.config import Backend, ChoiceBy, DecodingConfig, EvalConfig
+from medllava.eval.config import Backend, ChoiceBy, EvalConfig
 
 
 def build_answerer(config: EvalConfig) -> Answerer:
@@ -38,6 +38,8 @@ def build_answerer(config: EvalConfig) -> Answerer:
 
     checkpoint = config.checkpoint or ""
     if config.gpus == 1:
+        from medllava.eval.ask.load_engine import build_engine  # noqa: PLC0415 - as above
+
         return build_engine(
             checkpoint, device=config.device, dtype=config.dtype, decoding=config.decoding
         )
@@ -60,27 +62,6 @@ def build_answerer(config: EvalConfig) -> Answerer:
             for name in devices
         ]
     )
-
-
-def build_engine(checkpoint: str, *, device: str, dtype: str, decoding: DecodingConfig) -> Answerer:
-    """Load a model into this process: a LLaVA with shared prefixes, any other by its own class.
-
-    Raises:
-        SetupError: it cannot be loaded.
-    """
-    from medllava.model.any_model import is_any_model, load_any_model  # noqa: PLC0415 - torch
-    from medllava.model.import_llava_med import split_delta  # noqa: PLC0415
-    from medllava.model.sources import read_config  # noqa: PLC0415
-
-    name, base = split_delta(checkpoint)
-    if base is None and is_any_model(read_config(name)):
-        from medllava.eval.ask.any_engine import AnyEngine  # noqa: PLC0415
-
-        return AnyEngine(load_any_model(name, device=device, dtype=dtype), decoding)
-    from medllava.eval.ask.engine import Engine  # noqa: PLC0415
-    from medllava.model.load import load_model  # noqa: PLC0415
-
-    return Engine(load_model(checkpoint, device=device, dtype=dtype), decoding)
 
 
 def _gpu_names(device: str, number: int) -> list[str]:

@@ -123,7 +123,7 @@ def _work(worker: Worker, asks: list[Ask], done: frozenset[Key], results: Connec
     try:
         import torch  # noqa: PLC0415 - only in the worker
 
-        from medllava.eval.ask.backends import build_engine  # noqa: PLC0415
+        from medllava.eval.ask.load_engine import build_engine  # noqa: PLC0415
 
         if worker.num_threads:
             torch.set_num_threads(worker.num_threads)

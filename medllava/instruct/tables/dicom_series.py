@@ -70,7 +70,7 @@ def _png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _caption(series: Series) -> str:
+def _caption(series: Series[Path]) -> str:
     file = series.slices[0].file
     for text in (file.with_suffix(".txt"), file.parent / "report.txt"):
         if text.is_file():

@@ -9,11 +9,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 from chat_colours import plain
 from chat_page import running_page
+from dicom_files import write_slice
 
 from medllava.chat import web
 from medllava.chat.config import NOTICE
@@ -21,6 +23,7 @@ from medllava.chat.session import ChatSession
 from medllava.chat.sessions import MAX_IMAGES, Sessions
 from medllava.errors import DataError, SetupError
 from medllava.images.facts import ImageFacts
+from medllava.images.load import load_image
 from medllava.model.loaded import LoadedModel
 from medllava.model.sampling import Sampling
 
@@ -323,3 +326,44 @@ def test_a_taken_port_is_a_set_up_error():
         port = taken.getsockname()[1]
         with pytest.raises(SetupError, match=r"cannot serve .* Choose another --port"):
             web._bind("127.0.0.1", port)
+
+
+def folder_body(files: list[bytes]) -> bytes:
+    return json.dumps([len(data) for data in files]).encode() + b"\n" + b"".join(files)
+
+
+def test_a_folder_arrives_as_one_series_in_order(client: httpx.Client, tmp_path: Path):
+    """Heights say the order, names do not; what is no DICOM is left; bad folders are told."""
+    for number, value in enumerate((900, -900, 0)):
+        write_slice(
+            tmp_path / f"{number}.dcm",
+            series="1.2", patient="P", height=(2, 0, 1)[number], number=number, hounsfield=value,
+        )  # fmt: skip
+    files = [(tmp_path / f"{n}.dcm").read_bytes() for n in range(3)]
+    path, head = opened(client), {"x-medllava-folder": "1", "x-medllava-name": "ct"}
+    body = folder_body([*files, b"notes"])
+    shown = client.post(f"{path}/images", content=body, headers=head).json()
+    assert shown["facts"]["num_frames"] == 3
+    pixels = []
+    for frame in range(3):
+        view = {"frame": frame, "window": [0, 2000]}
+        reply = client.post(f"{path}/images/{shown['id']}/view", json=view)
+        pixels.append(load_image(reply.content).getpixel((4, 4))[0])
+    assert pixels == sorted(pixels)
+    assert len(set(pixels)) == 3
+    assert (
+        client.post(
+            f"{path}/turns",
+            json={"text": "What?", "images": [{"id": shown["id"], "view": {"frame": 1}}]},
+        ).text.count('"error"')
+        == 0
+    )
+    for bad, words in [
+        (body[:-1], "did not arrive whole"),
+        (b"[Infinity]\n", "did not arrive whole"),
+        (folder_body([b"notes"]), "not an image"),
+        (folder_body([files[0][:200]]), "holds no picture"),
+    ]:
+        reply = client.post(f"{path}/images", content=bad, headers=head)
+        assert reply.status_code == 400
+        assert words in reply.json()["error"]

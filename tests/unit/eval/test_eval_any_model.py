@@ -7,8 +7,8 @@ import tiny_families
 import torch
 
 from medllava.errors import DataError, SetupError
-from medllava.eval.ask.backends import build_engine
 from medllava.eval.ask.likelihood import option_tokens
+from medllava.eval.ask.load_engine import build_engine
 from medllava.eval.ask.options import options_of
 from medllava.eval.ask.predict import BLANK, Ask
 from medllava.eval.compare import compare_predictions

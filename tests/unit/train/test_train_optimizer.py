@@ -1,6 +1,7 @@
 """bf16 weights learn as well as fp32 ones, whatever keeps their small steps."""
 
 import copy
+import dataclasses
 import importlib.util
 from pathlib import Path
 
@@ -65,6 +66,17 @@ def test_masters_are_torchs_adamw_bit_by_bit() -> None:
     for one, other in zip(plain.parameters(), ours.parameters(), strict=True):
         assert torch.equal(optimizer.state[other]["master"], one)
         assert torch.equal(other, one.bfloat16())
+
+
+def test_the_recipe_says_how_long_adam_remembers() -> None:
+    stage = StageConfig(learning_rate=1e-2, adam_beta2=0.95)
+    full = torch.nn.Linear(8, 8)
+    ours = copy.deepcopy(full).bfloat16()
+    masters = half(Optimizer.FP32_MASTERS)
+    plain = dataclasses.replace(masters, precision=Precision.FP32)
+    for layer, settings in ((full, plain), (ours, masters)):
+        optimizer = build_optimizer(layer, stage, settings)
+        assert {group["betas"] for group in optimizer.param_groups} == {(0.9, 0.95)}
 
 
 @pytest.mark.parametrize("kind", KINDS)

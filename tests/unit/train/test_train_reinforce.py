@@ -75,19 +75,13 @@ def question(number: int, answer: str, **changes: object) -> Question:
     return Question(**values)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("scale", ["group", "batch", "none"])
 def test_advantages_are_those_computed_by_hand(
-    data: Path, tmp_path: Path, scale: str, monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rewards are made to differ by what is said, so that every group has something to learn."""
     worth = lambda _, reply: (len(reply.encode()) % 5) / 4  # noqa: E731
     monkeypatch.setattr(rewards, "score_reply", worth)
-    config = config_of(
-        data,
-        tmp_path,
-        f"stage.reinforce.scale_rewards={scale}",
-        "stage.reinforce.rewards.format=0.0",
-    )
+    config = config_of(data, tmp_path, "stage.reinforce.rewards.format=0.0")
     settings = machine_settings(
         config.recipe, config.recipe.stage.reinforce, world_size=1, has_cuda=False, is_half=False
     )
@@ -105,19 +99,24 @@ def test_advantages_are_those_computed_by_hand(
         )
         trainer = job.make_trainer(loaded, arguments, plan)
         rows = [trainer.train_dataset[row] for row in range(4) for _ in range(4)]
-        given = trainer._generate_and_score_completions(rows)
-    said = loaded.processor.batch_decode(given["completion_ids"], skip_special_tokens=True)
+        assert trainer.scale_rewards == "batch"
+        given = {}
+        for scale in ("batch", "group", "none"):
+            trainer.scale_rewards = scale
+            given[scale] = trainer._generate_and_score_completions(rows)
     signs = [-0.5 if job.showings[row["row"]].is_other else 1.0 for row in rows]
-    reward = np.array([s * worth(None, reply) for s, reply in zip(signs, said, strict=True)])
-    groups = reward.reshape(4, 4)
-    by_hand = groups - groups.mean(1, keepdims=True)
-    if scale == "group":
-        by_hand = by_hand / (groups.std(1, ddof=1, keepdims=True) + 1e-4)
-    elif scale == "batch":
-        by_hand = by_hand / (reward.std(ddof=1) + 1e-4)
-    assert np.abs(by_hand).max() > 0.1
     assert any(sign < 0 for sign in signs)
-    np.testing.assert_allclose(given["advantages"].numpy(), by_hand.reshape(-1), atol=1e-5)
+    for scale, batch in given.items():
+        said = loaded.processor.batch_decode(batch["completion_ids"], skip_special_tokens=True)
+        reward = np.array([s * worth(None, reply) for s, reply in zip(signs, said, strict=True)])
+        groups = reward.reshape(4, 4)
+        by_hand = groups - groups.mean(1, keepdims=True)
+        if scale == "group":
+            by_hand = by_hand / (groups.std(1, ddof=1, keepdims=True) + 1e-4)
+        elif scale == "batch":
+            by_hand = by_hand / (reward.std(ddof=1) + 1e-4)
+        assert np.abs(by_hand).max() > 0.1
+        np.testing.assert_allclose(batch["advantages"].numpy(), by_hand.reshape(-1), atol=1e-5)
 
 
 def test_killed_and_gone_on_is_never_killed(data: Path, tmp_path: Path) -> None:
@@ -158,9 +157,9 @@ def test_a_distance_from_the_start_is_kept_and_measured(data: Path, tmp_path: Pa
 
 def test_batches_that_cannot_be_divided_are_named(data: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="micro_batch_size=7 does not divide the 16 answers"):
-        train_stage(config_of(data, tmp_path, "stage.reinforce.micro_batch_size=7"))
+        config_of(data, tmp_path, "stage.reinforce.micro_batch_size=7")
     with pytest.raises(RecipeError, match="generations must be 2 or more"):
-        train_stage(config_of(data, tmp_path, "stage.reinforce.generations=1"))
+        config_of(data, tmp_path, "stage.reinforce.generations=1")
 
 
 def test_rewards_by_step_want_key_steps(data: Path, tmp_path: Path) -> None:
