@@ -9,7 +9,7 @@ import pytest
 
 from medllava.data.random_records import write_random_records
 
-pytestmark = pytest.mark.timeout(280)
+pytestmark = pytest.mark.timeout(600)
 
 WIDE = [  # 31 million weights that learn, so that they and not the process are what is measured
     "model.language_model.config.hidden_size=512",
