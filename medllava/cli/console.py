@@ -103,7 +103,9 @@ class Console:
             for name, path in artifacts.items():
                 self.say(f"{name.replace('_', ' '):<28} {path}")
         if not summary.complete:
-            self.hint("Some items are left. Run the same command again to go on.")
+            why = summary.details.get("stopped_by")
+            self.hint(f"Stopped: {why}" if why else "Some items are left.")
+            self.hint("Run the same command again to go on.")
             raise typer.Exit(EXIT_INCOMPLETE)
         if summary.hint:
             self.hint(f"Next: {summary.hint}")

@@ -4,6 +4,7 @@ One place decides this for all commands, so that none of them wraps its calls.
 """
 
 import errno
+import os
 import traceback
 from dataclasses import dataclass
 
@@ -24,6 +25,8 @@ _ADVICE = {
     errno.ENAMETOOLONG: "Choose a shorter name.",
     errno.EMFILE: "Raise the limit of open files (ulimit -n), or use fewer --workers.",
 }
+_SQLITE_ERRNO = {8: errno.EROFS, 10: errno.EIO, 13: errno.ENOSPC, 14: errno.EACCES}
+"""SQLite's codes for what the system refused its files: READONLY, IOERR, FULL, CANTOPEN."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +47,8 @@ def explain(error: BaseException) -> Failure:
         return Failure(type=_family(error), message=str(error), exit_code=error.exit_code)
     if isinstance(error, KeyboardInterrupt | EOFError | typer.Abort):
         return Failure(type="Interrupted", message="interrupted.", exit_code=EXIT_INTERRUPTED)
-    if isinstance(error, OSError):
-        return _explain_os(error)
+    if refusal := _refusal(error):
+        return _explain_os(refusal)
     if isinstance(error, MemoryError) or name == "OutOfMemoryError":
         message = f"not enough memory ({_first_line(error)}). Free some, or make the work smaller."
         return Failure(type="SetupError", message=message, exit_code=EXIT_SETUP)
@@ -63,6 +66,14 @@ def _family(error: MedllavaError) -> str:
     """Return the class that scripts may rely on: the one in `errors`, not a room's own below it."""
     classes = [c for c in type(error).__mro__ if c.__module__ == MedllavaError.__module__]
     return type(error).__name__ if classes[0] is MedllavaError else classes[0].__name__
+
+
+def _refusal(error: BaseException) -> OSError | None:
+    """Return what the system refused, also where SQLite says it in a way of its own."""
+    if isinstance(error, OSError):
+        return error
+    number = _SQLITE_ERRNO.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
+    return OSError(number, os.strerror(number)) if number else None
 
 
 def _explain_os(error: OSError) -> Failure:

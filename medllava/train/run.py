@@ -116,10 +116,11 @@ def train_stage(
     except Exception as error:
         if not is_disk_full(error, config.output_dir):
             raise
-        progress.note(f"the disk is full ({error}): {config.output_dir}. Make room.")
+        reason = f"no space left on the disk of {config.output_dir} ({error}). Make room."
+        progress.note(reason)
         if ranks.is_main:
             clear_partial(config.output_dir)
-        return _stopped(config)
+        return _stopped(config, reason)
 
 
 def _train_exclusively(config: StageRunConfig, ranks: Ranks, progress: Progress) -> StepSummary:
@@ -437,13 +438,14 @@ def _summarize(config: StageRunConfig, run: RunRecord) -> StepSummary:
     )
 
 
-def _stopped(config: StageRunConfig) -> StepSummary:
-    """Return the summary of a run that ended early; the same command goes on."""
+def _stopped(config: StageRunConfig, reason: str = "the machine asked for it") -> StepSummary:
+    """Return the summary of a run that ended early, and why; the same command goes on."""
     checkpoints = list_checkpoints(config.output_dir)
     return StepSummary(
         step="train",
         complete=False,
         counts={"steps_done": checkpoints[-1][0] if checkpoints else 0},
+        details={"stopped_by": reason},
         artifacts={"checkpoint": checkpoints[-1][1]} if checkpoints else {},
     )
 

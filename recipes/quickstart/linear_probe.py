@@ -50,7 +50,7 @@ def open_questions(run: Path, split: str) -> list[Question]:
 
 def encode(run: Path, images: set[str]) -> dict[str, Tensor]:
     """Return class token and mean patch of every image, (2 E,)."""
-    model = LlavaForConditionalGeneration.from_pretrained(run / "stage2")
+    model = LlavaForConditionalGeneration.from_pretrained(run / "stage2", dtype=torch.float32)
     processor = LlavaProcessor.from_pretrained(run / "stage2")
     folder = run / "instructions/test"
     root = folder / read_json(folder / "summary.json")["image_dir"]

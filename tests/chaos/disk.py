@@ -56,9 +56,10 @@ def _fill(step: Step, calm: Path, *, size: int) -> tuple[bool, str]:
                 return True, f"exit {first.returncode} on {size} bytes"
             if b"Traceback" in first.stderr:
                 return True, f"a traceback on {size} bytes"
-            error = json.loads(first.stdout).get("error") or {}
-            if "space" not in json.dumps(error):
-                return True, f"on {size} bytes it said: {error.get('message', '')[:120]}"
+            told = json.loads(first.stdout)
+            told = told.get("error", {}).get("message") or told["summary"].get("stopped_by", "")
+            if "space" not in told:
+                return True, f"on {size} bytes it said: {told[:120]!r}"
         _mount(disk, "remount", _ROOM)
         again = subprocess.run(command(step, output), env=environment(), capture_output=True)
         if again.returncode:

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 ARTICLES = 60
 _CHANGING = {
     "run.json", "summary.json", "report.html", "report.json", "metrics.jsonl", "README.md",
-    "ledger.jsonl", "run_key.json", "index.html",
+    "ledger.jsonl", "run_key.json", "index.html", "browse.html",
 }  # fmt: skip
 """Names whose content holds times, speeds or paths."""
 

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from loopback import Handler, serving
 from typer.testing import CliRunner
 
 from medllava.cli.app import app
+from medllava.cli.outcome import explain
 from medllava.errors import DataError
 from medllava.printable import printable, repair
 
@@ -268,3 +270,14 @@ def test_env_tells_versions_devices_and_extras():
     assert "free" in value["devices"]["cpu"]
     for name, is_there in value["extras"].items():
         assert is_there != (name in value["missing"])
+
+
+def test_a_disk_that_is_full_for_sqlite_is_no_bug_of_ours(tmp_path):
+    base = sqlite3.connect(tmp_path / "listing.sqlite")
+    base.execute("CREATE TABLE listing (name TEXT)")
+    base.execute("PRAGMA max_page_count = 2")
+    with pytest.raises(sqlite3.OperationalError) as refused:
+        base.executemany("INSERT INTO listing VALUES (?)", [("x" * 4000,)] * 10)
+    failure = explain(refused.value)
+    assert failure.exit_code == 7
+    assert "No space left" in failure.message

@@ -154,6 +154,7 @@ def test_sigterm_saves_and_the_next_run_goes_on_bitwise(
     summary = train_stage(config, progress=stop)
     assert not summary.complete
     assert summary.counts["steps_done"] == 4  # heard when the next step is done
+    assert "asked" in summary.details["stopped_by"]
     load_model(str(summary.artifacts["checkpoint"]))  # whole by itself
     assert train_stage(config_of(data, tmp_path / "out", "checkpoint.every_steps=100")).complete
     assert_bitwise(tmp_path / "out", undisturbed)
@@ -175,6 +176,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not summary.complete
     assert summary.counts["steps_done"] == 2
+    assert "no space left" in summary.details["stopped_by"]
     assert [p.name for p in (config.output_dir / "checkpoints").iterdir()] == ["step-2"]
     assert train_stage(config).complete
     assert_bitwise(config.output_dir, undisturbed)
