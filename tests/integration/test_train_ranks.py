@@ -168,7 +168,7 @@ def test_what_cannot_be_carried_to_other_ranks_says_how_to_go_on(
 ) -> None:
     config = config_of(data, tmp_path / "out", "train.zero_stage=3")
     launch_stage(config, gpus=2, progress=AtStep(2, lambda: os.kill(os.getpid(), signal.SIGTERM)))
-    with pytest.raises(DataError, match=r"of 2 ranks with ZeRO-3 .* Go on with --gpus 2"):
+    with pytest.raises(DataError, match=r"of 2 ranks with ZeRO-3, .* Go on with --gpus 2"):
         launch_stage(config, gpus=1, progress=SilentProgress())
     config = config_of(data, tmp_path / "out", "train.zero_stage=2")
     with pytest.raises(DataError, match=r"zero_stage was 3, now 2"):
