@@ -60,8 +60,7 @@ step "generate-instructions: captions to align" "$run/instructions/align/summary
 
 step "generate-instructions: questions to learn from" "$run/instructions/train/summary.json" \
     medllava generate-instructions "$run/figures" --stage instruct --teacher template \
-    --questions-per-figure 24 --closed-share 0.5 --closed-replies reasoned \
-    -o "$run/instructions/train"
+    --questions-per-figure 12 --closed-share 0.1 -o "$run/instructions/train"
 
 step "generate-instructions: held-out questions" "$run/instructions/test/summary.json" \
     medllava generate-instructions "$run/figures" --stage instruct --teacher template \
@@ -72,7 +71,7 @@ step "train --stage 1: the projector learns" "$run/stage1/run.json" \
 
 step "train --stage 2: projector and language model learn" "$run/stage2/run.json" \
     medllava train smollm2-135m --stage 2 --data "$run/instructions/train" \
-    --init "$run/stage1" -o "$run/stage2" ${QUICKSTART_SHORT:+--set stage.instruct.epochs=0.3}
+    --init "$run/stage1" -o "$run/stage2" ${QUICKSTART_SHORT:+--set stage.instruct.epochs=0.35}
 
 step "eval: held-out questions, beside honest floors" "$run/eval/report.json" \
     medllava eval "$run/instructions/test/questions.jsonl" --ckpt "$run/stage2" \
