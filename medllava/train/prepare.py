@@ -360,12 +360,22 @@ def _batches(
 
 
 def _lost_before(output_dir: Path) -> set[tuple[int, int]] | None:
-    """Return source and item of what the run dropped for its images; None if it begins."""
+    """Return source and item of what the run dropped for its images; None if it begins.
+
+    Raises:
+        DataError: an earlier version began the run and wrote down only their ids.
+    """
     path = output_dir / DROPPED_FILE
     if not path.is_file():
         return None
     reasons = {reason.value for reason in IMAGE_DROPS}
-    return {(d["source"], d["item"]) for _, d in iter_jsonl(path) if d["reason"] in reasons}
+    lost = [drop for _, drop in iter_jsonl(path) if drop["reason"] in reasons]
+    if any("item" not in drop for drop in lost):
+        raise DataError(
+            f"an earlier version began this run, and what it dropped is told by id only: {path}. "
+            "Begin it again with --no-resume."
+        )
+    return {(drop["source"], drop["item"]) for drop in lost}
 
 
 def _cache_room(file: Path) -> int:

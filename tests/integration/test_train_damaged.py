@@ -10,6 +10,7 @@ import pytest
 from test_train_run import StopAt, StopError
 
 from medllava.data.random_records import write_random_records
+from medllava.errors import DataError
 from medllava.train import prepare
 from medllava.train.config import StageRunConfig
 from medllava.train.resolve import resolve_config
@@ -158,3 +159,22 @@ def test_equal_ids_of_two_sources_do_not_drop_each_other_when_a_run_goes_on(
     assert train_stage(config).complete
     now = [json.loads(line) for line in (tmp_path / "out" / "dropped.jsonl").open()]
     assert [(d["source"], d["item"]) for d in now] == [(d["source"], d["item"]) for d in began]
+
+
+def test_a_run_that_an_earlier_version_began_is_refused_with_the_next_step(
+    data: Path, tmp_path: Path
+) -> None:
+    def stop() -> None:
+        raise StopError
+
+    cut(pictures(data)[0])
+    config = config_of(data, tmp_path / "out")
+    with pytest.raises(StopError):
+        train_stage(config, progress=StopAt(3, stop))
+    file = tmp_path / "out" / "dropped.jsonl"
+    lines = [json.loads(line) for line in file.open()]
+    ids_only = ({k: d[k] for k in ("record_id", "reason", "detail")} for d in lines)
+    file.write_text("".join(json.dumps(d) + "\n" for d in ids_only))
+    with pytest.raises(DataError, match="--no-resume"):
+        train_stage(config)
+    assert train_stage(replace(config, resume=False)).complete
