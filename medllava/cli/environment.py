@@ -26,6 +26,8 @@ _EXTRAS = {
     "flash": (("flash_attn",), "attention over packs on CUDA is slower"),
     "cluster": (("ray",), "fetch-pmc cannot hand its shards to Ray (Slurm needs no extra)"),
     "trackers": (("tensorboard",), "training writes no TensorBoard log"),
+    "excel": (("openpyxl",), "XLSX files of predictions cannot be read"),
+    "families": (("torchvision",), "models whose processors need torchvision cannot be scored"),
     "gguf": (("gguf", "xllamacpp"), "push --export cannot write GGUF files"),
     "quickstart": (("gguf", "onnx", "tifffile"), "the quickstart cannot unpack its small model"),
     "serve": (("fastapi",), "checkpoints cannot be served by `transformers serve`"),

@@ -76,14 +76,14 @@ def test_an_old_reply_to_another_picture_of_that_name_is_not_taken(config, backe
 
 
 def test_every_request_has_random_numbers_of_its_own():
-    from medllava.eval.ask.engine import _seed
+    from medllava.eval.ask.engine import ask_seed
     from medllava.eval.ask.predict import Ask
 
     ask = Ask(id="a", condition="real", seed=0, image=None, text="?")
     changed = (replace(ask, id="b"), replace(ask, condition="text"), replace(ask, seed=1))
-    drawn = [_seed(one) for one in (ask, *changed)]
+    drawn = [ask_seed(one) for one in (ask, *changed)]
     assert len(set(drawn)) == 4
-    assert _seed(replace(ask)) == drawn[0]
+    assert ask_seed(replace(ask)) == drawn[0]
 
 
 def test_a_fifth_of_the_images_is_held_out_and_which_does_not_change():
