@@ -7,6 +7,7 @@ with an adapter or without, and a run that goes on has the reference it began wi
 Source: DPO, Rafailov et al. 2023 (arXiv 2305.18290); its relatives as TRL implements them.
 """
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,16 +122,13 @@ class PreferJob:
 
     def describe_data(self) -> DataRecord:
         """Return what is learned from, in counts."""
-        reasons: dict[str, int] = {}
-        for line in self.dropped:
-            reasons[line["reason"]] = reasons.get(line["reason"], 0) + 1
         facts = self.pairs.facts
         return DataRecord(
             source=self.config.data,
             sources=trace_sources(Path(self.config.data)),
             used=len(self.pairs),
             dropped=len(self.dropped),
-            dropped_by_reason=reasons,
+            dropped_by_reason=dict(Counter(line["reason"] for line in self.dropped)),
             tokens=self.pairs.num_tokens,
             images=len(self.images()),
             fingerprint=self.fingerprint,

@@ -9,6 +9,7 @@ Dr. GRPO, Liu et al. 2025 (arXiv 2503.20783).
 """
 
 import importlib.util
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,15 +138,12 @@ class ReinforceJob:
 
     def describe_data(self) -> DataRecord:
         """Return what is asked, in counts."""
-        reasons: dict[str, int] = {}
-        for line in self.dropped:
-            reasons[line["reason"]] = reasons.get(line["reason"], 0) + 1
         return DataRecord(
             source=self.config.data,
             sources=trace_sources(Path(self.config.data)),
             used=len(self.questions),
             dropped=len(self.dropped),
-            dropped_by_reason=reasons,
+            dropped_by_reason=dict(Counter(line["reason"] for line in self.dropped)),
             images=len(self.files),
             fingerprint=self.fingerprint,
             by_modality=count_modalities(self.questions),

@@ -12,9 +12,7 @@ Records and a model enter; a folder leaves that transformers, `eval` and `chat` 
       checkpoints/step-N/   while running only
 """
 
-import json
 import os
-import shutil
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,26 +23,20 @@ import torch
 
 from medllava.data.dataset import ExampleIndex, iter_dropped
 from medllava.data.schedule import Schedule
-from medllava.errors import SetupError
 from medllava.layout import (
-    CARD_FILE,
-    CHECKPOINTS_DIR,
-    DROPPED_FILE,
     METRICS_FILE,
     PAGE_FILE,
     RECIPE_FILE,
     RUN_FILE,
 )
 from medllava.model.kernels import apply_float8, apply_liger, compile_layers
-from medllava.model.load import save_model
 from medllava.model.loaded import LoadedModel
-from medllava.model.shapes import ModelShape, read_shape
+from medllava.model.shapes import ModelShape
 from medllava.progress import Progress, SilentProgress
-from medllava.provenance import trace_sources, weights_sha256
+from medllava.provenance import trace_sources
 from medllava.recipe import Precision
 from medllava.records import MixtureRecord, PackingRecord, RunRecord, Stage, StepSummary
-from medllava.run_readme import render_run_readme
-from medllava.store import exclusive, read_record, write_json, write_text
+from medllava.store import exclusive, read_record
 from medllava.train import prepare
 from medllava.train.arguments import training_arguments
 from medllava.train.checkpoint import (
@@ -62,11 +54,7 @@ from medllava.train.config import StageRunConfig
 from medllava.train.freezing import checkpoint_activations
 from medllava.train.hardware import this_gpu
 from medllava.train.monitor import (
-    Arithmetic,
     MetricsFile,
-    read_metrics,
-    summarize_metrics,
-    write_report,
 )
 from medllava.train.planning.data_counts import count_index
 from medllava.train.planning.fit import fit_settings
@@ -74,15 +62,20 @@ from medllava.train.precision import precision_of_run
 from medllava.train.ranks import Ranks
 from medllava.train.recorded import StageRun, StopRequest
 from medllava.train.resharding import has_other_layout
+from medllava.train.run_folder import (
+    arithmetic_of,
+    describe_run,
+    export_run,
+    find_shape,
+    write_inputs,
+)
 from medllava.train.run_record import (
     describe_data,
     describe_init,
-    describe_machine,
-    describe_parts,
 )
 from medllava.train.settings import Settings, machine_settings
 from medllava.train.sharding import whole_weights
-from medllava.train.stages import BY_TRL, Learning
+from medllava.train.stages import BY_TRL
 from medllava.train.trainer import StageTrainer
 from medllava.train.trl_run import train_by_trl
 
@@ -152,7 +145,7 @@ def _train(config: StageRunConfig, ranks: Ranks, progress: Progress) -> StepSumm
     done, folder = checkpoints[-1] if checkpoints else (0, None)
     run = _prepare(config, ranks, folder, progress)
     if ranks.is_main:
-        _write_inputs(config, run.index)
+        write_inputs(config, iter_dropped(run.index))
     if folder:
         progress.note(f"continuing after step {done} of {run.schedule.num_steps}")
     with ExitStack() as stack:
@@ -164,7 +157,7 @@ def _train(config: StageRunConfig, ranks: Ranks, progress: Progress) -> StepSumm
         return _stopped(config)
     with whole_weights(run.loaded.model, run.settings):
         if ranks.is_main:
-            _export(run)
+            export_run(config, run.loaded, _describe(run), is_half=run.settings.is_half)
     ranks.wait()
     return _summarize(config, read_record(output_dir / RUN_FILE, RunRecord))
 
@@ -196,7 +189,7 @@ def _prepare(config: StageRunConfig, ranks: Ranks, folder: Path | None, progress
     """
     output_dir, recipe = config.output_dir, config.recipe
     data = prepare.share_data(config, ranks)
-    shape = _find_shape(config)
+    shape = find_shape(config)
     choice = precision_of_run(config, shape, ranks, folder)
     progress.note(f"computing in {choice.precision.value}: {choice.reason}")
     base = machine_settings(
@@ -274,7 +267,7 @@ def _make_trainer(run: _Run, stack: ExitStack, *, done: int, progress: Progress)
         stage=recipe.stage[config.stage],
         checkpoint=recipe.checkpoint,
         other_layout=run.other_layout,
-        arithmetic=_arithmetic(config, run.shape),
+        arithmetic=arithmetic_of(config, run.shape),
         metrics=metrics,
         extra_files={
             RECIPE_FILE: recipe.to_toml_values(),
@@ -295,14 +288,6 @@ def _apply_kernels(loaded: LoadedModel, settings: Settings, progress: Progress) 
         compile_layers(loaded.model)
 
 
-def _find_shape(config: StageRunConfig) -> ModelShape | None:
-    """Return the sizes of the recipe's parts; None where a checkpoint stands for absent ones."""
-    try:
-        return read_shape(config.recipe.model)
-    except SetupError:
-        return None
-
-
 def _fit(
     config: StageRunConfig, base: Settings, shape: ModelShape | None, index: ExampleIndex
 ) -> Settings:
@@ -313,66 +298,20 @@ def _fit(
     return fit_settings(config.recipe, config.stage, base, shape, data=counts, device=this_gpu())
 
 
-def _arithmetic(config: StageRunConfig, shape: ModelShape | None) -> Arithmetic | None:
-    if shape is None:
-        return None
-    gpu = this_gpu()
-    return Arithmetic(
-        shape=shape,
-        learning=Learning.of(config.stage, config.recipe.stage[config.stage]),
-        peak_flops=gpu.peak_flops if gpu else None,
-    )
-
-
-def _write_inputs(config: StageRunConfig, index: ExampleIndex) -> None:
-    """Write what is known before the first step."""
-    write_json(config.output_dir / RECIPE_FILE, config.recipe.to_toml_values())
-    lines = (json.dumps(values, ensure_ascii=False) + "\n" for values in iter_dropped(index))
-    write_text(config.output_dir / DROPPED_FILE, "".join(lines))
-
-
-def _export(run: _Run) -> None:
-    """Write the finished model and what is known about it; `run.json` comes last."""
-    config, output_dir = run.config, run.config.output_dir
-    save_model(run.loaded, output_dir, dtype=torch.bfloat16 if run.settings.is_half else None)
-    record = replace(
-        _describe(run),
-        complete=True,
-        **summarize_metrics(read_metrics(output_dir / METRICS_FILE)),
-        weights_sha256=weights_sha256(output_dir),
-    )
-    write_report(
-        output_dir / PAGE_FILE,
-        title=f"{config.recipe.name}, stage {config.stage.value}",
-        subtitle=f"{run.schedule.num_steps} steps on {config.data}",
-        facts=record.to_json(),
-    )
-    write_text(output_dir / CARD_FILE, render_run_readme(record, output_dir))
-    write_json(output_dir / RUN_FILE, record.to_json())
-    prepare.clear_pixels(output_dir)
-    shutil.rmtree(output_dir / CHECKPOINTS_DIR, ignore_errors=True)
-
-
 def _describe(run: _Run) -> RunRecord:
     """Return what is known about a run before it is finished."""
-    config, schedule = run.config, run.schedule
-    return RunRecord(
-        stage=config.stage,
-        recipe=config.recipe.name,
-        command=config.command,
-        init=describe_init(config.init),
-        parts=describe_parts(config.recipe.model),
-        data=describe_data(config.data, run.index, mixture=_describe_mixture(run)),
-        seed=config.recipe.train.seed,
-        steps=schedule.num_steps,
-        ranks=run.ranks.world_size,
-        settings=asdict(run.settings),
+    schedule = run.schedule
+    return describe_run(
+        run.config,
+        run.settings,
+        data=describe_data(run.config.data, run.index, mixture=_describe_mixture(run)),
+        num_steps=schedule.num_steps,
+        num_ranks=run.ranks.world_size,
         packing=PackingRecord(
             tokens_per_pack=schedule.capacity,
             packs_per_step=schedule.packs_per_step,
             fill=schedule.fill,
         ),
-        machine=describe_machine(),
     )
 
 

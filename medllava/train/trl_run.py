@@ -6,13 +6,11 @@ A `StageRunConfig` enters, the run folder of `run.py` leaves; `prefer` and `rein
 
 import contextlib
 import importlib.util
-import json
 import os
-import shutil
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,44 +19,35 @@ from torch.utils.data import Dataset
 
 from medllava.errors import SetupError
 from medllava.layout import (
-    CARD_FILE,
-    CHECKPOINTS_DIR,
-    DROPPED_FILE,
     METRICS_FILE,
-    PAGE_FILE,
     RECIPE_FILE,
     RUN_FILE,
 )
-from medllava.model.load import save_model
 from medllava.model.loaded import LoadedModel
-from medllava.model.shapes import ModelShape, read_shape
 from medllava.progress import Progress
-from medllava.provenance import weights_sha256
 from medllava.recipe import Precision
 from medllava.records import DataRecord, RunRecord, Stage
-from medllava.run_readme import render_run_readme
-from medllava.store import write_json, write_text
 from medllava.train import prepare
 from medllava.train.arguments import argument_values
 from medllava.train.checkpoint import PRECISION_KEY, check_run_key, list_checkpoints
 from medllava.train.config import StageRunConfig
 from medllava.train.freezing import checkpoint_activations
-from medllava.train.hardware import this_gpu
 from medllava.train.monitor import (
-    Arithmetic,
     MetricsFile,
-    read_metrics,
-    summarize_metrics,
-    write_report,
 )
 from medllava.train.precision import precision_of_run
 from medllava.train.privacy import pass_gate
 from medllava.train.ranks import Ranks
 from medllava.train.recorded import RecordedTrainer, StageRun, StopRequest
-from medllava.train.run_record import describe_init, describe_machine, describe_parts
+from medllava.train.run_folder import (
+    arithmetic_of,
+    describe_run,
+    export_run,
+    find_shape,
+    write_inputs,
+)
 from medllava.train.settings import Settings, machine_settings
 from medllava.train.stage_data import StageData
-from medllava.train.stages import Learning
 
 _PADDED_ATTENTION = "sdpa"
 """TRL's batches are padded; our kernels are for packs."""
@@ -137,7 +126,7 @@ def train_by_trl(config: StageRunConfig, ranks: Ranks, progress: Progress) -> bo
         torch.set_num_threads(config.recipe.train.threads)
     checkpoints = list_checkpoints(config.output_dir)
     done, folder = checkpoints[-1] if checkpoints else (0, None)
-    shape = _shape(config)
+    shape = find_shape(config)
     choice = precision_of_run(config, shape, ranks, folder)
     progress.note(f"computing in {choice.precision.value}: {choice.reason}")
     settings = machine_settings(
@@ -157,7 +146,7 @@ def train_by_trl(config: StageRunConfig, ranks: Ranks, progress: Progress) -> bo
         {"examples": job.fingerprint, PRECISION_KEY: settings.precision.value},
     )
     pass_gate(config, job.gate_data(), job.images(), progress=progress)
-    _write_inputs(config, job)
+    write_inputs(config, job.dropped)
     if folder:
         progress.note(f"continuing after step {done} of {job.num_steps}")
     with ExitStack() as stack:
@@ -177,7 +166,14 @@ def train_by_trl(config: StageRunConfig, ranks: Ranks, progress: Progress) -> bo
         trainer.train(resume_from_checkpoint=str(folder) if folder else None)
     if trainer.was_stopped:
         return False
-    _export(config, settings, loaded, job)
+    export_run(
+        config,
+        loaded,
+        _describe(config, settings, job),
+        is_half=settings.is_half,
+        measure=job.measure,
+        more_curves=job.curves(),
+    )
     return True
 
 
@@ -239,7 +235,7 @@ def _plan(
         held_out=None,
         stage=config.recipe.stage[config.stage],
         checkpoint=config.recipe.checkpoint,
-        arithmetic=_arithmetic(config),
+        arithmetic=arithmetic_of(config, find_shape(config)),
         metrics=metrics,
         extra_files={
             RECIPE_FILE: config.recipe.to_toml_values(),
@@ -250,68 +246,8 @@ def _plan(
     )
 
 
-def _shape(config: StageRunConfig) -> ModelShape | None:
-    """Return the sizes of the recipe's parts; None where a checkpoint stands for absent ones."""
-    try:
-        return read_shape(config.recipe.model)
-    except SetupError:
-        return None
-
-
-def _arithmetic(config: StageRunConfig) -> Arithmetic | None:
-    shape = _shape(config)
-    if shape is None:
-        return None
-    gpu = this_gpu()
-    learning = Learning.of(config.stage, config.recipe.stage[config.stage])
-    return Arithmetic(shape=shape, learning=learning, peak_flops=gpu.peak_flops if gpu else None)
-
-
-def _write_inputs(config: StageRunConfig, job: Job) -> None:
-    write_json(config.output_dir / RECIPE_FILE, config.recipe.to_toml_values())
-    lines = (json.dumps(values, ensure_ascii=False) + "\n" for values in job.dropped)
-    write_text(config.output_dir / DROPPED_FILE, "".join(lines))
-
-
 def _describe(config: StageRunConfig, settings: Settings, job: Job) -> RunRecord:
-    return RunRecord(
-        stage=config.stage,
-        recipe=config.recipe.name,
-        command=config.command,
-        init=describe_init(config.init),
-        parts=describe_parts(config.recipe.model),
-        data=job.describe_data(),
-        seed=config.recipe.train.seed,
-        steps=job.num_steps,
-        ranks=1,
-        settings=asdict(settings),
-        machine=describe_machine(),
-    )
-
-
-def _export(config: StageRunConfig, settings: Settings, loaded: LoadedModel, job: Job) -> None:
-    """Write the finished model and what is known about it; `run.json` comes last."""
-    output_dir = config.output_dir
-    save_model(loaded, output_dir, dtype=torch.bfloat16 if settings.is_half else None)
-    records = read_metrics(output_dir / METRICS_FILE)
-    record = replace(
-        _describe(config, settings, job),
-        complete=True,
-        **summarize_metrics(records),
-        measures=job.measure(records),
-        weights_sha256=weights_sha256(output_dir),
-    )
-    write_report(
-        output_dir / PAGE_FILE,
-        title=f"{config.recipe.name}, stage {config.stage.value}",
-        subtitle=f"{job.num_steps} steps on {config.data}",
-        facts=record.to_json(),
-        more_curves=job.curves(),
-    )
-    write_text(output_dir / CARD_FILE, render_run_readme(record, output_dir))
-    write_json(output_dir / RUN_FILE, record.to_json())
-    prepare.clear_pixels(output_dir)
-    shutil.rmtree(output_dir / CHECKPOINTS_DIR, ignore_errors=True)
+    return describe_run(config, settings, data=job.describe_data(), num_steps=job.num_steps)
 
 
 @contextlib.contextmanager
