@@ -8,9 +8,7 @@ their score, and none of the quickstart's size should be expected above it.
     python recipes/quickstart/linear_probe.py runs/quickstart
 """
 
-import json
 import sys
-from collections import defaultdict
 from pathlib import Path
 
 import torch
@@ -20,7 +18,7 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 from medllava.images.load import load_image
 from medllava.model.standardize import selected_features
 from medllava.records import AnswerType, Question
-from medllava.store import iter_jsonl, read_json, write_text
+from medllava.store import iter_jsonl, read_json, write_json
 
 WEIGHT_DECAY = 3e-3
 STEPS = 200
@@ -36,7 +34,7 @@ def main(run: Path) -> None:
             [q for q in questions[split] if q.category == category] for split in ("train", "test")
         )
         counts[category] = {"right": right_answers(train, test, features), "of": len(test)}
-    write_text(run / "linear_probe.json", json.dumps(counts, indent=2) + "\n")
+    write_json(run / "linear_probe.json", counts)
 
 
 def open_questions(run: Path, split: str) -> list[Question]:
@@ -80,15 +78,10 @@ def right_answers(train: list[Question], test: list[Question], features: dict[st
         return value
 
     optimizer.step(loss)
-    grouped: dict[str, list[Question]] = defaultdict(list)
-    for question in test:
-        grouped[question.image].append(question)
     with torch.no_grad():
-        chosen = {
-            image: answers[int(classifier((features[image] - mean) / deviation).argmax())]
-            for image in grouped
-        }
-    return sum(chosen[question.image] == question.answer for question in test)
+        asked = torch.stack([features[question.image] for question in test])
+        chosen = classifier((asked - mean) / deviation).argmax(dim=1).tolist()
+    return sum(answers[c] == q.answer for c, q in zip(chosen, test, strict=True))
 
 
 if __name__ == "__main__":

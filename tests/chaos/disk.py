@@ -36,6 +36,8 @@ def print_disks(folder: Path, *, cases: int, seed: int) -> int:
             fills += filled
             told += filled and not finding
             findings += [finding] if finding else []
+        if not fills:
+            findings.append("no disk was full: nothing is shown")
         failed |= bool(findings)
         print(
             f"{step.name:<24} {needed / (1 << 20):>7.1f} {fills:>6} {told:>5}"

@@ -51,6 +51,8 @@ def _kill_step(
         if not same(calm, killed):
             return seconds, kills, hits, "DIFFERS after a start that ended by itself"
         shutil.rmtree(killed)  # finished: begin anew, so that each kill meets work
+    if not hits:
+        return seconds, kills, hits, "no kill hit: nothing is shown"
     done = start(step, killed).wait(timeout=900)
     if done:
         return seconds, kills, hits, f"exit {done} at the end"

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_train_run import StopAt, StopError
+from at_step import AtStep
+from test_train_run import StopError
 
 from medllava.data.random_records import write_random_records
 from medllava.errors import DataError
@@ -91,7 +92,7 @@ def test_a_picture_that_changes_under_way_is_masked_and_the_run_goes_on_and_is_r
 
     config = config_of(data, tmp_path / "out")
     with pytest.raises(StopError):
-        train_stage(config, progress=StopAt(3, stop))
+        train_stage(config, progress=AtStep(3, stop))
     began = (tmp_path / "out" / "dropped.jsonl").read_text()
     with caplog.at_level(logging.WARNING):
         summary = train_stage(config)
@@ -126,7 +127,7 @@ def test_a_file_that_is_mended_later_stays_dropped_in_a_run_that_goes_on(
     cut(first)
     config = config_of(data, tmp_path / "out")
     with pytest.raises(StopError):
-        train_stage(config, progress=StopAt(3, stop))
+        train_stage(config, progress=AtStep(3, stop))
     shutil.copy(tmp_path / "whole", first)
     summary = train_stage(config)
     assert summary.complete
@@ -152,7 +153,7 @@ def test_equal_ids_of_two_sources_do_not_drop_each_other_when_a_run_goes_on(
         overrides=["checkpoint.every_steps=2", "data.max_dropped=0.5"],
     )
     with pytest.raises(StopError):
-        train_stage(config, progress=StopAt(3, stop))
+        train_stage(config, progress=AtStep(3, stop))
     began = [json.loads(line) for line in (tmp_path / "out" / "dropped.jsonl").open()]
     assert {line["source"] for line in began} == {1}
     assert all(line["item"] > 0 for line in began)
@@ -170,7 +171,7 @@ def test_a_run_that_an_earlier_version_began_is_refused_with_the_next_step(
     cut(pictures(data)[0])
     config = config_of(data, tmp_path / "out")
     with pytest.raises(StopError):
-        train_stage(config, progress=StopAt(3, stop))
+        train_stage(config, progress=AtStep(3, stop))
     file = tmp_path / "out" / "dropped.jsonl"
     lines = [json.loads(line) for line in file.open()]
     ids_only = ({k: d[k] for k in ("record_id", "reason", "detail")} for d in lines)

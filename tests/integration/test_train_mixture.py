@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+from at_step import AtStep
 from typer.testing import CliRunner
 
 from medllava.cli.app import app
 from medllava.data.random_records import write_random_records
-from medllava.progress import SilentProgress
 from medllava.train.resolve import resolve_config
 from medllava.train.run import train_stage
 
@@ -19,17 +19,8 @@ class StopError(Exception):
     pass
 
 
-class StopAt(SilentProgress):
-    def __init__(self, step: int) -> None:
-        self.left, self.is_training = step, False
-
-    def start(self, phase: str, *, total: int | None = None) -> None:
-        self.is_training = phase.startswith("train")
-
-    def advance(self, count: int = 1) -> None:
-        self.left -= count if self.is_training else 0
-        if self.is_training and self.left <= 0:
-            raise StopError
+def stop() -> None:
+    raise StopError
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +54,7 @@ def test_a_mixture_is_recorded_and_resumes_bitwise(sources, tmp_path):
     assert parts[0]["share"] == pytest.approx(0.75, abs=0.01 + 1 / 32)  # 32 records are drawn
     assert sum(part["drawn"] for part in parts) == 32
     with pytest.raises(StopError):
-        train_stage(config_of(sources, tmp_path / "cut"), progress=StopAt(5))
+        train_stage(config_of(sources, tmp_path / "cut"), progress=AtStep(5, stop))
     train_stage(config_of(sources, tmp_path / "cut"))
     for name in ("model.safetensors", "dropped.jsonl"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from at_step import AtStep
 from debug_runs import debug_config, losses
 from safetensors.torch import load_file
 
 from medllava.data.random_records import write_random_records
-from medllava.progress import SilentProgress
 from medllava.train import hardware
 from medllava.train.run import train_stage
 
@@ -102,19 +102,8 @@ def test_every_optimizer_learns_the_debug_model_to_the_same_loss(
     assert losses(tmp_path / "out")[-1] == pytest.approx(losses(plain)[-1], abs=0.01)
 
 
-class _Killed(SilentProgress):
-    """Ends a run after some calls, wherever it is then."""
-
-    def __init__(self, steps: int) -> None:
-        self.left, self.is_training = steps, False
-
-    def start(self, phase: str, *, total: int | None = None) -> None:
-        self.is_training = phase.startswith("train")
-
-    def advance(self, count: int = 1) -> None:
-        self.left -= count if self.is_training else 0
-        if self.left == 0:
-            raise InterruptedError
+def _end() -> None:
+    raise InterruptedError
 
 
 def test_a_run_that_goes_on_keeps_its_precision_whatever_a_new_trial_says(
@@ -125,7 +114,7 @@ def test_a_run_that_goes_on_keeps_its_precision_whatever_a_new_trial_says(
     monkeypatch.setattr(hardware, "try_bf16", lambda width, wide: 4.0)
     train_stage(config_of(data, tmp_path / "whole", auto))
     with pytest.raises(InterruptedError):
-        train_stage(config_of(data, tmp_path / "cut", auto), progress=_Killed(4))
+        train_stage(config_of(data, tmp_path / "cut", auto), progress=AtStep(4, _end))
     monkeypatch.setattr(hardware, "try_bf16", lambda width, wide: 0.1)
     train_stage(config_of(data, tmp_path / "cut", auto))
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")

@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from at_step import AtStep
 from debug_runs import debug_config, losses
 from safetensors.torch import load_file
 
@@ -74,22 +75,6 @@ def pid_of_rank(rank: int) -> int:
     children = psutil.Process().children(recursive=True)
     (pid,) = (c.pid for c in children if c.environ().get("RANK") == str(rank))
     return pid
-
-
-class AtStep(SilentProgress):
-    """Does something once a step is done."""
-
-    def __init__(self, step: int, action: object) -> None:
-        self.left, self.action, self.is_training = step, action, False
-
-    def start(self, phase: str, *, total: int | None = None) -> None:
-        self.is_training = phase.startswith("train")
-
-    def advance(self, count: int = 1) -> None:
-        self.left -= count if self.is_training else 0
-        if self.left <= 0 and self.action is not None:
-            action, self.action = self.action, None
-            action()
 
 
 def test_a_killed_rank_ends_the_run_by_name_and_going_on_is_bitwise(

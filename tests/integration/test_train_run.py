@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from at_step import AtStep
 from safetensors.torch import load_file
 
 from medllava.data.random_records import write_random_records
 from medllava.errors import DataError
 from medllava.model.load import load_model
-from medllava.progress import SilentProgress
 from medllava.train.config import StageRunConfig
 from medllava.train.resolve import resolve_config
 from medllava.train.run import train_stage
@@ -65,21 +65,6 @@ class StopError(Exception):
     pass
 
 
-class StopAt(SilentProgress):
-    """Ends the run from outside once some steps are done."""
-
-    def __init__(self, step: int, action: object) -> None:
-        self.left, self.action, self.is_training = step, action, False
-
-    def start(self, phase: str, *, total: int | None = None) -> None:
-        self.is_training = phase.startswith("train")
-
-    def advance(self, count: int = 1) -> None:
-        self.left -= count if self.is_training else 0
-        if self.left == 0:
-            self.action()  # type: ignore[operator]
-
-
 @pytest.fixture(scope="module")
 def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
@@ -117,7 +102,7 @@ def test_eight_steps_are_four_a_kill_and_four_more_bitwise(
 
     config = config_of(data, tmp_path / "out")
     with pytest.raises(StopError):
-        train_stage(config, progress=StopAt(5, stop))  # one step after the last checkpoint
+        train_stage(config, progress=AtStep(5, stop))  # one step after the last checkpoint
     assert losses(config.output_dir) != []
     train_stage(config)
     assert_bitwise(config.output_dir, undisturbed)
@@ -150,7 +135,7 @@ def test_sigterm_saves_and_the_next_run_goes_on_bitwise(
     undisturbed: Path, data: Path, tmp_path: Path
 ) -> None:
     config = config_of(data, tmp_path / "out", "checkpoint.every_steps=100")
-    stop = StopAt(3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    stop = AtStep(3, lambda: os.kill(os.getpid(), signal.SIGTERM))
     summary = train_stage(config, progress=stop)
     assert not summary.complete
     assert summary.counts["steps_done"] == 4  # heard when the next step is done
@@ -171,7 +156,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(
         resource.setrlimit(resource.RLIMIT_FSIZE, (model_bytes // 2, limits[1]))
 
     try:
-        summary = train_stage(config, progress=StopAt(3, fill))
+        summary = train_stage(config, progress=AtStep(3, fill))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not summary.complete
@@ -229,7 +214,7 @@ def test_an_adapter_resumes_bitwise_and_is_merged(data: Path, tmp_path: Path, ad
     train_stage(config_of(data, tmp_path / "whole", *overrides))
     config = config_of(data, tmp_path / "parts", *overrides)
     with pytest.raises(StopError):
-        train_stage(config, progress=StopAt(5, stop))
+        train_stage(config, progress=AtStep(5, stop))
     checkpoint = config.output_dir / "checkpoints" / "step-4"
     assert any("multi_modal_projector.linear_1" in name for name in weights(checkpoint))
     load_model(str(checkpoint))

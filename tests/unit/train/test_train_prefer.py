@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from at_step import AtStep
 from safetensors.torch import load_file
 from torch.nn.functional import log_softmax, logsigmoid
 
@@ -150,21 +151,9 @@ class Killed(BaseException):
     pass
 
 
-class KillAfter(SilentProgress):
-    """Ends the run in the middle of a step, as a kill does."""
-
-    def __init__(self, steps: int) -> None:
-        self.left = steps
-        self.phase = ""
-
-    def start(self, phase: str, total: int | None = None) -> None:
-        self.phase = phase
-
-    def advance(self, count: int = 1) -> None:
-        if self.phase.startswith("train") and count:
-            self.left -= count
-            if self.left <= 0:
-                raise Killed
+def kill() -> None:
+    """End the run in the middle of a step, as a kill does."""
+    raise Killed
 
 
 def records(folder: Path) -> list[dict[str, object]]:
@@ -181,7 +170,7 @@ def test_killed_and_gone_on_is_never_killed(data: Path, tmp_path: Path, adapter:
     train_stage(whole)
     parts = config_of(data, tmp_path / "parts", *options, validation_data=held_out)
     with pytest.raises(Killed):
-        train_stage(parts, progress=KillAfter(5))
+        train_stage(parts, progress=AtStep(5, kill))
     assert not (parts.output_dir / "run.json").exists()
     train_stage(parts)
     assert records(whole.output_dir) == records(parts.output_dir)
@@ -208,7 +197,7 @@ def test_what_a_run_leaves(data: Path, tmp_path: Path) -> None:
 def test_a_lost_reference_ends_the_run(data: Path, tmp_path: Path) -> None:
     config = config_of(data, tmp_path)
     with pytest.raises(Killed):
-        train_stage(config, progress=KillAfter(3))
+        train_stage(config, progress=AtStep(3, kill))
     (tmp_path / "reference.safetensors").unlink()
     with pytest.raises(DataError, match="--no-resume"):
         train_stage(config)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from at_step import AtStep
 from safetensors.torch import load_file
 
 from medllava.data.other_pictures import OtherPictures
@@ -28,7 +29,7 @@ from medllava.train.run import train_stage
 from medllava.train.settings import machine_settings
 from medllava.train.showings import lay_out
 from medllava.train.stage_data import load_asked
-from tests.unit.train.test_train_prefer import KillAfter, Killed, records
+from tests.unit.train.test_train_prefer import Killed, kill, records
 
 pytestmark = pytest.mark.timeout(200)
 SILENT = SilentProgress()
@@ -124,7 +125,7 @@ def test_killed_and_gone_on_is_never_killed(data: Path, tmp_path: Path) -> None:
     train_stage(whole)
     parts = config_of(data, tmp_path / "parts")
     with pytest.raises(Killed):
-        train_stage(parts, progress=KillAfter(3))
+        train_stage(parts, progress=AtStep(3, kill))
     train_stage(parts)
     assert records(whole.output_dir) == records(parts.output_dir)
     answers = [(c.output_dir / "answers.jsonl").read_text() for c in (whole, parts)]
