@@ -24,6 +24,7 @@ from medllava.layout import (
     RUN_FILE,
 )
 from medllava.model.loaded import LoadedModel
+from medllava.model.packed_attention import SEGMENTED
 from medllava.progress import Progress
 from medllava.recipe import Precision
 from medllava.records import DataRecord, RunRecord, Stage
@@ -50,7 +51,7 @@ from medllava.train.settings import Settings, machine_settings
 from medllava.train.stage_data import StageData
 
 _PADDED_ATTENTION = "sdpa"
-"""TRL's batches are padded; our kernels are for packs."""
+"""Batches of TRL's are padded; our kernels are for packs."""
 _FLASH = "flash"
 
 
@@ -194,7 +195,9 @@ def _load(config: StageRunConfig, settings: Settings, folder: Path | None) -> Lo
     nowhere = StageData(path=Path(config.data), image_root=Path())
     loaded = prepare.load_initial(config, settings, nowhere, resumed=folder)
     model: Any = loaded.model
-    if _FLASH not in str(model.config._attn_implementation):  # noqa: SLF001 - its only name
+    name = str(model.config._attn_implementation)  # noqa: SLF001 - its only name
+    takes_packs = config.stage is Stage.REINFORCE and name == SEGMENTED
+    if _FLASH not in name and not takes_packs:
         model.set_attn_implementation(_PADDED_ATTENTION)
     if torch.cuda.is_available():
         model.to("cuda")
