@@ -53,7 +53,7 @@ def compare_predictions(
     files = [path / PREDICTIONS_FILE if path.is_dir() else path for path in (first, second)]
     scores = [_scores(file, questions) for file in files]
     real = [values[Condition.REAL.value] for values in scores]
-    options = {"draws": config.draws, "seed": config.seeds[0]}
+    draws, seed = config.draws, config.seeds[0]
     progress.start("comparison")
     report = {
         "schema_version": SCHEMA_VERSION,
@@ -63,8 +63,8 @@ def compare_predictions(
             {"name": name, "file": str(file), "sha256": sha256_of(file)}
             for name, file in zip(("a", "b"), files, strict=True)
         ],
-        "metrics": compare_values(questions, *real, **options),
-        **compare_gains(questions, *scores, **options),
+        "metrics": compare_values(questions, *real, draws=draws, seed=seed),
+        **compare_gains(questions, *scores, draws=draws, seed=seed),
         "test": "sign flips of whole images, two-sided; p_holm: corrected for several metrics",
     }
     target = config.output_dir / COMPARISON_FILE

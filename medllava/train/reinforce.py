@@ -23,7 +23,6 @@ from medllava.data.benchmarks.questions import QuestionSet, image_paths
 from medllava.data.conversation import question_text
 from medllava.data.other_pictures import count_modalities
 from medllava.errors import DataError, SetupError
-from medllava.images.load import load_image
 from medllava.model.loaded import LoadedModel
 from medllava.progress import Progress
 from medllava.provenance import trace_sources
@@ -171,20 +170,18 @@ class ReinforceJob:
         return trainer
 
     def _dataset(self, stage: ReinforceConfig) -> Dataset:
-        """Return the showings as TRL reads them: by number, and to vLLM with their pictures."""
+        """Return the showings as TRL reads them: by number, pictures are opened when they are due.
 
-        def show(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
-            shown = [self.showings[row] for row in batch["row"]]
-            prompts = [self.ask(showing.question, stage) for showing in shown]
-            listed: dict[str, list[Any]] = {
-                "row": batch["row"],
+        A transform would do so too, but `datasets` fingerprints one by taking apart all it refers
+        to, which takes longer than many steps.
+        """
+        prompts = [self.ask(showing.question, stage) for showing in self.showings]
+        return Dataset.from_dict(
+            {
+                "row": list(range(len(prompts))),
                 "prompt": [[{"role": "user", "content": prompt}] for prompt in prompts],
             }
-            if stage.vllm:
-                listed["images"] = [[load_image(showing.image)] for showing in shown]
-            return listed
-
-        return Dataset.from_dict({"row": list(range(len(self.showings)))}).with_transform(show)
+        )
 
     def ask(self, question: Question, stage: ReinforceConfig) -> str:
         """Return the words of a question, the same that `eval` asks with."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from transformers import PrinterCallback
 from trl import GRPOTrainer
@@ -36,7 +37,6 @@ ANSWERS_FILE = "answers.jsonl"
 _FIGURES = {
     "reward": "reward",
     "reward_std": "reward_deviation",
-    "frac_reward_zero_std": "groups_without_signal",
     "kl": "kl",
     "entropy": "entropy",
     "completions/mean_length": "answer_tokens",
@@ -48,6 +48,9 @@ _FIGURES = {
 _PART = "rewards/"
 _ROW = "row"
 """Which showing an answer belongs to."""
+_SAME = 1e-6
+_NO_SIGNAL = "groups_without_signal"
+"""Share of groups in which all answers are worth the same; TRL's own figure counts the batch."""
 
 
 class ReinforceTrainer(RecordedTrainer, GRPOTrainer):  # type: ignore[misc]  # TRL has no types
@@ -109,6 +112,8 @@ class ReinforceTrainer(RecordedTrainer, GRPOTrainer):  # type: ignore[misc]  # T
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """Answer and reward, remembering which showing every answer belongs to."""
         self._rows = [given[_ROW] for given in inputs]
+        if self.use_vllm:
+            inputs = [{**given, "images": self._pictures(given[_ROW])} for given in inputs]
         scored: dict[str, Any] = super()._generate_and_score_completions(inputs)
         return {**scored, _ROW: torch.tensor([given[_ROW] for given in inputs])}
 
@@ -124,7 +129,7 @@ class ReinforceTrainer(RecordedTrainer, GRPOTrainer):  # type: ignore[misc]  # T
         }
         listed = [ids[showing.question.id] for showing in shown]
         if self.use_vllm:
-            return listed, [[load_image(showing.image)] for showing in shown], {}
+            return listed, [self._pictures(row) for row in self._rows], {}
         return listed, None, {}
 
     def _generate_single_turn(
@@ -154,6 +159,10 @@ class ReinforceTrainer(RecordedTrainer, GRPOTrainer):  # type: ignore[misc]  # T
         self._module.train()
         return answers, None
 
+    def _pictures(self, row: int) -> list[Image.Image]:
+        """Return the picture of a showing, as vLLM takes it."""
+        return [load_image(self.showings[row].image)]
+
     def _pixels(self, rows: Sequence[int]) -> Tensor:
         """Return the pictures of some showings, (N, 3, H, W)."""
         pixels = self._reader.read([self.showings[row].image for row in rows])
@@ -167,6 +176,10 @@ class ReinforceTrainer(RecordedTrainer, GRPOTrainer):  # type: ignore[misc]  # T
         completion_ids: object,
     ) -> Any:  # noqa: ANN401 - as the base class
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids)
+        worth = (rewards * self.reward_weights.to(rewards.device)).nansum(1)
+        groups = worth.view(-1, self.num_generations)
+        is_flat = groups.amax(1) - groups.amin(1) < _SAME
+        self._metrics["train"][_NO_SIGNAL].append(float(is_flat.float().mean()))
         if self._answers is not None:
             for given, completion, parts in zip(inputs, completions, rewards.tolist(), strict=True):
                 showing = self.showings[given[_ROW]]
@@ -246,7 +259,8 @@ class ReinforceTrainer(RecordedTrainer, GRPOTrainer):  # type: ignore[misc]  # T
         """Return the step's rewards under our names."""
         means = {name: float(np.mean(values)) for name, values in self._metrics["train"].items()}
         self._metrics["train"].clear()
-        figures = {ours: means[theirs] for theirs, ours in _FIGURES.items() if theirs in means}
+        kept = {**_FIGURES, _NO_SIGNAL: _NO_SIGNAL}
+        figures = {ours: means[theirs] for theirs, ours in kept.items() if theirs in means}
         for name, value in means.items():
             if name.startswith(_PART) and name.endswith("/mean") and "score" not in name:
                 figures[f"reward_{name.removeprefix(_PART).removesuffix('/mean')}"] = value

@@ -162,9 +162,9 @@ def train_by_trl(config: StageRunConfig, ranks: Ranks, progress: Progress) -> bo
         )
         with _quiet():
             trainer = job.make_trainer(loaded, arguments, plan)
-        progress.start(f"train {config.stage.value}", total=job.num_steps)
-        progress.advance(done)
-        trainer.train(resume_from_checkpoint=str(folder) if folder else None)
+            progress.start(f"train {config.stage.value}", total=job.num_steps)
+            progress.advance(done)
+            trainer.train(resume_from_checkpoint=str(folder) if folder else None)
     if trainer.was_stopped:
         return False
     export_run(
@@ -255,7 +255,7 @@ def _describe(config: StageRunConfig, settings: Settings, job: Job) -> RunRecord
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep TRL's notes on its own plans from our users."""
+    """Keep TRL's notes on its own plans, and those on its use of old names, from our users."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning, module=r"trl\..*")
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"(trl|transformers)\..*")
         yield

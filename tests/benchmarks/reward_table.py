@@ -27,12 +27,13 @@ QUESTIONS, ANSWERS = 8, 8
 """Of a step of GRPO."""
 ADAPTER = {"adapter": "lora", "lora_rank": 16, "lora_alpha": 32, "lora_dropout": 0.0}
 RATES = {
-    "learning_rate": 5e-4,
-    "projector_learning_rate": 5e-4,
+    "learning_rate": 1e-3,
+    "projector_learning_rate": 1e-3,
     "schedule": "constant",
     "warmup_ratio": 0.0,
     "max_grad_norm": 1.0,
 }
+COMMON = ("train.precision=bf16", "checkpoint.every_steps=100")
 ARMS = {
     "grpo": ("reinforce", {"rewards.looking": 0.0}),
     "looking": ("reinforce", {"rewards.looking": 0.5}),
@@ -71,7 +72,11 @@ def train(arm: str, seed: int, output_dir: Path, quickstart: Path, steps: int) -
         *("train", RECIPE, "--stage", stage, "--max-steps", str(steps)),
         *("--data", str(quickstart / "instructions/train/questions.jsonl")),
         *("--init", str(quickstart / "stage2"), "-o", str(folder)),
-        *(part for option in [f"train.seed={seed}", *options] for part in ("--set", option)),
+        *(
+            part
+            for option in [*COMMON, f"train.seed={seed}", *options]
+            for part in ("--set", option)
+        ),
     )
 
 
@@ -104,7 +109,7 @@ def evaluate(checkpoint: Path, folder: Path, quickstart: Path) -> dict[str, floa
         questions = quickstart / "instructions/test/questions.jsonl"
         medllava(
             *("eval", str(questions), "--ckpt", str(checkpoint), "-o", str(folder)),
-            *("--controls", "permuted", "--permutations", "1"),
+            *("--controls", "permuted_within", "--permutations", "1"),
         )
     return read(report)
 
@@ -153,7 +158,7 @@ def main() -> None:
     parser.add_argument("-o", "--output-dir", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS))
-    parser.add_argument("--steps", type=int, default=24, help="of GRPO, 64 answers each")
+    parser.add_argument("--steps", type=int, default=12, help="of GRPO, 64 answers each")
     options = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     for seed in options.seeds:
