@@ -154,7 +154,11 @@ class ReinforceJob:
             reward_weights=weights,
             shuffle_dataset=False,  # the run is laid out
             use_vllm=stage.vllm,
-            **({"vllm_mode": "colocate"} if stage.vllm else {}),
+            **(
+                {"vllm_mode": "colocate"}
+                if stage.vllm
+                else {"generation_kwargs": {"suppress_tokens": [loaded.processor.image_token_id]}}
+            ),
         )
         trainer = ReinforceTrainer(
             model=loaded.model,

@@ -31,7 +31,9 @@ def give_answers(
     temperature: float,
     max_new_tokens: int,
 ) -> list[list[int]]:
-    """Answer every prompt as often as there are seeds for it, drawing from the whole vocabulary.
+    """Answer every prompt as often as there are seeds for it, drawing from all words.
+
+    The token that stands for an image is none: an answer that has one could not be learned from.
 
     Args:
         decoder: model that answers.
@@ -55,9 +57,13 @@ def give_answers(
         )
         for number, seed in enumerate(seeds)
     ]
-    rows = Rows(decoder, prompts)
-    first = rows.begin(pixels=pixels, answers=answers)
-    for _ in decode(speakers, first, rows.advance, max_new_tokens=max_new_tokens):
+    rows, image = Rows(decoder, prompts), int(decoder.model.config.image_token_id)
+
+    def advance(tokens: list[int], kept: list[int] | None) -> Tensor:
+        return _without(rows.advance(tokens, kept), image)
+
+    first = _without(rows.begin(pixels=pixels, answers=answers), image)
+    for _ in decode(speakers, first, advance, max_new_tokens=max_new_tokens):
         pass
     ends = (speaker.reply.end_id for speaker in speakers)
     return [
@@ -148,13 +154,24 @@ def score_pack(
         shape: (B, width).
         temperature: of the draws.
     """
+    image = int(_untyped(model).config.image_token_id)
     logits = model(**pack.inputs, pixel_values=pixels, use_cache=False).logits[0]
-    scores = torch.log_softmax(logits.float() / temperature, dim=-1)
+    scores = torch.log_softmax(_without(logits.float(), image) / temperature, dim=-1)
     said = scores.gather(1, pack.targets[:, None])[:, 0]
-    entropies = -(scores.detach().exp() * scores.detach()).sum(-1)
+    entropies = torch.special.entr(scores.detach().exp()).sum(-1)
     where = (pack.rows, pack.columns)
     empty = said.new_zeros(shape)
     return empty.index_put(where, said), empty.index_put(where, entropies)
+
+
+def _without(logits: Tensor, token: int) -> Tensor:
+    """Return logits (R, V) by which a token is never chosen."""
+    banned = torch.tensor([token], device=logits.device)
+    return logits.index_fill(-1, banned, -torch.inf)
+
+
+def _untyped(value: Any) -> Any:  # noqa: ANN401 - transformers is typed in part only
+    return value
 
 
 def shares_prompts(model: Any, *, longest: int) -> bool:  # noqa: ANN401 - a native LLaVA

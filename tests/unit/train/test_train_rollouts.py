@@ -62,6 +62,23 @@ def test_the_token_that_ends_an_answer_is_part_of_it(
     assert ended == answer[: answer.index(answer[2]) + 1]
 
 
+def test_an_image_is_never_said(
+    loaded: LoadedModel, prompts: list[list[int]], pixels: torch.Tensor
+) -> None:
+    """However likely a model finds its token, which has no meaning in an answer."""
+    image, head = loaded.processor.image_token_id, loaded.model.lm_head
+    before = head.weight.detach().clone()
+    how = {"temperature": 1.0, "max_new_tokens": 2}
+    try:
+        with torch.no_grad():
+            (likeliest,) = give_answers(Decoder(loaded), prompts[:1], pixels[:1], seeds=[2], **how)  # type: ignore[arg-type]
+            head.weight[image] = 50 * head.weight[likeliest[0]]
+        (answer,) = give_answers(Decoder(loaded), prompts[:1], pixels[:1], seeds=[2], **how)  # type: ignore[arg-type]
+    finally:
+        head.weight.data.copy_(before)
+    assert image not in answer
+
+
 @torch.no_grad()
 def test_answers_in_a_pack_are_worth_what_they_are_alone(
     loaded: LoadedModel, prompts: list[list[int]], pixels: torch.Tensor
@@ -87,11 +104,12 @@ def test_answers_in_a_pack_are_worth_what_they_are_alone(
     for row, (group, answer) in enumerate(zip(groups, answers, strict=True)):
         line = torch.tensor([[*prompts[group], *answer]])
         logits = loaded.model(input_ids=line, pixel_values=pixels[group : group + 1]).logits[0]
+        logits[:, loaded.processor.image_token_id] = -torch.inf  # never said
         scores = torch.log_softmax(logits / 0.7, dim=-1)[
             len(prompts[group]) - 1 : line.shape[1] - 1
         ]
         expected = scores.gather(1, line[0, len(prompts[group]) :, None])[:, 0]
         torch.testing.assert_close(found[row, : len(answer)], expected, rtol=1e-5, atol=1e-5)
-        by_hand = -(scores.exp() * scores).sum(-1)
+        by_hand = torch.special.entr(scores.exp()).sum(-1)
         torch.testing.assert_close(entropies[row, : len(answer)], by_hand, rtol=1e-5, atol=1e-5)
         assert not found[row, len(answer) :].any()
