@@ -146,7 +146,8 @@ def run(
         str,
         typer.Option(
             "--backend",
-            help="Answer with transformers, vllm, or the OpenAI-compatible server at this address.",
+            help="Answer with transformers, vllm, or the OpenAI-compatible server at this address; "
+            "llama.cpp answers for a GGUF file.",
         ),
     ] = "transformers",
     gpus: Annotated[
@@ -214,7 +215,7 @@ def run(
     if protocol not in list(Protocol):
         raise typer.BadParameter(f"{protocol!r} is not one of {', '.join(Protocol)}.")
     answers = predictions or (compare[0] if compare else None)
-    kind, base_url = parse_backend(backend)
+    kind, base_url = parse_backend(backend, checkpoint=None if predictions else ckpt)
     config = EvalConfig(
         task=task,
         checkpoint=None if predictions else ckpt,
