@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -173,6 +174,7 @@ def merge_adapter(model: nn.Module, folder: Path) -> nn.Module:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)  # keys without a place are only warned of
             tuned = PeftModel.from_pretrained(base, str(folder))
+            _check_places(tuned, folder)
     except (UserWarning, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise SetupError(
@@ -180,3 +182,12 @@ def merge_adapter(model: nn.Module, folder: Path) -> nn.Module:
         ) from None
     merged: nn.Module = tuned.merge_and_unload()
     return merged
+
+
+def _check_places(tuned: nn.Module, folder: Path) -> None:
+    """Raise a `ValueError` for matrices of an adapter that have no place; peft passes them over."""
+    with safe_open(folder / ADAPTER_WEIGHTS_FILE, framework="pt") as file:
+        names = [name for name in file.keys() if is_adapter_parameter(name)]  # noqa: SIM118 - no dict
+    places = {name.replace(".default.", ".") for name, _ in tuned.named_parameters()}
+    if missing := sorted(set(names) - places):
+        raise ValueError(f"no place for {missing[0].removeprefix(_PEFT_PREFIX)}")

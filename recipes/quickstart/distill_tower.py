@@ -1,9 +1,10 @@
 """A tower that llama.cpp runs, taught by the quickstart's DINOv2: SigLIP's shape, no class token.
 
 llama.cpp has no graph for DINOv2. SigLIP's differs in three things: it has no class token, no layer
-scale and another form of GELU. Layer scale is folded into the matrices before it, the rest is
-copied, and a few hundred steps on training images teach the student to give every patch what the
-teacher gives it. It is DINOv2's knowledge in SigLIP's shape; none of SigLIP's weights are in it.
+scale and another form of GELU. Layer scale is folded into the matrices before it; what patches take
+from the class token on average becomes a constant of each head; the rest is copied. Then some steps
+on training images teach the student to give every patch what the teacher gives it. It is DINOv2's
+knowledge in SigLIP's shape; none of SigLIP's weights are in it.
 
     python recipes/quickstart/distill_tower.py runs/quickstart DINOV2_FOLDER NEW_FOLDER
 
@@ -39,9 +40,11 @@ from medllava.store import iter_jsonl, read_json, write_json
 SIZE = 84
 """Pixels per side, as in the recipe smollm2-135m."""
 BATCH = 16
-LEARNING_RATE = 2e-4
+LEARNING_RATE = 1e-4
 HELD_OUT = 64
 """Training images that are kept to measure what was reached."""
+CALIBRATION = 4
+"""Batches on which the share of the class token is measured."""
 SHOWN = (0.5, 1.0)
 """Share of an image's sides that a crop shows."""
 NAMES = {
@@ -65,17 +68,17 @@ def main(run: Path, teacher_dir: Path, out: Path, *, steps: int, seed: int) -> N
     random = np.random.default_rng(seed)
     prepare = BitImageProcessorPil.from_pretrained(teacher_dir)
     teacher = resize_encoder(AutoModel.from_pretrained(teacher_dir), image_size=SIZE).eval()
-    student = build_student(teacher)
     paths = training_images(run)
     random.shuffle(paths)  # type: ignore[arg-type]
     images = [load_image(path).convert("RGB") for path in paths]
     held_out = pixels([image.resize((SIZE, SIZE)) for image in images[:HELD_OUT]], prepare)
+    batches = crops(images[HELD_OUT:], prepare, random)
+    student = build_student(teacher, torch.cat([next(batches) for _ in range(CALIBRATION)]))
     with torch.no_grad():
         wanted = teacher_features(teacher, held_out)
         began = agreement(student_features(student, held_out), wanted)
     deviation = wanted.flatten(0, 1).std(dim=0)
     print(f"{len(images):,} images; untaught: {began}", flush=True)
-    batches = crops(images[HELD_OUT:], prepare, random)
     teach(student, teacher, batches, deviation=deviation, steps=steps)
     with torch.no_grad():
         reached = agreement(student_features(student, held_out), wanted)
@@ -87,8 +90,13 @@ def main(run: Path, teacher_dir: Path, out: Path, *, steps: int, seed: int) -> N
     write_json(out / "distilled.json", facts)
 
 
-def build_student(teacher: PreTrainedModel) -> SiglipVisionModel:
-    """Return the teacher's weights in SigLIP's shape."""
+def build_student(teacher: PreTrainedModel, batch: Tensor) -> SiglipVisionModel:
+    """Return the teacher's weights in SigLIP's shape.
+
+    Args:
+        teacher: DINOv2.
+        batch: pixels (B, 3, H, W) on which the share of the class token is measured.
+    """
     config: Any = teacher.config
     student = SiglipVisionModel(
         SiglipVisionConfig(
@@ -111,6 +119,7 @@ def build_student(teacher: PreTrainedModel) -> SiglipVisionModel:
         "post_layernorm.weight": given["layernorm.weight"],
         "post_layernorm.bias": given["layernorm.bias"],
     }
+    taken = class_token_shares(teacher, batch)
     for number in range(config.num_hidden_layers):
         layer = f"encoder.layer.{number}."
         for theirs, ours in NAMES.items():
@@ -118,10 +127,41 @@ def build_student(teacher: PreTrainedModel) -> SiglipVisionModel:
             if theirs in SCALES:
                 scale = given[layer + SCALES[theirs]]
                 weight, bias = scale[:, None] * weight, scale * bias
+            if theirs == "attention.o_proj":
+                share, value = taken[number]
+                bias = bias + weight @ (share * value)
+                weight = weight * (1 - share)
             state[f"encoder.layers.{number}.{ours}.weight"] = weight
             state[f"encoder.layers.{number}.{ours}.bias"] = bias
     student.load_state_dict(state, strict=True)
     return student
+
+
+@torch.no_grad()
+def class_token_shares(teacher: PreTrainedModel, batch: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Return what patches take from the class token in each layer, on average.
+
+    Without it, attention among patches grows by that share, and its value is missing.
+
+    Returns:
+        Per layer (E,) the share of attention, the same for all channels of a head, and the value.
+    """
+    model: Any = teacher
+    model.set_attn_implementation("eager")
+    values: list[Tensor] = []
+    hooks = [
+        layer.attention.v_proj.register_forward_hook(
+            lambda _, __, value: values.append(value[:, 0].mean(dim=0))
+        )
+        for layer in model.encoder.layer
+    ]
+    attention = model(batch, output_attentions=True).attentions
+    for hook in hooks:
+        hook.remove()
+    model.set_attn_implementation("sdpa")
+    width = model.config.hidden_size // model.config.num_attention_heads
+    shares = [found[:, :, 1:, 0].mean(dim=(0, 2)).repeat_interleave(width) for found in attention]
+    return list(zip(shares, values, strict=True))
 
 
 def teach(
@@ -154,7 +194,10 @@ def teach(
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
         if step % 25 == 0:
-            print(f"step {step}: {float(loss.detach()):.4f} of the variance is not explained", flush=True)
+            print(
+                f"step {step}: {float(loss.detach()):.4f} of the variance is not explained",
+                flush=True,
+            )
 
 
 def teacher_features(teacher: PreTrainedModel, batch: Tensor) -> Tensor:
@@ -216,7 +259,7 @@ if __name__ == "__main__":
     parser.add_argument("run", type=Path, help="folder of the quickstart")
     parser.add_argument("teacher", type=Path, help="folder of DINOv2")
     parser.add_argument("out", type=Path, help="folder to write")
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=80)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     main(given.run, given.teacher, given.out, steps=given.steps, seed=given.seed)
