@@ -40,7 +40,7 @@ from medllava.store import iter_jsonl, read_json, write_json
 SIZE = 84
 """Pixels per side, as in the recipe smollm2-135m."""
 BATCH = 16
-LEARNING_RATE = 1e-4
+LEARNING_RATE = 2e-5
 HELD_OUT = 64
 """Training images that are kept to measure what was reached."""
 CALIBRATION = 4
@@ -172,7 +172,7 @@ def teach(
     deviation: Tensor,
     steps: int,
 ) -> None:
-    """Let the student learn; the rate rises for 20 steps and falls to nothing in the second half.
+    """Let the student learn; the rate rises for 10 steps and falls to nothing in the second half.
 
     Args:
         student: learns.
@@ -183,7 +183,7 @@ def teach(
     """
     optimizer = torch.optim.AdamW(student.parameters(), lr=LEARNING_RATE, weight_decay=0)
     for step in range(steps):
-        rate = min(1.0, (step + 1) / 20, 2 * (1 - step / steps))
+        rate = min(1.0, (step + 1) / 10, 2 * (1 - step / steps))
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * rate
         batch = next(batches)
         with torch.no_grad():
@@ -193,7 +193,7 @@ def teach(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
-        if step % 25 == 0:
+        if step % 10 == 0:
             print(
                 f"step {step}: {float(loss.detach()):.4f} of the variance is not explained",
                 flush=True,
@@ -259,7 +259,7 @@ if __name__ == "__main__":
     parser.add_argument("run", type=Path, help="folder of the quickstart")
     parser.add_argument("teacher", type=Path, help="folder of DINOv2")
     parser.add_argument("out", type=Path, help="folder to write")
-    parser.add_argument("--steps", type=int, default=80)
+    parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     main(given.run, given.teacher, given.out, steps=given.steps, seed=given.seed)

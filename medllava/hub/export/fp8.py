@@ -8,7 +8,9 @@ of `compressed-tensors`, which vLLM's makers maintain.
 # mypy: allow-untyped-calls
 # compressed-tensors types its functions only in part
 
+import io
 import shutil
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,6 @@ from medllava.hub.export.parity import Reference
 from medllava.hub.export.results import Export
 from medllava.model.load import load_model, save_model
 from medllava.model.loaded import LoadedModel
-from medllava.model.sources import without_bars
 from medllava.progress import Progress
 from medllava.provenance import weights_files
 
@@ -49,10 +50,12 @@ def export_fp8(
     target = out / FP8
     progress.start("write fp8")
     shutil.rmtree(target, ignore_errors=True)
-    _write(load_model(checkpoint.source, device="cpu", dtype="bf16"), target)
+    with redirect_stderr(io.StringIO()):  # its bars; what goes wrong is raised
+        _write(load_model(checkpoint.source, device="cpu", dtype="bf16"), target)
     progress.start("ask transformers, fp8")
-    rounded = load_model(str(target), device="cpu", dtype="fp32")
-    parity = reference.compare_model(rounded)
+    with redirect_stderr(io.StringIO()):
+        rounded = load_model(str(target), device="cpu", dtype="fp32")
+        parity = reference.compare_model(rounded)
     if wrong := _wrong_weight(rounded.model, checkpoint.model):
         shutil.rmtree(target)
         raise DataError(
@@ -94,8 +97,9 @@ def _write(loaded: LoadedModel, folder: Path) -> None:
             scale = largest.clamp_min(torch.finfo(torch.float32).tiny) / _largest_float8()
             module.weight_scale.data.copy_(scale)
     compressor = ModelCompressor.from_pretrained_model(model)
-    with without_bars():
-        compressor.compress_model(model)
+    compressor.compress_model(model)
+    # By pattern: the names it gathers are of this process, not those that are written.
+    compressor.quantization_config.ignore = _KEPT
     save_model(loaded, folder)
     compressor.update_config(str(folder))
 
