@@ -191,7 +191,7 @@ class Transport:
         length = self._insist("HEAD", path, None, None, is_object=True).headers.get(
             "content-length", ""
         )
-        if not length.isdigit():
+        if not length.isdecimal():
             raise UnansweredError(f"{self._host} names no size: {path}.", reason="no-answer")
         return int(length)
 
@@ -287,7 +287,7 @@ def _find_fault(
         raise ObjectError("object-missing", f"{path}: HTTP {answer.status}")
     if answer.status in _REPEATABLE:
         asked = answer.headers.get("retry-after", "")
-        wait = float(asked) if asked.isdigit() else 0.0
+        wait = float(asked) if asked.isdecimal() else 0.0
         return _Fault(f"HTTP {answer.status}", wait_seconds=wait)
     if answer.status != _OK:
         return _Fault(f"HTTP {answer.status}", reason="refused", attempts=_REFUSED_ATTEMPTS)
