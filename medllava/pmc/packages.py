@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Never
 
 from medllava.errors import DataError
 from medllava.pmc.archive import (
@@ -32,7 +32,7 @@ from medllava.pmc.archive import (
 )
 from medllava.pmc.images import MAX_IMAGE_BYTES
 from medllava.pmc.state import Item, Miss
-from medllava.pmc.xml import MAX_XML_BYTES, Element, is_jats, iter_articles
+from medllava.pmc.xml import MAX_XML_BYTES, Element, XmlError, is_jats, iter_articles
 
 _LOGGER = logging.getLogger(__name__)
 XML_SUFFIXES = (".nxml", ".xml", ".nxml.gz", ".xml.gz")
@@ -100,8 +100,12 @@ class LocalSource:
     def _iter_package(self, item: Item, path: Path) -> Iterator[ArticleFiles]:
         self._scratch_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self._scratch_dir) as scratch:
-            for data, images in read_package(path, Path(scratch)):
-                yield from _iter_stream(item, io.BytesIO(data), images)
+            for name, data, images in read_package(path, Path(scratch)):
+                try:
+                    yield from _iter_stream(item, io.BytesIO(data), images)
+                except (ObjectError, XmlError) as error:
+                    # One that cannot be read must not cost those behind it.
+                    yield _unreadable(f"{item.name}#{name}", error)
 
     def release(self, item: Item) -> None:
         """Do nothing: the files are not ours."""
@@ -172,14 +176,14 @@ def iter_files(folder: Path) -> Iterator[str]:
                 yield (Path(place) / name).relative_to(folder).as_posix()
 
 
-def read_package(path: Path, scratch: Path) -> Iterator[tuple[bytes, FolderImages]]:
-    """Yield the XML of each article in a tar package with the images of its folder.
+def read_package(path: Path, scratch: Path) -> Iterator[tuple[str, bytes, FolderImages]]:
+    """Yield name and content of each XML file in a tar package with the images of its folder.
 
     Raises:
         ObjectError: damaged, too large, without XML, or a member that has no place in a package;
             XML that is too large is told after the others were yielded.
     """
-    documents: list[tuple[str, bytes]] = []
+    documents: list[tuple[PurePosixPath, bytes]] = []
     images: dict[str, dict[str, Path]] = {}
     too_large = ""
     try:
@@ -188,7 +192,7 @@ def read_package(path: Path, scratch: Path) -> Iterator[tuple[bytes, FolderImage
                 name = PurePosixPath(member.name)
                 if name.suffix.lower() in {".nxml", ".xml"}:
                     if member.size <= MAX_XML_BYTES:
-                        documents.append((str(name.parent), stream.read()))
+                        documents.append((name, stream.read()))
                     else:
                         too_large = f"XML of {member.size:,} bytes: {name} of {path.name}"
                 elif name.suffix.lower() in _IMAGE_SUFFIXES and member.size <= MAX_IMAGE_BYTES:
@@ -199,8 +203,8 @@ def read_package(path: Path, scratch: Path) -> Iterator[tuple[bytes, FolderImage
         raise ObjectError(
             "package-damaged", f"package that does not open ({error}): {path.name}"
         ) from None
-    for place, data in documents:
-        yield data, FolderImages(scratch, images.get(place, {}))
+    for name, data in documents:
+        yield str(name), data, FolderImages(scratch, images.get(str(name.parent), {}))
     if too_large:
         raise ObjectError("xml-too-large", too_large)
     if not documents:
@@ -249,6 +253,17 @@ def _iter_stream(item: Item, stream: IO[bytes], images: FolderImages) -> Iterato
         )
     if position < 0:
         raise ObjectError("no-article", "no article element in the file")
+
+
+def _unreadable(name: str, error: ObjectError | XmlError) -> ArticleFiles:
+    """Return an article whose reading says what is wrong with its file."""
+
+    def fail(_: str = "") -> Never:
+        raise error
+
+    return ArticleFiles(
+        item=name, load_root=fail, image_names=(), load_image=fail, size_of=lambda _: 0
+    )
 
 
 def _same(root: Element) -> Element:

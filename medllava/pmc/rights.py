@@ -239,7 +239,7 @@ def read_own_rights(places: Iterable[Element]) -> OwnRights:
     stated: list[License] = []
     words: list[str] = []
     credits_: list[str] = []
-    names = (*_RIGHTS_NAMES, *_NOTES)
+    names: tuple[str, ...] = (*_RIGHTS_NAMES, *_NOTES)
     for place in places:
         for part in place.iterchildren(*names):
             name = local_name(part)

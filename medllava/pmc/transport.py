@@ -175,8 +175,8 @@ class Transport:
                 False for services and listings, which are always there.
 
         Raises:
-            ObjectError: it is not there (`object-missing`), or it is larger than any can be.
-            UnansweredError: no answer that can be used after all attempts.
+            ObjectError: it is not there (`object-missing`).
+            UnansweredError: no answer that can be used after all attempts, or one without an end.
             BudgetSpentError: the byte limit is reached.
         """
         return self._insist("GET", path, params, check, is_object=is_object).body
@@ -244,8 +244,10 @@ class Transport:
             for block in response.iter_raw():
                 body += block
                 if len(body) > _MAX_BODY_BYTES:
-                    raise ObjectError(
-                        "object-too-large", f"body of more than {_MAX_BODY_BYTES:,} bytes"
+                    raise UnansweredError(
+                        f"{self._host} sends more than {_MAX_BODY_BYTES:,} bytes: {url.path}."
+                        " Run the same command again later; it goes on.",
+                        reason="object-too-large",
                     )
                 if time.monotonic() > deadline:
                     raise httpx.ReadTimeout(
