@@ -66,7 +66,22 @@ def run(
         str,
         typer.Option(
             "--probes",
-            help="Ask closed questions again: negated, reworded, shuffled, corrupted, or all.",
+            help="Ask closed questions again: negated, reworded, shuffled, corrupted, "
+            "negated-option, presence, absence, or all.",
+        ),
+    ] = "",
+    verify: Annotated[
+        str,
+        typer.Option(
+            "--verify",
+            help="Put replies right by rule and score them beside the real ones: polarity.",
+        ),
+    ] = "",
+    clinical: Annotated[
+        str,
+        typer.Option(
+            "--clinical",
+            help="Score reports by their findings too: radgraph, chexbert, ratescore, or all.",
         ),
     ] = "",
     train_data: Annotated[
@@ -204,7 +219,9 @@ def run(
         EvalConfig,
         Protocol,
         parse_backend,
+        parse_clinical,
         parse_conditions,
+        parse_verifiers,
     )
     from medllava.eval.judged.ask_judge import JudgeConfig
     from medllava.eval.probes import parse_probes
@@ -228,6 +245,8 @@ def run(
         conditions=parse_conditions(controls),
         permutations=permutations,
         probes=parse_probes(probes),
+        verify=parse_verifiers(verify),
+        clinical=parse_clinical(clinical),
         train_data=tuple(train_data or ()),
         train_image_dir=train_image_dir,
         protocol=Protocol(protocol),

@@ -14,7 +14,7 @@ class StopRequest:
         """Listen."""
         before = signal.getsignal(signal.SIGTERM)
         outer = getattr(before, "__self__", None)
-        self.is_set = isinstance(outer, StopRequest) and outer.is_set
+        self.is_set: bool = isinstance(outer, StopRequest) and outer.is_set
         self._before = signal.signal(signal.SIGTERM, self._set)
 
     def _set(self, *_: object) -> None:
