@@ -8,6 +8,7 @@ from typing import Any
 
 from medllava.chat.config import ChatConfig
 from medllava.chat.conversation import Conversation
+from medllava.errors import SetupError
 from medllava.progress import Progress
 
 ConversationMaker = Callable[[], Conversation]
@@ -31,17 +32,43 @@ def open_model(config: ChatConfig, *, progress: Progress) -> ConversationMaker:
 
     placement = place_model(config)
     progress.start(f"loading {config.checkpoint}")
-    loaded = load_model(
-        config.checkpoint,
-        device="cpu" if placement.is_spread else placement.device,
-        dtype="bf16" if placement.is_spread and config.dtype == "auto" else config.dtype,
-        quantize=config.load,
-    )
+    device = "cpu" if placement.is_spread else placement.device
+    dtype = "bf16" if placement.is_spread and config.dtype == "auto" else config.dtype
+    if _is_other_family(config.checkpoint):
+        return _open_other_family(config, device=device, dtype=dtype, spread=placement.is_spread)
+    loaded = load_model(config.checkpoint, device=device, dtype=dtype, quantize=config.load)
     if placement.is_spread:
         _spread(loaded.model)
     for note in loaded.notes:
         progress.note(note)
     return lambda: ChatSession(loaded, sampling=config.sampling)
+
+
+def _is_other_family(checkpoint: str) -> bool:
+    """Tell a model that transformers loads by a class of its own from a LLaVA."""
+    from medllava.model.any_model import is_any_model  # noqa: PLC0415 - torch
+    from medllava.model.import_llava_med import split_delta  # noqa: PLC0415 - torch
+    from medllava.model.sources import read_config  # noqa: PLC0415 - torch
+
+    name, base = split_delta(checkpoint)
+    return base is None and is_any_model(read_config(name))
+
+
+def _open_other_family(
+    config: ChatConfig, *, device: str, dtype: str, spread: bool
+) -> ConversationMaker:
+    from medllava.chat.any_session import AnySession  # noqa: PLC0415 - torch
+    from medllava.model.any_model import load_any_model  # noqa: PLC0415 - torch
+
+    if config.load is not None:
+        raise SetupError(
+            f"only a LLaVA can be quantized while it loads: {config.checkpoint}. Leave --load out, "
+            "or serve the model elsewhere and name it with --base-url."
+        )
+    loaded = load_any_model(config.checkpoint, device=device, dtype=dtype)
+    if spread:
+        _spread(loaded.model)
+    return lambda: AnySession(loaded, sampling=config.sampling)
 
 
 def _reach_server(config: ChatConfig) -> ConversationMaker:

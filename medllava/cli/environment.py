@@ -27,6 +27,10 @@ _EXTRAS = {
     "cluster": (("ray",), "fetch-pmc cannot hand its shards to Ray (Slurm needs no extra)"),
     "trackers": (("tensorboard",), "training writes no TensorBoard log"),
     "excel": (("openpyxl",), "XLSX files of predictions cannot be read"),
+    "reports": (
+        ("radgraph", "f1chexbert", "RaTEScore"),
+        "reports have no clinical scores (eval --clinical)",
+    ),
     "families": (("torchvision",), "models whose processors need torchvision cannot be scored"),
     "gguf": (("gguf", "xllamacpp"), "push --export cannot write GGUF files"),
     "quickstart": (("gguf", "onnx", "tifffile"), "the quickstart cannot unpack its small model"),
