@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from medllava.chat.config import ChatConfig
 from medllava.chat.conversation import Conversation
+from medllava.errors import SetupError
 from medllava.progress import Progress
 from medllava.provenance import is_gguf
 
@@ -38,16 +39,16 @@ def open_model(config: ChatConfig, *, progress: Progress) -> ConversationMaker:
         return _serve_gguf(config)
     from medllava.chat.memory import place_model  # noqa: PLC0415 - torch
     from medllava.chat.session import ChatSession  # noqa: PLC0415 - torch
+    from medllava.model.any_model import is_other_family  # noqa: PLC0415 - torch
     from medllava.model.load import load_model  # noqa: PLC0415 - torch
 
     placement = place_model(config)
     progress.start(f"loading {config.checkpoint}")
-    loaded = load_model(
-        config.checkpoint,
-        device="cpu" if placement.is_spread else placement.device,
-        dtype="bf16" if placement.is_spread and config.dtype == "auto" else config.dtype,
-        quantize=config.load,
-    )
+    device = "cpu" if placement.is_spread else placement.device
+    dtype = "bf16" if placement.is_spread and config.dtype == "auto" else config.dtype
+    if is_other_family(config.checkpoint):
+        return _open_other_family(config, device=device, dtype=dtype, spread=placement.is_spread)
+    loaded = load_model(config.checkpoint, device=device, dtype=dtype, quantize=config.load)
     if placement.is_spread:
         _spread(loaded.model)
     for note in loaded.notes:
@@ -67,6 +68,23 @@ def _serve_gguf(config: ChatConfig) -> ConversationMaker:
     address = servers.enter_context(serve_gguf(model))
     # The encoder sees what it saw in training; llama.cpp would resize pictures in its own way.
     return _reach_server(config, address, **({} if reader is None else {"show": reader.show}))
+
+
+def _open_other_family(
+    config: ChatConfig, *, device: str, dtype: str, spread: bool
+) -> ConversationMaker:
+    from medllava.chat.any_session import AnySession  # noqa: PLC0415 - torch
+    from medllava.model.any_model import load_any_model  # noqa: PLC0415 - torch
+
+    if config.load is not None:
+        raise SetupError(
+            f"only a LLaVA can be quantized while it loads: {config.checkpoint}. Leave --load out, "
+            "or serve the model elsewhere and name it with --base-url."
+        )
+    loaded = load_any_model(config.checkpoint, device=device, dtype=dtype)
+    if spread:
+        _spread(loaded.model)
+    return lambda: AnySession(loaded, sampling=config.sampling)
 
 
 def _reach_server(

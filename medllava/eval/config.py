@@ -97,11 +97,16 @@ class ChoiceBy(StrEnum):
     """The letter, or yes or no, that it finds likeliest as the first word; our own logits only."""
 
 
+ANSWER_TOKENS, REPORT_TOKENS = 64, 512
+"""Length of a reply, where the user says none: of an answer, and of a report."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodingConfig:
     """How answers are generated."""
 
     max_new_tokens: int = 64
+    """0 chooses by task: `REPORT_TOKENS` where reports are asked for, else 64."""
     temperature: float = 0.0
     """0 is greedy; above 0 each question draws from its own seeded stream."""
     batch_size: int = 0

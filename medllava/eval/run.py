@@ -15,7 +15,14 @@ from medllava.eval.ask.requests import (
     floors_without_model,
     read_answers,
 )
-from medllava.eval.config import ClinicalMetric, Condition, EvalConfig, Protocol
+from medllava.eval.config import (
+    ANSWER_TOKENS,
+    REPORT_TOKENS,
+    ClinicalMetric,
+    Condition,
+    EvalConfig,
+    Protocol,
+)
 from medllava.eval.contamination import IMAGE_FLAGS, Contamination, Flag, find_contamination
 from medllava.eval.judged.ask_judge import JudgeConfig
 from medllava.eval.judged.open_judge import JudgedAnswers, judge_answers, judge_lines
@@ -38,6 +45,7 @@ from medllava.layout import (
 from medllava.progress import Progress, SilentProgress
 from medllava.provenance import code_commit, package_versions
 from medllava.records import (
+    AnswerType,
     EvalReport,
     ModelRecord,
     Prediction,
@@ -88,6 +96,7 @@ def evaluate_task(
         language=config.language,
     )
     questions = task.questions[: config.limit]
+    config = _with_length(config, questions)
     made = build_probes(questions, config.probes, seed=config.seeds[0])
     made = {variant: altered for variant, altered in made.items() if altered}
     with exclusive(config.output_dir):
@@ -125,6 +134,15 @@ def evaluate_task(
             conditions = report.conditions | {Condition.REAL.value: real_scores}
             report = replace(report, conditions=conditions, judge=judged.facts)
         return _write(config, task, answers, report, real, found, judged)
+
+
+def _with_length(config: EvalConfig, questions: Sequence[Question]) -> EvalConfig:
+    """Return the configuration with a length of replies, where it says none."""
+    if config.decoding.max_new_tokens:
+        return config
+    has_reports = any(q.answer_type is AnswerType.REPORT for q in questions)
+    length = REPORT_TOKENS if has_reports else ANSWER_TOKENS
+    return replace(config, decoding=replace(config.decoding, max_new_tokens=length))
 
 
 def _look_for_training_data(

@@ -1,26 +1,23 @@
-"""A tower that llama.cpp runs, taught by the quickstart's DINOv2: SigLIP's shape, no class token.
+"""The quickstart's DINOv2 in a shape that llama.cpp runs: SigLIP's, without a class token.
 
 llama.cpp has no graph for DINOv2. SigLIP's differs in three things: it has no class token, no layer
 scale and another form of GELU. Layer scale is folded into the matrices before it; what patches take
-from the class token on average becomes a constant of each head; the rest is copied. Then some steps
-on training images teach the student to give every patch what the teacher gives it. It is DINOv2's
-knowledge in SigLIP's shape; none of SigLIP's weights are in it.
+from the class token on average becomes a constant of each head; the rest is copied. Nothing learns,
+and none of SigLIP's own weights are in it.
 
-    python recipes/quickstart/distill_tower.py runs/quickstart DINOV2_FOLDER NEW_FOLDER
+    python recipes/quickstart/siglip_shape.py runs/quickstart DINOV2_FOLDER NEW_FOLDER
 
-A folder for `model.vision_encoder.source` is written, with what was reached on held-out images.
+A folder for `model.vision_encoder.source` is written, with how close it comes on held-out images.
 """
 
 # mypy: allow-untyped-calls
 # transformers types its classes only in part
 
-import argparse
 import shutil
-from collections.abc import Iterator
+import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -39,14 +36,6 @@ from medllava.store import iter_jsonl, read_json, write_json
 
 SIZE = 84
 """Pixels per side, as in the recipe smollm2-135m."""
-BATCH = 16
-LEARNING_RATE = 2e-5
-HELD_OUT = 64
-"""Training images that are kept to measure what was reached."""
-CALIBRATION = 4
-"""Batches on which the share of the class token is measured."""
-SHOWN = (0.5, 1.0)
-"""Share of an image's sides that a crop shows."""
 NAMES = {
     "norm1": "layer_norm1",
     "norm2": "layer_norm2",
@@ -62,32 +51,19 @@ SCALES = {"attention.o_proj": "layer_scale1.lambda1", "mlp.fc2": "layer_scale2.l
 """Matrices to the scale of their outputs."""
 
 
-def main(run: Path, teacher_dir: Path, out: Path, *, steps: int, seed: int) -> None:
-    """Build the student, teach it, write it."""
-    torch.manual_seed(seed)
-    random = np.random.default_rng(seed)
+def main(run: Path, teacher_dir: Path, out: Path) -> None:
+    """Build the tower, measure it, write it."""
     prepare = BitImageProcessorPil.from_pretrained(teacher_dir)
     teacher = resize_encoder(AutoModel.from_pretrained(teacher_dir), image_size=SIZE).eval()
-    paths = training_images(run)
-    random.shuffle(paths)  # type: ignore[arg-type]
-    images = [load_image(path).convert("RGB") for path in paths]
-    held_out = pixels([image.resize((SIZE, SIZE)) for image in images[:HELD_OUT]], prepare)
-    batches = crops(images[HELD_OUT:], prepare, random)
-    student = build_student(teacher, torch.cat([next(batches) for _ in range(CALIBRATION)]))
-    with torch.no_grad():
-        wanted = teacher_features(teacher, held_out)
-        began = agreement(student_features(student, held_out), wanted)
-    deviation = wanted.flatten(0, 1).std(dim=0)
-    print(f"{len(images):,} images; untaught: {began}", flush=True)
-    teach(student, teacher, batches, deviation=deviation, steps=steps)
-    with torch.no_grad():
-        reached = agreement(student_features(student, held_out), wanted)
-    print(f"after {steps} steps: {reached}", flush=True)
+    images = [load_image(path).convert("RGB").resize((SIZE, SIZE)) for path in training_images(run)]
+    batch = pixels(images[::2], prepare)
+    student = build_student(teacher, batch)
+    found = {"images": len(batch), **agreement(student, teacher, pixels(images[1::2], prepare))}
+    print(found)
     student.save_pretrained(out)
     prepare.save_pretrained(out)
     shutil.copy(teacher_dir / SOURCES_FILE, out / SOURCES_FILE)
-    facts = {"images": len(images), "steps": steps, "untaught": began, "reached": reached}
-    write_json(out / "distilled.json", facts)
+    write_json(out / "agreement.json", found)
 
 
 def build_student(teacher: PreTrainedModel, batch: Tensor) -> SiglipVisionModel:
@@ -164,62 +140,21 @@ def class_token_shares(teacher: PreTrainedModel, batch: Tensor) -> list[tuple[Te
     return list(zip(shares, values, strict=True))
 
 
-def teach(
-    student: SiglipVisionModel,
-    teacher: PreTrainedModel,
-    batches: Iterator[Tensor],
-    *,
-    deviation: Tensor,
-    steps: int,
-) -> None:
-    """Let the student learn; the rate rises for 10 steps and falls to nothing in the second half.
-
-    Args:
-        student: learns.
-        teacher: rests.
-        batches: pixels (B, 3, H, W).
-        deviation: (E,) of the teacher's channels, which differ 30-fold in size.
-        steps: how many batches are shown.
-    """
-    optimizer = torch.optim.AdamW(student.parameters(), lr=LEARNING_RATE, weight_decay=0)
-    for step in range(steps):
-        rate = min(1.0, (step + 1) / 10, 2 * (1 - step / steps))
-        optimizer.param_groups[0]["lr"] = LEARNING_RATE * rate
-        batch = next(batches)
-        with torch.no_grad():
-            wanted = teacher_features(teacher, batch)
-        loss = (((student_features(student, batch) - wanted) / deviation) ** 2).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
-        optimizer.step()
-        if step % 10 == 0:
-            print(
-                f"step {step}: {float(loss.detach()):.4f} of the variance is not explained",
-                flush=True,
-            )
-
-
-def teacher_features(teacher: PreTrainedModel, batch: Tensor) -> Tensor:
-    """Return the teacher's last layer for every patch, (B, P, E), before its norm."""
-    features: Tensor = teacher(batch, output_hidden_states=True).hidden_states[-1][:, 1:]
-    return features
-
-
-def student_features(student: SiglipVisionModel, batch: Tensor) -> Tensor:
-    """Return the student's last layer for every patch, (B, P, E), before its norm."""
-    features: Tensor = student(batch, output_hidden_states=True).hidden_states[-1]
-    return features
-
-
-def agreement(found: Tensor, wanted: Tensor) -> dict[str, float]:
-    """Tell how alike features are: mean cosine, and share of the variance that is explained."""
+@torch.no_grad()
+def agreement(
+    student: SiglipVisionModel, teacher: PreTrainedModel, batch: Tensor
+) -> dict[str, float]:
+    """Tell how alike the last layers' patches are: mean cosine, share of variance explained."""
+    wanted = teacher(batch, output_hidden_states=True).hidden_states[-1][:, 1:]
+    found = student(batch, output_hidden_states=True).hidden_states[-1]
     mean = wanted.flatten(0, 1).mean(dim=0)
     residual = (found - wanted).square().flatten(0, 1).mean(dim=0)
     explained = 1 - residual / (wanted - mean).square().flatten(0, 1).mean(dim=0)
     cosine = torch.nn.functional.cosine_similarity(found - mean, wanted - mean, dim=-1)
-    found_values = {"cosine": cosine.mean(), "explained": explained.mean()}
-    return {name: round(float(value), 4) for name, value in found_values.items()}
+    return {
+        "cosine": round(float(cosine.mean()), 3),
+        "explained": round(float(explained.mean()), 3),
+    }
 
 
 def training_images(run: Path) -> list[Path]:
@@ -230,23 +165,6 @@ def training_images(run: Path) -> list[Path]:
     return [root / name for name in names]
 
 
-def crops(
-    images: list[Image.Image], prepare: BitImageProcessorPil, random: np.random.Generator
-) -> Iterator[Tensor]:
-    """Yield batches of square crops, half of them mirrored, for ever."""
-    while True:
-        batch = []
-        for index in random.integers(0, len(images), BATCH):
-            image = images[index]
-            side = round(min(image.size) * random.uniform(*SHOWN))
-            left = int(random.integers(0, image.width - side + 1))
-            top = int(random.integers(0, image.height - side + 1))
-            crop = image.crop((left, top, left + side, top + side)).resize((SIZE, SIZE))
-            is_mirrored = random.random() < 0.5
-            batch.append(crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if is_mirrored else crop)
-        yield pixels(batch, prepare)
-
-
 def pixels(images: list[Image.Image], prepare: BitImageProcessorPil) -> Tensor:
     """Return images of the right size as the teacher wants them, (B, 3, H, W)."""
     values = prepare(images, do_resize=False, do_center_crop=False, return_tensors="pt")
@@ -255,11 +173,4 @@ def pixels(images: list[Image.Image], prepare: BitImageProcessorPil) -> Tensor:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path, help="folder of the quickstart")
-    parser.add_argument("teacher", type=Path, help="folder of DINOv2")
-    parser.add_argument("out", type=Path, help="folder to write")
-    parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    main(given.run, given.teacher, given.out, steps=given.steps, seed=given.seed)
+    main(*map(Path, sys.argv[1:4]))
