@@ -14,7 +14,16 @@ import typer
 import typer.core
 
 from medllava import __version__
-from medllava.cli import chat, environment, evaluate, fetch_pmc, generate_instructions, push, train
+from medllava.cli import (
+    chat,
+    environment,
+    evaluate,
+    evaluate_chat,
+    fetch_pmc,
+    generate_instructions,
+    push,
+    train,
+)
 from medllava.cli.console import print_result, report_failure
 from medllava.cli.help import HelpCommand
 from medllava.cli.outcome import EXIT_INTERRUPTED, Failure, explain
@@ -65,6 +74,15 @@ class OutcomeGroup(typer.core.TyperGroup):
             except BaseException as error:  # noqa: BLE001 - the outermost place: all is told here
                 code = _fail(results, arguments, error)
         sys.exit(code)
+
+    def resolve_command(  # type: ignore[override]  # typer vendors click's Context
+        self, ctx: typer.Context, args: list[str]
+    ) -> tuple[str | None, Any, list[str]]:
+        """Find the command; one of two words, as `eval chat`, comes before one of its first."""
+        two = " ".join(args[:2])
+        if len(args) > 1 and two in self.commands:
+            return two, self.commands[two], args[2:]
+        return super().resolve_command(ctx, args)  # type: ignore[arg-type]
 
     def format_commands(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]  # noqa: ANN401, ARG002 - typer's
         """Write each command with its whole sentence."""
@@ -144,6 +162,7 @@ app.command("fetch-pmc", cls=HelpCommand)(fetch_pmc.run)
 app.command("generate-instructions", cls=HelpCommand)(generate_instructions.run)
 app.command("train", cls=HelpCommand)(train.run)
 app.command("eval", cls=HelpCommand)(evaluate.run)
+app.command("eval chat", cls=HelpCommand)(evaluate_chat.run)
 app.command("chat", cls=HelpCommand)(chat.run)
 app.command("push", cls=HelpCommand)(push.run)
 app.command("env", cls=HelpCommand)(environment.run)

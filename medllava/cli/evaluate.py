@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from medllava.cli import options
+from medllava.cli import asking, options
 from medllava.cli.console import Console
 
 ChoiceName = StrEnum("ChoiceName", ["REPLY", "LIKELIHOOD"])
@@ -16,17 +16,11 @@ def run(
     task: Annotated[
         str,
         typer.Argument(
-            help="Answer vqarad, slake, pathvqa, ..., chat, or a folder or file of questions."
+            help="Answer vqarad, slake, pathvqa, ..., or a folder or file of questions."
         ),
     ],
     ckpt: options.Checkpoint = options.DEFAULT_CHECKPOINT,
-    predictions: Annotated[
-        Path | None,
-        typer.Option(
-            "--predictions",
-            help="Score answers made elsewhere: JSONL with id and text, or files of other tools.",
-        ),
-    ] = None,
+    predictions: asking.Predictions = None,
     data: Annotated[
         Path | None, typer.Option("--data", help="Read the benchmark from this local copy.")
     ] = None,
@@ -36,10 +30,7 @@ def run(
             "--split", help="Answer the questions of this split: train, validation or test."
         ),
     ] = None,
-    image_dir: Annotated[
-        Path | None,
-        typer.Option("--image-dir", help="Read the questions' images from this folder."),
-    ] = None,
+    image_dir: asking.ImageDir = None,
     language: Annotated[
         str,
         typer.Option(
@@ -66,7 +57,22 @@ def run(
         str,
         typer.Option(
             "--probes",
-            help="Ask closed questions again: negated, reworded, shuffled, corrupted, or all.",
+            help="Ask closed questions again: negated, reworded, shuffled, corrupted, "
+            "negated-option, presence, absence, or all.",
+        ),
+    ] = "",
+    verify: Annotated[
+        str,
+        typer.Option(
+            "--verify",
+            help="Put replies right by rule and score them beside the real ones: polarity.",
+        ),
+    ] = "",
+    clinical: Annotated[
+        str,
+        typer.Option(
+            "--clinical",
+            help="Score reports by their findings too: radgraph, chexbert, ratescore, or all.",
         ),
     ] = "",
     train_data: Annotated[
@@ -103,77 +109,33 @@ def run(
         str | None,
         typer.Option("--judge", help="Let this model, named with its date, grade open answers."),
     ] = None,
-    judge_base_url: Annotated[
-        str | None,
-        typer.Option(
-            "--judge-base-url",
-            help="Ask the judge at this OpenAI-compatible server; unset asks OpenAI.",
-        ),
-    ] = None,
-    judge_repeats: Annotated[
-        int,
-        typer.Option(
-            "--judge-repeats", min=1, help="Ask for this many judgements per question and order."
-        ),
-    ] = 1,
+    judge_base_url: asking.JudgeBaseUrl = None,
+    judge_repeats: asking.JudgeRepeats = 1,
     judge_labels: Annotated[
         Path | None,
         typer.Option(
             "--judge-labels", help="Measure the judge by these answers that people graded."
         ),
     ] = None,
-    max_cost: Annotated[
-        float | None,
-        typer.Option(
-            "--max-cost", min=0, help="Stop before the judge costs more than this many US dollars."
-        ),
-    ] = None,
+    max_cost: asking.MaxCost = None,
     max_new_tokens: Annotated[
         int | None,
         typer.Option(
             "--max-new-tokens",
             min=1,
-            help="Cut an answer after this many tokens; unset: 64, for eval chat 512.",
+            help="Cut an answer after this many tokens; unset: 64, for reports 512.",
         ),
     ] = None,
-    batch_size: Annotated[
-        int,
-        typer.Option(
-            "--batch-size", min=0, help="Ask this many questions at once; 0 lets the memory decide."
-        ),
-    ] = 0,
-    backend: Annotated[
-        str,
-        typer.Option(
-            "--backend",
-            help="Answer with transformers, vllm, or the OpenAI-compatible server at this address.",
-        ),
-    ] = "transformers",
-    gpus: Annotated[
-        int,
-        typer.Option(
-            "--gpus", min=1, help="Share the questions among this many processes, one GPU each."
-        ),
-    ] = 1,
+    batch_size: asking.BatchSize = 0,
+    backend: asking.Backend = "transformers",
+    gpus: asking.Gpus = 1,
     device: options.Device = "auto",
-    temperature: Annotated[
-        float,
-        typer.Option(
-            "--temperature",
-            min=0.0,
-            help="Draw tokens at this temperature; 0 takes the likeliest always.",
-        ),
-    ] = 0.0,
+    temperature: asking.Temperature = 0.0,
     seed: options.Seed = 0,
     num_seeds: Annotated[
         int, typer.Option("--num-seeds", min=1, help="Ask with this many seeds and average.")
     ] = 1,
-    draws: Annotated[
-        int,
-        typer.Option(
-            "--draws", min=1, help="Compute each interval from this many bootstrap draws."
-        ),
-    ] = 10_000,
+    draws: asking.Draws = 10_000,
     compare: Annotated[
         tuple[Path, Path] | None,
         typer.Option(
@@ -182,15 +144,8 @@ def run(
             help="Test two files of answers, or eval folders, on the same questions.",
         ),
     ] = None,
-    output_dir: Annotated[
-        Path | None,
-        typer.Option(
-            "--output-dir", "-o", help="Write into this folder; unset writes CKPT/eval/TASK."
-        ),
-    ] = None,
-    images: Annotated[
-        bool, typer.Option("--images/--no-images", help="Show pictures on the page of the report.")
-    ] = True,
+    output_dir: asking.OutputDir = None,
+    images: asking.Images = True,
     resume: options.Resume = True,
     json_output: options.Json = False,
     quiet: options.Quiet = False,
@@ -204,17 +159,23 @@ def run(
         EvalConfig,
         Protocol,
         parse_backend,
+        parse_clinical,
         parse_conditions,
+        parse_verifiers,
     )
     from medllava.eval.judged.ask_judge import JudgeConfig
     from medllava.eval.probes import parse_probes
     from medllava.eval.run import default_output_dir, evaluate_task, score_lines
 
+    if task == "chat":
+        raise typer.BadParameter(
+            "judged chat is a command of its own: medllava eval chat --judge MODEL --data FILE ..."
+        )
     console = Console("eval", json_output=json_output, quiet=quiet, verbose=verbose)
     if protocol not in list(Protocol):
         raise typer.BadParameter(f"{protocol!r} is not one of {', '.join(Protocol)}.")
     answers = predictions or (compare[0] if compare else None)
-    kind, base_url = parse_backend(backend)
+    kind, base_url = parse_backend(backend, checkpoint=None if predictions else ckpt)
     config = EvalConfig(
         task=task,
         checkpoint=None if predictions else ckpt,
@@ -228,11 +189,13 @@ def run(
         conditions=parse_conditions(controls),
         permutations=permutations,
         probes=parse_probes(probes),
+        verify=parse_verifiers(verify),
+        clinical=parse_clinical(clinical),
         train_data=tuple(train_data or ()),
         train_image_dir=train_image_dir,
         protocol=Protocol(protocol),
         decoding=DecodingConfig(
-            max_new_tokens=max_new_tokens or (512 if task == "chat" else 64),
+            max_new_tokens=max_new_tokens or 0,
             temperature=temperature,
             batch_size=batch_size,
             closed_prompt=closed_prompt,
@@ -257,14 +220,7 @@ def run(
             labels=judge_labels,
         )
     with console.progress() as progress:
-        if task == "chat":
-            from medllava.eval.judged.chat_run import chat_lines, judge_chat
-
-            if by is None:
-                raise typer.BadParameter("eval chat needs --judge MODEL.")
-            summary = judge_chat(config, by, progress=progress)
-            lines = chat_lines(summary)
-        elif compare is not None:
+        if compare is not None:
             summary = compare_predictions(config, *compare, progress=progress)
             lines = comparison_lines(summary)
         else:

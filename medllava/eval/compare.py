@@ -15,10 +15,18 @@ import numpy as np
 from medllava.data.benchmarks.questions import load_questions
 from medllava.eval.ask.predict import read_predictions
 from medllava.eval.config import PERMUTATIONS, Condition, EvalConfig
+from medllava.eval.judged.open_judge import read_judged_values
 from medllava.eval.report.build import gain_over, score_conditions
 from medllava.eval.score.intervals import bootstrap, holm, paired_p_values
-from medllava.eval.score.scores import METRICS, Values, image_clusters
-from medllava.layout import COMPARISON_FILE, PREDICTIONS_FILE
+from medllava.eval.score.scores import (
+    JUDGED_METRICS,
+    METRIC_NAMES,
+    METRICS,
+    Metric,
+    Values,
+    image_clusters,
+)
+from medllava.layout import COMPARISON_FILE, JUDGEMENTS_FILE, PREDICTIONS_FILE
 from medllava.progress import Progress, SilentProgress
 from medllava.records import Question, StepSummary
 from medllava.store import exclusive, sha256_of, write_json
@@ -52,7 +60,12 @@ def compare_predictions(
     questions = task.questions[: config.limit]
     files = [path / PREDICTIONS_FILE if path.is_dir() else path for path in (first, second)]
     scores = [_scores(file, questions) for file in files]
-    real = [values[Condition.REAL.value] for values in scores]
+    values = [found[Condition.REAL.value] for found in scores]
+    judged = [path / JUDGEMENTS_FILE for path in (first, second)]
+    metrics: tuple[Metric, ...] = METRICS
+    if all(file.is_file() for file in judged):
+        metrics += JUDGED_METRICS
+        values = [_with_judged(v, f, questions) for v, f in zip(values, judged, strict=True)]
     draws, seed = config.draws, config.seeds[0]
     progress.start("comparison")
     report = {
@@ -63,7 +76,7 @@ def compare_predictions(
             {"name": name, "file": str(file), "sha256": sha256_of(file)}
             for name, file in zip(("a", "b"), files, strict=True)
         ],
-        "metrics": compare_values(questions, *real, draws=draws, seed=seed),
+        "metrics": compare_values(questions, *values, draws=draws, seed=seed, metrics=metrics),
         **compare_gains(questions, *scores, draws=draws, seed=seed),
         "test": "sign flips of whole images, two-sided; p_holm: corrected for several metrics",
     }
@@ -79,7 +92,13 @@ def compare_predictions(
 
 
 def compare_values(
-    questions: Sequence[Question], first: Values, second: Values, *, draws: int, seed: int
+    questions: Sequence[Question],
+    first: Values,
+    second: Values,
+    *,
+    draws: int,
+    seed: int,
+    metrics: Sequence[Metric] = METRICS,
 ) -> dict[str, Any]:
     """Return for each metric both means, their difference with interval, p, and who won how often.
 
@@ -89,13 +108,14 @@ def compare_values(
         second: the same of system b.
         draws: of the bootstrap, and sign patterns of the test.
         seed: of both.
+        metrics: of the columns.
     """
     clusters = image_clusters(questions)
     result = bootstrap(np.hstack([first, second]), clusters, draws=draws, seed=seed)
     p_values = paired_p_values(second - first, clusters, draws=draws, seed=seed)
     found: dict[str, Any] = {}
-    for column, metric in enumerate(METRICS):
-        a, b = column, column + len(METRICS)
+    for column, metric in enumerate(metrics):
+        a, b = column, column + len(metrics)
         difference = result.difference(b, a)
         if difference.value is None:
             continue
@@ -148,7 +168,7 @@ def comparison_lines(summary: StepSummary) -> list[str]:
     """Return the comparison as lines for a terminal."""
     numbers = f"{'a':>9}{'b':>9}{'b minus a':>26}{'p':>9}{'p Holm':>9}"
     lines = [f"{'':<20}{numbers}{'a higher':>10}{'b higher':>10}"]
-    for metric in METRICS:
+    for metric in (*METRICS, *JUDGED_METRICS):
         row = summary.details["metrics"].get(metric.name)
         if row is None:
             continue
@@ -175,6 +195,12 @@ def _signed(estimate: dict[str, Any], factor: int) -> str:
     if estimate["low"] is None:
         return text
     return f"{text} [{factor * estimate['low']:+.1f}, {factor * estimate['high']:+.1f}]"
+
+
+def _with_judged(values: Values, file: Path, questions: Sequence[Question]) -> Values:
+    """Add the columns of a judge, where both folders hold its judgements."""
+    strict = values[:, METRIC_NAMES.index("accuracy")]
+    return np.hstack([values, read_judged_values(file, questions, strict)])
 
 
 def _scores(file: Path, questions: Sequence[Question]) -> dict[str, Values]:

@@ -3,12 +3,14 @@
 `cli.evaluate` builds an `EvalConfig` from its options, `eval.run.evaluate_task` carries it out.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from medllava.errors import DataError
 from medllava.eval.probes import Probe
+from medllava.provenance import is_gguf
 
 
 class Protocol(StrEnum):
@@ -28,12 +30,16 @@ class Backend(StrEnum):
     """vLLM's server at `base_url`, or at its usual address on this machine."""
     OPENAI = "openai"
     """Any OpenAI-compatible server, named by `base_url`."""
+    LLAMA_CPP = "llama.cpp"
+    """llama.cpp's server, started here for a checkpoint that is a GGUF file."""
 
 
 class Condition(StrEnum):
     """What the model was shown; `real` is the benchmark, the others are floors beside it."""
 
     REAL = "real"
+    VERIFIED = "verified"
+    """The answers of `real` after `Verifier`s put them right; no model is asked."""
     PERMUTED_WITHIN = "permuted_within"
     """Another test image of the same modality, by a seeded derangement: what is left needs no look
     at the image beyond telling an X-ray from a slide. Questions whose image has no other of its
@@ -48,6 +54,9 @@ class Condition(StrEnum):
     """The most frequent reference answer, per answer type; no model is asked."""
     CONSTANT = "constant"
     """The best single answer to all closed questions of one kind; no model is asked."""
+    LENGTH_MATCHED = "length_matched"
+    """To reports: the reference of another image that is about as long as the model's reply; no
+    model is asked. A fluent report about somebody else."""
 
 
 PERMUTATIONS = (Condition.PERMUTED_WITHIN, Condition.PERMUTED)
@@ -55,6 +64,28 @@ PERMUTATIONS = (Condition.PERMUTED_WITHIN, Condition.PERMUTED)
 
 ASKED_CONDITIONS = frozenset({Condition.REAL, *PERMUTATIONS, Condition.BLANK, Condition.TEXT})
 """Conditions for which the model answers; the others follow from the references."""
+
+
+FOLLOWING_CONDITIONS = frozenset({Condition.VERIFIED, Condition.LENGTH_MATCHED})
+"""Conditions that follow from the model's real replies."""
+
+
+class Verifier(StrEnum):
+    """A rule that puts replies right after they were made."""
+
+    POLARITY = "polarity"
+    """A choice that denies what is asked for becomes the choice it stands against."""
+
+
+class ClinicalMetric(StrEnum):
+    """What reads a report as a clinician would, by a kept package with weights of its own."""
+
+    RADGRAPH = "radgraph"
+    """F1 of entities and relations of RadGraph-XL."""
+    CHEXBERT = "chexbert"
+    """F1 of the findings that CheXbert labels as there."""
+    RATESCORE = "ratescore"
+    """Similarity of the entities, absence and synonyms understood."""
 
 
 class ChoiceBy(StrEnum):
@@ -66,11 +97,16 @@ class ChoiceBy(StrEnum):
     """The letter, or yes or no, that it finds likeliest as the first word; our own logits only."""
 
 
+ANSWER_TOKENS, REPORT_TOKENS = 64, 512
+"""Length of a reply, where the user says none: of an answer, and of a report."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodingConfig:
     """How answers are generated."""
 
     max_new_tokens: int = 64
+    """0 chooses by task: `REPORT_TOKENS` where reports are asked for, else 64."""
     temperature: float = 0.0
     """0 is greedy; above 0 each question draws from its own seeded stream."""
     batch_size: int = 0
@@ -116,6 +152,10 @@ class EvalConfig:
     """Of sampling and of every random choice; several are averaged."""
     draws: int = 10_000
     """Bootstrap draws behind each interval."""
+    verify: tuple[Verifier, ...] = ()
+    """What puts real replies right; the condition `verified` is the result."""
+    clinical: tuple[ClinicalMetric, ...] = ()
+    """Scores of reports beside the words they share."""
     probes: tuple[Probe, ...] = ()
     """Families of altered closed questions; the scores themselves do not contain them."""
     train_data: tuple[str | Path, ...] = ()
@@ -137,8 +177,10 @@ class EvalConfig:
 VLLM_ADDRESS = "http://localhost:8000/v1"
 
 
-def parse_backend(text: str) -> tuple[Backend, str | None]:
+def parse_backend(text: str, *, checkpoint: str | None = None) -> tuple[Backend, str | None]:
     """Read the value of `--backend`: a backend, or the address of a server.
+
+    A GGUF file is answered by llama.cpp, unless a server that has it is named.
 
     Raises:
         DataError: it is neither.
@@ -147,6 +189,8 @@ def parse_backend(text: str) -> tuple[Backend, str | None]:
         return Backend.OPENAI, text
     if text == Backend.VLLM:
         return Backend.VLLM, VLLM_ADDRESS
+    if text in (Backend.TRANSFORMERS, Backend.LLAMA_CPP) and is_gguf(checkpoint or ""):
+        return Backend.LLAMA_CPP, None
     if text == Backend.TRANSFORMERS:
         return Backend.TRANSFORMERS, None
     raise DataError(
@@ -163,13 +207,42 @@ def parse_conditions(text: str) -> tuple[Condition, ...]:
     Raises:
         DataError: a name is not known.
     """
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if names == ["all"]:
-        return tuple(Condition)
-    unknown = [name for name in names if name not in list(Condition)]
-    if unknown:
-        known = ", ".join(condition for condition in Condition if condition != Condition.REAL)
-        raise DataError(f"--controls {unknown[0]!r} is not one of {known}, all.")
+    known = [c for c in Condition if c not in FOLLOWING_CONDITIONS]
+    names = _names(text, "--controls", [c for c in known if c is not Condition.REAL])
     if Condition.PERMUTED in names:
         names.append(Condition.PERMUTED_WITHIN)
-    return tuple(c for c in Condition if c is Condition.REAL or c.value in names)
+    return tuple(c for c in known if c is Condition.REAL or c.value in names)
+
+
+def parse_verifiers(text: str) -> tuple[Verifier, ...]:
+    """Read the value of `--verify`.
+
+    Raises:
+        DataError: a name is not known.
+    """
+    return tuple(Verifier(name) for name in _names(text, "--verify", list(Verifier)))
+
+
+def parse_clinical(text: str) -> tuple[ClinicalMetric, ...]:
+    """Read the value of `--clinical`.
+
+    Raises:
+        DataError: a name is not known.
+    """
+    names = _names(text, "--clinical", list(ClinicalMetric))
+    return tuple(metric for metric in ClinicalMetric if metric.value in names)
+
+
+def _names(text: str, option: str, known: Sequence[str]) -> list[str]:
+    """Return the names between commas; `all` stands for every one.
+
+    Raises:
+        DataError: a name is not known.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if names == ["all"]:
+        return [str(name) for name in known]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise DataError(f"{option} {unknown[0]!r} is not one of {', '.join(known)}, all.")
+    return names

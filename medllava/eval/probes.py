@@ -7,14 +7,21 @@ order of the choices or a slightly worse picture. Nothing is asked here and no i
 
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from medllava.errors import DataError
+from medllava.eval.polarity_probes import (
+    Alter,
+    absence_alteration,
+    negate_option,
+    presence_alteration,
+)
 from medllava.records import AnswerType, Question
 from medllava.score.closed import NO, YES, answer_word, is_yes_no, reference_choice
 from medllava.score.normalize import words
+from medllava.score.polarity import denies
 
 
 class Probe(StrEnum):
@@ -27,7 +34,13 @@ class Probe(StrEnum):
     SHUFFLED = "shuffled"
     """The same choices in another order; the right one moves."""
     CORRUPTED = "corrupted"
-    """The same picture with noise, blur, low contrast or coarse JPEG."""
+    """The same pictures with noise, blur, low contrast or coarse JPEG."""
+    NEGATED_OPTION = "negated-option"
+    """The denial of the right choice among the choices."""
+    PRESENCE = "presence"
+    """Which finding is present: one that is, one that is not, or the denial of the first?"""
+    ABSENCE = "absence"
+    """The same of what is absent; the denial copies the question's negation."""
 
 
 NUM_REWORDINGS = 3
@@ -37,6 +50,9 @@ VARIANTS: dict[Probe, tuple[str, ...]] = {
     Probe.REWORDED: tuple(f"reworded-{i + 1}" for i in range(NUM_REWORDINGS)),
     Probe.SHUFFLED: ("shuffled",),
     Probe.CORRUPTED: tuple(f"corrupted-{name}" for name in CORRUPTIONS),
+    Probe.NEGATED_OPTION: ("negated-option",),
+    Probe.PRESENCE: ("presence",),
+    Probe.ABSENCE: ("absence",),
 }
 """Variants of each probe; each is a row of the report and a condition of `predictions.jsonl`."""
 
@@ -103,7 +119,7 @@ def build_probes(
     made: dict[str, list[Probed]] = {}
     for probe in probes:
         for number, variant in enumerate(VARIANTS[probe]):
-            alter = _alteration(probe, number, seed=seed)
+            alter = _alteration(probe, number, closed, seed=seed)
             found = ((question, alter(question)) for question in closed)
             made[variant] = [
                 Probed(
@@ -117,14 +133,17 @@ def build_probes(
     return made
 
 
-def _alteration(probe: Probe, number: int, *, seed: int) -> Callable[[Question], Question | None]:
-    if probe is Probe.NEGATED:
-        return negate
-    if probe is Probe.REWORDED:
-        return lambda question: reword(question, number)
-    if probe is Probe.SHUFFLED:
-        return lambda question: shuffle_choices(question, seed=seed)
-    return lambda question: question if question.image is not None else None
+def _alteration(probe: Probe, number: int, closed: Sequence[Question], *, seed: int) -> Alter:
+    alterations: dict[Probe, Alter] = {
+        Probe.NEGATED: negate,
+        Probe.REWORDED: lambda question: reword(question, number),
+        Probe.SHUFFLED: lambda question: shuffle_choices(question, seed=seed),
+        Probe.CORRUPTED: lambda question: question if question.image is not None else None,
+        Probe.NEGATED_OPTION: lambda question: negate_option(question, seed=seed),
+        Probe.PRESENCE: presence_alteration(closed, seed=seed),
+        Probe.ABSENCE: absence_alteration(closed, seed=seed),
+    }
+    return alterations[probe]
 
 
 def negate(question: Question) -> Question | None:
@@ -204,15 +223,21 @@ def _swap_alternatives(question: Question) -> Question | None:
     return replace(question, question=swapped)
 
 
-def expected_base(variant: str, chosen: str | None) -> str | None:
+def expected_base(variant: str, chosen: str | None, altered: Question) -> str | None:
     """Return what the reply to the base question chose, if the model is consistent.
 
     Args:
         variant: name of the row.
         chosen: what the reply to the altered question chose.
+        altered: that question.
     """
     if variant in VARIANTS[Probe.NEGATED]:
         return {YES: NO, NO: YES}.get(chosen or "")
+    if variant in VARIANTS[Probe.PRESENCE]:
+        is_denial = chosen is not None and denies(chosen)
+        return YES if chosen == altered.answer else NO if is_denial else None
+    if variant in VARIANTS[Probe.ABSENCE]:
+        return NO if chosen == altered.answer else None
     return chosen
 
 

@@ -15,7 +15,14 @@ from medllava.eval.ask.requests import (
     floors_without_model,
     read_answers,
 )
-from medllava.eval.config import Condition, EvalConfig, Protocol
+from medllava.eval.config import (
+    ANSWER_TOKENS,
+    REPORT_TOKENS,
+    ClinicalMetric,
+    Condition,
+    EvalConfig,
+    Protocol,
+)
 from medllava.eval.contamination import IMAGE_FLAGS, Contamination, Flag, find_contamination
 from medllava.eval.judged.ask_judge import JudgeConfig
 from medllava.eval.judged.open_judge import JudgedAnswers, judge_answers, judge_lines
@@ -23,7 +30,9 @@ from medllava.eval.probes import build_probes
 from medllava.eval.report.build import build_scores, score_subsets
 from medllava.eval.report.html import render_report
 from medllava.eval.report.html_sections import format_estimate, gain_rows
+from medllava.eval.score.following import describe_verified, following_runs, verified_lines
 from medllava.eval.score.llava_med_scores import score_llava_med, train_open_answers
+from medllava.eval.score.looking import looking_lines, score_looking
 from medllava.eval.score.probe_scores import score_probes
 from medllava.eval.score.scores import Values, score_replies
 from medllava.layout import (
@@ -36,6 +45,7 @@ from medllava.layout import (
 from medllava.progress import Progress, SilentProgress
 from medllava.provenance import code_commit, package_versions
 from medllava.records import (
+    AnswerType,
     EvalReport,
     ModelRecord,
     Prediction,
@@ -86,6 +96,7 @@ def evaluate_task(
         language=config.language,
     )
     questions = task.questions[: config.limit]
+    config = _with_length(config, questions)
     made = build_probes(questions, config.probes, seed=config.seeds[0])
     made = {variant: altered for variant, altered in made.items() if altered}
     with exclusive(config.output_dir):
@@ -96,6 +107,7 @@ def evaluate_task(
         else:
             answers = ask_model(config, task, questions, made, model=model, progress=progress)
         answers.runs |= floors_without_model(config, questions)
+        answers.runs |= following_runs(questions, answers.runs, verify=config.verify)
         found = _look_for_training_data(config, task, questions, progress)
         progress.start("scores")
         real = score_replies(questions, answers.real()[0])
@@ -108,15 +120,29 @@ def evaluate_task(
             published=tuple(published_rows(task.name)),
             llava_med=_llava_med_report(config, task, questions, answers),
             probes=_probe_report(config, questions, answers) if made else None,
+            looking=score_looking(
+                questions, answers.runs, draws=config.draws, seed=config.seeds[0]
+            ),
+            verified=_verified_report(config, questions, answers),
             contamination=None
             if found is None
             else _contamination_report(config, questions, real, found),
         )
+        report = _with_clinical(config, questions, answers, report)
         if judged is not None:
             real_scores = report.conditions[Condition.REAL.value] | judged.estimates
             conditions = report.conditions | {Condition.REAL.value: real_scores}
             report = replace(report, conditions=conditions, judge=judged.facts)
         return _write(config, task, answers, report, real, found, judged)
+
+
+def _with_length(config: EvalConfig, questions: Sequence[Question]) -> EvalConfig:
+    """Return the configuration with a length of replies, where it says none."""
+    if config.decoding.max_new_tokens:
+        return config
+    has_reports = any(q.answer_type is AnswerType.REPORT for q in questions)
+    length = REPORT_TOKENS if has_reports else ANSWER_TOKENS
+    return replace(config, decoding=replace(config.decoding, max_new_tokens=length))
 
 
 def _look_for_training_data(
@@ -189,6 +215,35 @@ def _llava_med_report(
         draws=config.draws,
         seed=config.seeds[0],
     )
+
+
+def _verified_report(
+    config: EvalConfig, questions: Sequence[Question], answers: Answers
+) -> dict[str, Any] | None:
+    if not config.verify:
+        return None
+    verified = [text or "" for text in answers.runs[Condition.VERIFIED.value, config.seeds[0]]]
+    return describe_verified(questions, answers.real()[0], verified)
+
+
+def _with_clinical(
+    config: EvalConfig, questions: Sequence[Question], answers: Answers, report: EvalReport
+) -> EvalReport:
+    """Add the clinical scores of reports to every condition."""
+    if not config.clinical:
+        return report
+    from medllava.eval.score.clinical import clinical_estimates  # noqa: PLC0415 - needs an extra
+
+    found = clinical_estimates(
+        questions,
+        answers.runs,
+        config.clinical,
+        device=config.device,
+        draws=config.draws,
+        seed=config.seeds[0],
+    )
+    conditions = {name: e | found.get(name, {}) for name, e in report.conditions.items()}
+    return replace(report, conditions=conditions)
 
 
 def _probe_report(
@@ -272,7 +327,10 @@ def _write(
     write_json(files["report"], written)
     gains = ("visual_gain", "visual_gain_over", "gain_over_all", "num_permutations")
     shown = ("task", "conditions", *gains, "protocol")
-    if_there = ("llava_med", "probes", "contamination", "judge", "refused")
+    if_there = (
+        *("llava_med", "probes", "looking", "verified"),
+        *("contamination", "judge", "refused"),
+    )
     unread = len(found.unread) if found is not None else 0
     num_open = judged.num_open if judged is not None else 0
     return StepSummary(
@@ -357,7 +415,8 @@ def score_lines(summary: StepSummary) -> list[str]:
         "differences: bootstrap); *: fewer than 20 images"
     )
     if summary.details["visual_gain"]:
-        counted = summary.details["visual_gain"]["accuracy"]["num_questions"]
+        gains = summary.details["visual_gain"]
+        counted = max(estimate["num_questions"] for estimate in gains.values())
         lines.append(
             f"real minus permuted: among {summary.details['visual_gain_over']}, "
             f"{summary.details['num_permutations']} orders; {counted:,} questions, those whose "
@@ -365,8 +424,11 @@ def score_lines(summary: StepSummary) -> list[str]:
         )
     for kind, estimate in summary.details.get("llava_med", {}).get("paper", {}).items():
         lines.append(f"LLaVA-Med protocol, {kind:<6} {estimate['value']:>22.4f}")
-    judged = judge_lines(summary.details["judge"]) if "judge" in summary.details else []
-    return [*asked, "", *lines, *judged, *contamination_lines(summary)]
+    sections = {"verified": verified_lines, "looking": looking_lines, "judge": judge_lines}
+    for name, lines_of in sections.items():
+        if name in summary.details:
+            lines += lines_of(summary.details[name])
+    return [*asked, "", *lines, *contamination_lines(summary)]
 
 
 _NAMED_UNREAD = 100
@@ -377,4 +439,7 @@ _PRINTED = (
     "open_token_recall",
     "token_recall",
     "unparseable",
+    "report_bleu",
+    "report_rouge_l",
+    *(f"clinical_{metric.value}" for metric in ClinicalMetric),
 )

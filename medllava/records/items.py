@@ -47,10 +47,14 @@ class Stage(StrEnum):
 
 
 class AnswerType(StrEnum):
-    """Closed: the answer is one of a stated few (yes/no or choices). Open: free text."""
+    """What kind of answer a question has."""
 
     CLOSED = "closed"
+    """One of a stated few: yes or no, or choices."""
     OPEN = "open"
+    """Free text."""
+    REPORT = "report"
+    """A whole report, which no rule counts as right or wrong."""
 
 
 class Split(StrEnum):

@@ -127,6 +127,11 @@ class EvalReport(VersionedRecord):
     llava_med: dict[str, Any] | None = None
     """The numbers of the reference's own scripts."""
     probes: dict[str, Any] | None = None
+    looking: dict[str, Any] | None = None
+    """Visual reliance, image sensitivity, hallucinated visual reasoning; None: no other image was
+    shown."""
+    verified: dict[str, Any] | None = None
+    """What verifiers changed in the real replies; the condition `verified` has the scores."""
     contamination: dict[str, Any] | None = None
     groups: dict[str, Any] | None = None
     """Judged tasks: grades by group."""

@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from medllava.recipe import DataSource, recipe_from_values
 from medllava.records import Stage, StepSummary
 from medllava.store import JsonlWriter, read_json, write_json
 from medllava.train.config import StageRunConfig
+from medllava.train.stop import StopRequest
 
 _HOSTFILE = "DLTS_HOSTFILE"
 """DeepSpeed's own variable for where the hostfile is, and its default."""
@@ -354,7 +355,8 @@ def main() -> None:
         from torch.distributed.elastic.multiprocessing.errors import record  # noqa: PLC0415
 
         try:
-            record(_train_as_rank)(options.folder)
+            with closing(StopRequest()):  # before the imports, which take seconds
+                record(_train_as_rank)(options.folder)
         except MedllavaError:  # noted for the launching process, which tells it
             sys.exit(1)
         return

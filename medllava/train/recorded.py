@@ -4,7 +4,6 @@ A mixin before a Trainer of transformers or TRL. The whole run is fixed in a `St
 first step; subclasses bring batches and loss, and may measure held-out records.
 """
 
-import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,22 +33,7 @@ from medllava.train.ranks import Ranks
 from medllava.train.resharding import restore_optimizer
 from medllava.train.settings import Settings
 from medllava.train.sharding import whole_weights
-
-
-class StopRequest:
-    """Turns SIGTERM, as a cluster sends before it ends a job, into a flag."""
-
-    def __init__(self) -> None:
-        """Listen."""
-        self.is_set = False
-        self._previous = signal.signal(signal.SIGTERM, self._set)
-
-    def _set(self, *_: object) -> None:
-        self.is_set = True
-
-    def close(self) -> None:
-        """Give the signal back."""
-        signal.signal(signal.SIGTERM, self._previous)
+from medllava.train.stop import StopRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -60,7 +60,7 @@ from medllava.train.planning.data_counts import count_index
 from medllava.train.planning.fit import fit_settings
 from medllava.train.precision import precision_of_run
 from medllava.train.ranks import Ranks
-from medllava.train.recorded import StageRun, StopRequest
+from medllava.train.recorded import StageRun
 from medllava.train.resharding import has_other_layout
 from medllava.train.run_folder import (
     arithmetic_of,
@@ -76,6 +76,7 @@ from medllava.train.run_record import (
 from medllava.train.settings import Settings, machine_settings
 from medllava.train.sharding import whole_weights
 from medllava.train.stages import BY_TRL
+from medllava.train.stop import StopRequest
 from medllava.train.trainer import StageTrainer
 from medllava.train.trl_run import train_by_trl
 

@@ -39,7 +39,7 @@ from medllava.train.monitor import (
 from medllava.train.precision import precision_of_run
 from medllava.train.privacy import pass_gate
 from medllava.train.ranks import Ranks
-from medllava.train.recorded import RecordedTrainer, StageRun, StopRequest
+from medllava.train.recorded import RecordedTrainer, StageRun
 from medllava.train.run_folder import (
     arithmetic_of,
     describe_run,
@@ -49,6 +49,7 @@ from medllava.train.run_folder import (
 )
 from medllava.train.settings import Settings, machine_settings
 from medllava.train.stage_data import StageData
+from medllava.train.stop import StopRequest
 
 _PADDED_ATTENTION = "sdpa"
 """Batches of TRL's are padded; our kernels are for packs."""

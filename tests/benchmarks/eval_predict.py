@@ -1,16 +1,21 @@
 """How much faster batched, prefix-sharing prediction is than one full generation per question.
 
     python tests/benchmarks/eval_predict.py [CKPT or folder of the quickstart's parts]
+    python tests/benchmarks/eval_predict.py --memory [CKPT or folder]
 
-Without either the quickstart's parts are used where they are, else random ones of the debug recipe.
-Both ways run on the same machine, model, images and questions, in turn, the best of a few rounds
-counts, and the replies must be the same. Eleven questions about each image, as in SLAKE's English
-test (1,061 about 96).
+With `--memory` it prints instead how much memory a process of its own takes at most for 32, 128
+and 512 images of two questions each. Without a model the quickstart's parts are used where they
+are, else random ones of the debug recipe. Both ways run on the same machine, model, images and
+questions, in turn, the best of a few rounds counts, and the replies must be the same. Eleven
+questions about each image, as in SLAKE's English test (1,061 about 96).
 """
 
+import resource
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +34,7 @@ from medllava.recipe import load_recipe
 from medllava.records import Turn
 
 NUM_IMAGES = 4
+MEMORY_IMAGES = (32, 128, 512)
 ROUNDS = 3
 MAX_NEW_TOKENS = 8
 QUESTIONS = (
@@ -81,19 +87,51 @@ def batched(loaded: LoadedModel, asks: list[Ask]) -> dict[str, str]:
     return {ask.id: text for batch in batches for ask, text in batch}
 
 
+def make_asks(folder: Path, num_images: int, questions: Sequence[str]) -> list[Ask]:
+    """Write pictures of noise and return what is asked about them."""
+    rng = np.random.default_rng(0)
+    asks = []
+    for i in range(num_images):
+        path = folder / f"{i}.png"
+        Image.fromarray(rng.integers(0, 255, (256, 320, 3), dtype=np.uint8)).save(path)
+        asks += [
+            Ask(id=f"{i}-{j}", condition="real", seed=0, image=str(path), text=text)
+            for j, text in enumerate(questions)
+        ]
+    return asks
+
+
+def measure_memory(source: str | None) -> None:
+    """Print the peak of a process of its own for growing numbers of images."""
+    print(f"{'images':>8}{'questions':>11}{'model, MiB':>12}{'peak, MiB':>11}")
+    for number in MEMORY_IMAGES:
+        command = [sys.executable, __file__, "--peak", str(number), *([source] if source else [])]
+        print(subprocess.run(command, check=True, capture_output=True, text=True).stdout, end="")
+
+
+def print_peak(number: int, source: str | None) -> None:
+    """Answer two questions about each image and print the memory before and at most."""
+    loaded = load(source)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    with tempfile.TemporaryDirectory() as folder:
+        asks = make_asks(Path(folder), number, QUESTIONS[:2])
+        engine = Engine(loaded, DecodingConfig(max_new_tokens=2))
+        for _ in engine.answer(asks, is_done=lambda _: False):
+            pass
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"{number:>8}{len(asks):>11}{before:>12.0f}{peak:>11.0f}")
+
+
 def main() -> None:
     """Time both ways and print one table."""
-    loaded = load(sys.argv[1] if len(sys.argv) > 1 else None)
-    rng = np.random.default_rng(0)
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["--memory"]:
+        return measure_memory(next(iter(arguments[1:]), None))
+    if arguments[:1] == ["--peak"]:
+        return print_peak(int(arguments[1]), next(iter(arguments[2:]), None))
+    loaded = load(next(iter(arguments), None))
     with tempfile.TemporaryDirectory() as folder:
-        asks = []
-        for i in range(NUM_IMAGES):
-            path = Path(folder) / f"{i}.png"
-            Image.fromarray(rng.integers(0, 255, (256, 320, 3), dtype=np.uint8)).save(path)
-            asks += [
-                Ask(id=f"{i}-{j}", condition="real", seed=0, image=str(path), text=text)
-                for j, text in enumerate(QUESTIONS)
-            ]
+        asks = make_asks(Path(folder), NUM_IMAGES, QUESTIONS)
         batched(loaded, asks[:6])  # warm-up
         times: dict[str, float] = {}
         replies = {}
@@ -111,6 +149,7 @@ def main() -> None:
         ratio = times["one at a time"] / seconds
         print(f"{name:<16}{seconds:>10.2f}{len(asks) / seconds:>14.2f}{ratio:>10.1f}")
     print(f"same replies: {same} of {len(asks)}")
+    return None
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -102,6 +103,28 @@ def test_sigterm_saves_and_says_that_items_are_left(data: Path, tmp_path: Path) 
     assert not summary.complete
     assert 2 <= summary.counts["steps_done"] < STEPS
     assert (summary.artifacts["checkpoint"] / "model.safetensors").is_file()
+
+
+class AtPhase(SilentProgress):
+    """Calls `action` when a phase begins."""
+
+    def __init__(self, phase: str, action: Callable[[], object]) -> None:
+        self._phase, self._action = phase, action
+
+    def start(self, phase: str, *, total: int | None = None) -> None:
+        if phase == self._phase:
+            self._action()
+
+
+def test_sigterm_before_the_first_step_leaves_no_rank_waiting_for_another(
+    data: Path, tmp_path: Path
+) -> None:
+    config = config_of(data, tmp_path / "out")
+    summary = launch_stage(
+        config, gpus=2, progress=AtPhase("load model", lambda: os.kill(os.getpid(), signal.SIGTERM))
+    )
+    assert not summary.complete
+    assert summary.counts["steps_done"] == 1
 
 
 def test_a_ranks_own_error_is_raised_with_its_name(data: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from medllava.data.benchmarks.row_answers import Row
 from medllava.data.layouts.items import iter_llava_items
 from medllava.errors import DataError, RecordError
-from medllava.store import iter_jsonl, write_bytes
+from medllava.store import iter_jsonl, read_json, write_bytes
 
 SPLITS: Mapping[str, tuple[str, ...]] = {
     "train": ("train", "trainset", "training"),
@@ -119,6 +119,39 @@ def iter_rows(file: Path, columns: Sequence[str] = ()) -> Iterator[tuple[int, Ro
         yield from _iter_parquet(file)
     else:
         raise DataError(f"not a JSON, JSONL, CSV or Parquet file: {file}. Convert it to one.")
+
+
+def iter_lists_by_split(file: Path) -> Iterator[tuple[int, Row]]:
+    """Yield (number from 1, row) of a JSON object that holds a list of rows under each split.
+
+    Every row says its split, whether it did so itself or not.
+
+    Raises:
+        DataError: the file has another form.
+    """
+    found: Any = read_json(file)
+    if not isinstance(found, dict) or not all(isinstance(rows, list) for rows in found.values()):
+        raise DataError(f"not an object with a list for each split: {file}. Take R2Gen's file.")
+    number = 0
+    for split, rows in found.items():
+        for row in rows:
+            number += 1
+            if not isinstance(row, dict):
+                raise RecordError(f"expected a JSON object: {file}, {split}, row {number}.")
+            yield number, {**row, "split": split}
+
+
+def iter_records(file: Path) -> Iterator[tuple[int, Row]]:
+    """Yield (number from 1, row) of a JSON object with a list `records`, or of a plain list.
+
+    Raises:
+        DataError: the file has another form.
+    """
+    found: Any = read_json(file)
+    rows = found.get("records") if isinstance(found, dict) else found
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise DataError(f"no list of records: {file}. Take the benchmark's own file.")
+    yield from enumerate(rows, start=1)
 
 
 def find_image_folder(root: Path, images: Sequence[str]) -> Path | None:

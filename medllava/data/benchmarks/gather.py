@@ -23,6 +23,7 @@ from medllava.layout import QUESTIONS_FILE
 from medllava.store import sha256_of
 
 ANY_SPLIT = "any"
+LISTS_BY_SPLIT, LIST_OF_RECORDS = "r2gen", "records"
 _NO_ADVICE = "Export them to JSON and image files where they are trusted."
 
 
@@ -78,6 +79,10 @@ def gather_files(path: Path, task: Task | None, split: str | None) -> Gathered:
 def _rows_of(file: Path, task: Task | None) -> Iterator[tuple[int, Row]]:
     if task is not None and task.layout == SLAKE_DETECTION:
         return iter_box_rows(file)
+    if task is not None and task.layout == LISTS_BY_SPLIT:
+        return files.iter_lists_by_split(file)
+    if task is not None and task.layout == LIST_OF_RECORDS and file.suffix == ".json":
+        return files.iter_records(file)
     return files.iter_rows(file, task.columns if task else ())
 
 

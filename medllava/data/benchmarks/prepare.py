@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from medllava.data.benchmarks.row_answers import ANSWER, Row, first_of
+from medllava.data.benchmarks.row_answers import ANSWER, QUESTION, Row, first_of
 from medllava.data.benchmarks.task import Task
 
 
@@ -30,6 +30,10 @@ def _prepared(row: Row, task: Task) -> Row:
         made["image"] = row["image"] + task.image_suffix
     if task.empty_answer is not None and first_of(row, ANSWER) == []:
         made["answer"] = task.empty_answer
+    if task.kind:
+        made["answer_type"] = task.kind
+    if task.ask and first_of(row, QUESTION) is None:
+        made["question"] = task.ask
     return {**row, **made} if made else row
 
 

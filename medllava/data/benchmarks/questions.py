@@ -66,10 +66,14 @@ class QuestionSet:
     def describe(self) -> str:
         """Return one line: how many questions of which kind about how many images."""
         counts = count_questions(self.questions)
+        reports = counts["questions"] - counts["closed"] - counts["open"]
+        kinds = f"{counts['closed']:,} closed and {counts['open']:,} open"
+        if reports:
+            others = f"{kinds}, " if counts["questions"] > reports else ""
+            kinds = f"{others}{reports:,} reports"
         return (
             f"{self.name} {self.split}: {counts['questions']:,} questions about "
-            f"{counts['images']:,} images, {counts['closed']:,} closed and {counts['open']:,} open "
-            f"({self.rule})"
+            f"{counts['images']:,} images, {kinds} ({self.rule})"
         )
 
 

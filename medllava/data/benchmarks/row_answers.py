@@ -15,6 +15,7 @@ from medllava.errors import RecordError
 Row = Mapping[str, Any]
 
 ANSWER = ("answer", "gt_answer", "anwser", "gt_ans", "correct_answer", "correct_answer_text")
+QUESTION = ("question", "problem", "prompt")
 _LABEL = ("answer_label",)
 _COLUMN = re.compile(r"[a-h]")
 _OPTION = re.compile(r"(?:choice|option)_[a-h]")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from medllava.data.benchmarks.row_answers import (
+    QUESTION,
     Row,
     first_of,
     is_empty,
@@ -31,7 +32,6 @@ YES_NO_RULE = "closed where the answer is yes or no, else open"
 
 _ID = ("id", "qid", "question_id", "index")
 _IMAGE = ("image", "image_name", "img_name", "figure_path", "image_path")
-_QUESTION = ("question", "problem", "prompt")
 _MANY_IMAGES = ("images", "image_paths", "image_list")
 _NUMBERED_IMAGE = re.compile(r"image_\d+")
 _FIRST_MARK = re.compile(r"^(?:<image(?: 1)?>\s*)+(?=\S)")
@@ -82,7 +82,7 @@ def _parse_flat(row: Row, *, default_id: str, where: str) -> Parsed:
         question=Question(
             id=default_id if identifier is None else str(identifier),
             image=images[0] if images else None,
-            question=_asked(read_text(row, _QUESTION, where=where), num_images=len(images)),
+            question=_asked(read_text(row, QUESTION, where=where), num_images=len(images)),
             answer=answer,
             answer_type=answer_type,
             choices=choices,
@@ -152,7 +152,9 @@ def _answer_type(
     if isinstance(stated, str) and stated.strip():
         name = stated.strip().lower()
         if name not in list(AnswerType):
-            raise RecordError(f"answer_type is not open or closed: {where} ({stated!r:.40}).")
+            raise RecordError(
+                f"answer_type is not open or closed, nor report: {where} ({stated!r:.40})."
+            )
         return AnswerType(name), FIELD_RULE
     if choices:
         return AnswerType.CLOSED, CHOICE_RULE

@@ -6,6 +6,7 @@ image; of two lungs of one name no single box would be right.
 
 from collections import Counter
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,15 @@ def _is_asked(folder: Path) -> bool:
     """Tell whether an image is of the test split; all are where no split is given."""
     for questions in (folder.parent / _QUESTIONS, folder.parent.parent / _QUESTIONS):
         if questions.is_file():
-            named = {Path(str(row.get("img_name"))).parent.name for row in read_json(questions)}
-            return folder.name in named
+            return folder.name in _images_of(questions, questions.stat().st_mtime_ns)
     return True
+
+
+@lru_cache(maxsize=2)
+def _images_of(questions: Path, changed: int) -> frozenset[str]:  # noqa: ARG001 - part of the key
+    """Return the folders of the images that a file of questions names; it is asked per image."""
+    rows = read_json(questions)
+    return frozenset(Path(str(row.get("img_name"))).parent.name for row in rows)
 
 
 def _is_boxes(found: Any) -> bool:  # noqa: ANN401 - JSON is any

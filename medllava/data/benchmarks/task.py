@@ -83,7 +83,13 @@ class Task:
     image_dir: str | None = None
     """Where its images are, relative to the data; None looks for them."""
     layout: str = ""
-    """`slake-detection`: files of boxes beside their images; empty: rows of questions."""
+    """`slake-detection`: files of boxes beside their images; `r2gen`: one JSON object with a list
+    of rows under each split; `records`: one with its rows under `records`; empty: rows of
+    questions."""
+    kind: str = ""
+    """`report`: every answer is a whole report; empty: as each row says."""
+    ask: str = ""
+    """The question of rows that have none, such as those of reports."""
     columns: tuple[str, ...] = ()
     """Our names of the columns of its `.txt` files, in which `|` stands between fields; `?` after
     one that some files have not."""

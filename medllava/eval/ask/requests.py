@@ -206,16 +206,15 @@ def _probe_asks(
     by_likelihood = config.decoding.choice_by is ChoiceBy.LIKELIHOOD
 
     def content(probed: Probed) -> str:
-        of_file = " ".join(contents[image] for image in probed.question.images)
-        return f"{of_file} {probed.corruption}" if probed.corruption and of_file else of_file
+        mark = f" {probed.corruption}" if probed.corruption else ""
+        return " ".join(contents[image] + mark for image in probed.question.images)
 
-    def shown(probed: Probed) -> str | None:
-        if probed.question.image is None:
-            return None
-        path = paths[probed.question.image]
+    def shown(probed: Probed) -> list[str]:
+        found = [paths[image] for image in probed.question.images]
         if probed.corruption is not None:
-            path = write_corrupted(path, probed.corruption, config.output_dir / "probes")
-        return str(path)
+            folder = config.output_dir / "probes"
+            found = [write_corrupted(path, probed.corruption, folder) for path in found]
+        return [str(path) for path in found]
 
     return {
         variant: [
@@ -223,13 +222,13 @@ def _probe_asks(
                 id=probed.base.id,
                 condition=variant,
                 seed=config.seeds[0],
-                image=shown(probed),
-                more=tuple(str(paths[image]) for image in probed.question.more_images),
+                image=next(iter(images), None),
+                more=tuple(images[1:]),
                 options=options_of(probed.question) if by_likelihood else (),
                 text=question_text(probed.question, closed_prompt=prompt),
                 content=content(probed),
             )
-            for probed in altered
+            for probed, images in ((probed, shown(probed)) for probed in altered)
         ]
         for variant, altered in made.items()
     }

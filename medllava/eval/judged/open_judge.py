@@ -23,14 +23,11 @@ from medllava.eval.judged.verdicts import (
     plan_gradings,
 )
 from medllava.eval.score.intervals import bootstrap
-from medllava.eval.score.scores import METRIC_NAMES, Values, image_clusters
+from medllava.eval.score.scores import JUDGED_METRICS, METRIC_NAMES, Values, image_clusters
 from medllava.llm.protocol import ChatRequest
 from medllava.progress import Progress
 from medllava.records import AnswerType, Estimates, Question
 from medllava.store import iter_jsonl
-
-JUDGED_METRICS = ("judged_accuracy", "judged_open", "judged_open_correct")
-"""All questions, closed ones by rule; open ones with partial credit; open ones that are correct."""
 
 _MOST = 0.5
 
@@ -115,8 +112,8 @@ def judge_answers(
     lines = [_line(reply) for reply in found]
     return JudgedAnswers(
         estimates={
-            name: estimate
-            for i, name in enumerate(JUDGED_METRICS)
+            metric.name: estimate
+            for i, metric in enumerate(JUDGED_METRICS)
             if (estimate := result.estimate(i)).value is not None
         },
         facts={
@@ -140,6 +137,30 @@ def judge_answers(
         lines=lines,
         num_open=missing + unreadable,
     )
+
+
+def read_judged_values(file: Path, questions: Sequence[Question], strict: Values) -> Values:
+    """Return (questions, judged metrics) from the judgements that an evaluation wrote.
+
+    Args:
+        file: `judgements.jsonl`; verdicts about other questions than these are left out.
+        questions: in the order of the rows.
+        strict: their strict accuracies, (questions,).
+
+    Raises:
+        RecordError: a line has a verdict that is none; names the line.
+    """
+    known = {question.id for question in questions}
+    verdicts = _Verdicts()
+    for number, line in iter_jsonl(file):
+        name, said = str(line.get("id")), line.get("verdict")
+        if said is not None and said not in list(Verdict):
+            raise RecordError(
+                f"verdict {said!r} is not {', '.join(Verdict)}: {file}, line {number}."
+            )
+        if name in known and said is not None:
+            verdicts.by_name.setdefault(name, []).append(Verdict(said))
+    return _columns(questions, strict, verdicts)
 
 
 def read_labels(file: Path) -> list[tuple[Grading, Verdict]]:

@@ -4,6 +4,7 @@ Replies by condition and seed enter; an `EvalReport` with its scores leaves. `ru
 asked of whom, `html` draws it, hub and the quickstart read it.
 """
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,13 @@ from medllava.eval.score.intervals import Bootstrap, Values, bootstrap
 from medllava.eval.score.scores import METRIC_NAMES, METRICS, image_clusters, score_replies
 from medllava.records import AnswerType, BootstrapRecord, Estimates, EvalReport, Question
 
-_KEY_METRICS = ("exact_match", "token_recall", "closed_accuracy", "open_token_recall")
+_KEY_METRICS = (
+    "exact_match",
+    "token_recall",
+    "closed_accuracy",
+    "open_token_recall",
+    "report_rouge_l",
+)
 """Shown per category, where more would be noise."""
 _NO_CATEGORY = "(none)"
 
@@ -82,7 +89,7 @@ def build_scores(
     return EvalReport(
         num_questions=len(questions),
         num_images=len({image for question in questions for image in question.images}),
-        counts={t.value: sum(q.answer_type is t for q in questions) for t in AnswerType},
+        counts=_counts(questions),
         conditions={name: _estimates(name, columns, result) for name in means},
         visual_gain=next(iter(gains.values()), None),
         visual_gain_over=gain_over(questions, gains),
@@ -126,6 +133,13 @@ def score_subsets(
         }
         for name, members in subsets.items()
     }
+
+
+def _counts(questions: Sequence[Question]) -> dict[str, int]:
+    """Return the number of questions of each answer type; of reports only where there are some."""
+    counts = Counter(question.answer_type for question in questions)
+    shown = [t for t in AnswerType if t is not AnswerType.REPORT or counts[t]]
+    return {answer_type.value: counts[answer_type] for answer_type in shown}
 
 
 def _groups(questions: Sequence[Question]) -> dict[str, Any]:

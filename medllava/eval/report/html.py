@@ -3,7 +3,7 @@
 The values of `report.json` and the replies enter, one self-contained page leaves.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,18 @@ from medllava.eval.report.html_sections import (
     gain_rows,
     judge_section,
     llava_med_section,
+    looking_section,
     probe_section,
     published_section,
+    verified_section,
 )
-from medllava.eval.score.scores import METRICS, Metric, Values
+from medllava.eval.score.scores import CLINICAL_METRICS, METRICS, Metric, Values
 from medllava.records import EvalReport, Question
 from medllava.store import contained_path
 
 _NUM_CARDS = 12
+_BAR_METRICS = ("closed_accuracy", "token_recall", "report_rouge_l")
+_GROUP_METRICS = ("token_recall", "report_rouge_l", "accuracy")
 _THUMBNAIL_PIXELS = 256
 
 
@@ -51,6 +55,8 @@ def render_report(
     sections += _groups("By answer type", report["by_answer_type"])
     sections += _groups("By category", report["by_category"])
     sections += judge_section(evaluation.judge, report["conditions"][Condition.REAL.value])
+    sections += verified_section(evaluation.verified)
+    sections += looking_section(evaluation.looking)
     sections += probe_section(evaluation.probes)
     sections += llava_med_section(evaluation.llava_med)
     sections += published_section(task.name, report)
@@ -72,7 +78,8 @@ def render_report(
 
 
 def _shown_metrics(conditions: Mapping[str, Any]) -> list[Metric]:
-    return [m for m in METRICS if any(m.name in estimates for estimates in conditions.values())]
+    known = (*METRICS, *CLINICAL_METRICS)
+    return [m for m in known if any(m.name in estimates for estimates in conditions.values())]
 
 
 def _score_table(scores: Mapping[str, Any]) -> str:
@@ -112,11 +119,13 @@ def _merged(
 
 def _floor_bars(conditions: Mapping[str, Any]) -> str:
     """Draw the score that says most beside its floors."""
-    metric = next(
-        m for m in ("closed_accuracy", "token_recall") if m in conditions[Condition.REAL.value]
-    )
+    metric = _main_metric(conditions[Condition.REAL.value], _BAR_METRICS)
     estimates = {name: found[metric] for name, found in conditions.items() if metric in found}
     return page.render_text(f"{metric.replace('_', ' ').capitalize()}, %:") + _bars(estimates)
+
+
+def _main_metric(present: Collection[str], names: Sequence[str]) -> str:
+    return next((name for name in names if name in present), next(iter(present)))
 
 
 def _bars(estimates: Mapping[str, Mapping[str, Any]]) -> str:
@@ -146,8 +155,10 @@ def _groups(heading: str, groups: Mapping[str, Any]) -> list[tuple[str, str]]:
             for row, (name, estimates) in enumerate(groups.items())
         ],
     )
-    bars = _bars({name: estimates["token_recall"] for name, estimates in groups.items()})
-    return [(heading, table + page.render_text("Token recall, %:") + bars)]
+    main = _main_metric({n for estimates in groups.values() for n in estimates}, _GROUP_METRICS)
+    bars = _bars({n: estimates[main] for n, estimates in groups.items() if main in estimates})
+    heading_of_bars = f"{main.replace('_', ' ').capitalize()}, %:"
+    return [(heading, table + page.render_text(heading_of_bars) + bars)]
 
 
 def _facts(report: EvalReport) -> str:
@@ -174,7 +185,11 @@ def _examples(questions: Sequence[Question], values: Values) -> tuple[list[int],
     """Return rows of right and of worst replies, one per image as long as there are enough."""
     recall = values[:, [m.name for m in METRICS].index("token_recall")]
     closed = values[:, [m.name for m in METRICS].index("closed_accuracy")]
-    score = [r if c != c else c for r, c in zip(recall, closed, strict=True)]
+    written = values[:, [m.name for m in METRICS].index("report_rouge_l")]
+    score = [
+        next((value for value in (c, w, r) if value == value), 0.0)
+        for r, c, w in zip(recall, closed, written, strict=True)
+    ]
     worst = sorted(range(len(questions)), key=lambda row: score[row])
     wrong = [row for row in worst if score[row] < 1]
     right = [row for row in range(len(questions)) if score[row] == 1]

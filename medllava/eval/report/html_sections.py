@@ -17,7 +17,15 @@ _PUBLISHED_METRICS = {
     "closed": "closed_accuracy",
     "all": "token_recall",
 }
-_PROBE_MEASURES = ("base_accuracy", "accuracy", "change", "all_right", "consistent")
+_PROBE_MEASURES = {
+    "base_accuracy": "as asked, %",
+    "accuracy": "altered, %",
+    "change": "change",
+    "all_right": "all right, %",
+    "consistent": "consistent, %",
+    "denied": "denial picked, %",
+    "verified": "altered, polarity checked, %",
+}
 _SUBSET_METRICS = ("closed_accuracy", "open_token_recall", "exact_match", "token_recall")
 
 
@@ -54,14 +62,11 @@ def probe_section(probes: Mapping[str, Any] | None) -> list[Section]:
     """Return what `probe_scores.score_probes` found."""
     if not probes:
         return []
+    shown = [m for m in _PROBE_MEASURES if any(m in row for row in probes.values())]
     table = page.render_table(
-        ["probe", "items", "as asked, %", "altered, %", "change", "all right, %", "consistent, %"],
+        ["probe", "items", *(_PROBE_MEASURES[measure] for measure in shown)],
         [
-            [
-                name,
-                row["num_questions"],
-                *(estimate_cell(row.get(measure)) for measure in _PROBE_MEASURES),
-            ]
+            [name, row["num_questions"], *(estimate_cell(row.get(measure)) for measure in shown)]
             for name, row in probes.items()
         ],
     )
@@ -69,9 +74,50 @@ def probe_section(probes: Mapping[str, Any] | None) -> list[Section]:
         "Each row asks the same closed items again: denied, in other words, with moved choices, "
         "or with a worse picture. All right: right as asked and as altered. Consistent: the two "
         "answers imply each other, right or wrong; a model that always says yes is never "
-        "consistent under negation and always under rewording."
+        "consistent under negation and always under rewording. Denial picked: the reply is a "
+        "choice such as 'No edema'; polarity checked: such picks are put right by rule."
     )
     return [("Probes", table + note)]
+
+
+def looking_section(found: Mapping[str, Any] | None) -> list[Section]:
+    """Return what `looking.score_looking` found: does the answer depend on the picture?"""
+    if not found or not found["scores"]:
+        return []
+    named = {
+        "visual_reliance": "visual reliance (VRS): accuracy minus accuracy with another image",
+        "image_sensitivity": "image sensitivity (IS): answers that change with the image",
+        "visual_claims": "replies that reason: they claim to see something",
+        "hallucinated_visual_reasoning": "hallucinated visual reasoning (HVRR): they claim so and "
+        "answer the same whatever is shown",
+        "hallucinated_claims": "the latter among those that claim",
+    }
+    table = page.render_table(
+        ["", "%", "questions"],
+        [
+            [named[name], estimate_cell(estimate), estimate["num_questions"]]
+            for name, estimate in found["scores"].items()
+        ],
+    )
+    shown = " and ".join(found["compared_with"])
+    note = f"Compared with {shown}, {found['orders']} orders. "
+    if not found["num_reasoning"]:
+        note += "No reply reasons, so nothing can be said about its reasoning."
+    return [("Does the answer depend on the image?", table + page.render_text(note))]
+
+
+def verified_section(found: Mapping[str, Any] | None) -> list[Section]:
+    """Return what a verifier changed."""
+    if not found:
+        return []
+    rows = [[name.replace("_", " "), count] for name, count in found.items() if name != "rules"]
+    note = page.render_text(
+        "A rule changed replies after they were made and looked at no image; the condition "
+        "'verified' has the scores. They are not the model's own."
+    )
+    return [
+        (f"Verified: {', '.join(found['rules'])}", page.render_table(["", "replies"], rows) + note)
+    ]
 
 
 def judge_section(found: Mapping[str, Any] | None, real: Mapping[str, Any]) -> list[Section]:

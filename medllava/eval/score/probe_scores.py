@@ -8,15 +8,23 @@ from typing import Any
 
 import numpy as np
 
-from medllava.eval.probes import VARIANTS, Probed, expected_base
+from medllava.eval.probes import VARIANTS, Probe, Probed, expected_base
 from medllava.eval.score.intervals import Values, bootstrap
 from medllava.eval.score.scores import image_clusters
 from medllava.records import AnswerType, Question
 from medllava.score.closed import chosen_answer, closed_hit
+from medllava.score.polarity import denies, verified_reply
 
-MEASURES = ("base_accuracy", "accuracy", "all_right", "consistent")
+_WITH_DENIAL = {
+    variant
+    for probe in (Probe.NEGATED_OPTION, Probe.PRESENCE, Probe.ABSENCE)
+    for variant in VARIANTS[probe]
+}
+
+MEASURES = ("base_accuracy", "accuracy", "all_right", "consistent", "denied", "verified")
 """Of the items a probe fits: accuracy on the question as it was and as it is now; both right; and
-the answer that the one implies for the other, right or wrong."""
+the answer that the one implies for the other, right or wrong. Where a choice denies: how often it
+is picked, and the accuracy after such picks are put right by rule."""
 
 
 def score_probes(
@@ -60,7 +68,11 @@ def score_probes(
             first = number * len(MEASURES)
             estimates = {m: result.estimate(first + i) for i, m in enumerate(MEASURES)}
             estimates["change"] = result.difference(first + 1, first)
-            report[name] |= {m: estimate.to_json() for m, estimate in estimates.items()}
+            report[name] |= {
+                m: estimate.to_json()
+                for m, estimate in estimates.items()
+                if estimate.value is not None
+            }
     return report
 
 
@@ -79,9 +91,14 @@ def _table(
         before = closed_hit(probed.base, real[row]) is True
         now = closed_hit(probed.question, reply) is True
         chosen = chosen_answer(probed.base, real[row])
-        implied = expected_base(variant, chosen_answer(probed.question, reply))
+        picked = chosen_answer(probed.question, reply)
+        implied = expected_base(variant, picked, probed.question)
         is_consistent = chosen is not None and chosen == implied
-        values[row] = (before, now, before and now, is_consistent)
+        values[row, :4] = (before, now, before and now, is_consistent)
+        if variant in _WITH_DENIAL:
+            checked = verified_reply(probed.question, reply)
+            values[row, 4] = picked is not None and denies(picked)
+            values[row, 5] = closed_hit(probed.question, checked) is True
     return values
 
 
@@ -94,6 +111,8 @@ def _together(parts: Sequence[Values]) -> Values:
             stacked[:, :, 1].mean(axis=0),
             stacked[:, :, 2].min(axis=0),
             stacked[:, :, 3].min(axis=0),
+            stacked[:, :, 4].mean(axis=0),
+            stacked[:, :, 5].mean(axis=0),
         ],
         axis=1,
     )

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from medllava.eval.config import ClinicalMetric
 from medllava.records import AnswerType, Question
 from medllava.score import open_ended as open_
 from medllava.score.answer_sets import named_set, set_f1
 from medllava.score.boxes import HIT, intersection_over_union, stated_box
 from medllava.score.closed import chosen_choice, closed_hit
 from medllava.score.final_answer import final_answer
+from medllava.score.reports import report_bleu, rouge_l
 
 Values = NDArray[np.float64]
 
@@ -32,6 +34,8 @@ class Metric:
     """Field that a question must have: `answers`, `box`."""
     is_text: bool = False
     """Compares words, so it says nothing about a box."""
+    for_reports: bool = False
+    """Says something about a whole report too."""
     higher_is_better: bool | None = True
     """None: neither."""
     is_share: bool = True
@@ -48,6 +52,10 @@ def scored_text(question: Question, reply: str) -> str:
 
 def _on_texts(function: Callable[[str, str], float]) -> Callable[[Question, str], float]:
     return lambda question, reply: function(scored_text(question, reply), question.answer)
+
+
+def _on_reports(function: Callable[[str, str], float]) -> Callable[[Question, str], float]:
+    return lambda question, reply: function(final_answer(reply), question.answer)
 
 
 def _on_reply(function: Callable[[str], float]) -> Callable[[Question, str], float]:
@@ -80,7 +88,7 @@ def _unparseable(question: Question, reply: str) -> float:
     return float(closed_hit(question, reply) is None)
 
 
-_OPEN, _CLOSED = AnswerType.OPEN, AnswerType.CLOSED
+_OPEN, _CLOSED, _REPORT = AnswerType.OPEN, AnswerType.CLOSED, AnswerType.REPORT
 
 METRICS: tuple[Metric, ...] = (
     Metric(name="accuracy", score=_accuracy),
@@ -103,17 +111,43 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         name="num_words",
         score=_on_reply(open_.num_words),
+        for_reports=True,
         higher_is_better=None,
         is_share=False,
     ),
+    Metric(name="report_bleu", score=_on_reports(report_bleu), answer_type=_REPORT),
+    Metric(name="report_rouge_l", score=_on_reports(rouge_l), answer_type=_REPORT),
     Metric(name="set_f1", score=_set_f1, needs="answers"),
     Metric(name="box_iou", score=_iou, needs="box"),
     Metric(name="group_accuracy", score=_accuracy, needs="group"),
-    Metric(name="repetition", score=_on_reply(open_.repetition), higher_is_better=False),
+    Metric(
+        name="repetition",
+        score=_on_reply(open_.repetition),
+        for_reports=True,
+        higher_is_better=False,
+    ),
 )
 """The columns, in the order of the report."""
 
 METRIC_NAMES = tuple(metric.name for metric in METRICS)
+
+
+def _elsewhere(question: Question, reply: str) -> float:
+    raise NotImplementedError("scored over all replies at once, by a package or a judge")
+
+
+CLINICAL_METRICS: tuple[Metric, ...] = tuple(
+    Metric(name=f"clinical_{metric.value}", score=_elsewhere, answer_type=_REPORT)
+    for metric in ClinicalMetric
+)
+"""Columns that `clinical` fills."""
+
+JUDGED_METRICS: tuple[Metric, ...] = tuple(
+    Metric(name=name, score=_elsewhere)
+    for name in ("judged_accuracy", "judged_open", "judged_open_correct")
+)
+"""Columns that a judge fills: all questions, closed ones by rule; open ones with partial credit;
+open ones that are correct."""
 
 
 def score_replies(questions: Sequence[Question], replies: Sequence[str | None]) -> Values:
@@ -134,6 +168,8 @@ def _fits(metric: Metric, question: Question) -> bool:
     if metric.needs is not None and not getattr(question, metric.needs):
         return False
     if question.box and metric.is_text:
+        return False
+    if question.answer_type is _REPORT and metric.answer_type is None and not metric.for_reports:
         return False
     return metric.answer_type in (None, question.answer_type)
 

@@ -10,12 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from medllava.data.benchmarks import slake_boxes
 from medllava.data.benchmarks.questions import image_paths, load_questions
 from medllava.data.benchmarks.task import load_alternatives
 from medllava.data.conversation import question_text
 from medllava.errors import DataError
 from medllava.score.alternatives import stated_alternative
 from medllava.score.closed import closed_hit
+from medllava.store import read_json
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "eval"
 
@@ -132,8 +134,17 @@ def contrabench(folder):
     row = {"sample_id": "s1", "question": "Which finding is present?", "gold_letter": "A",
            "options": ["A. Consolidation", "B. No consolidation"], "image_paths": ["a.jpg"],
            "metadata": {"task_name": "presence_probe", "finding": "consolidation"}}  # fmt: skip
-    write(folder, "direct_presence_probe.json", [row])
+    write(folder, "direct_presence_probe.json", {"records": [row]})
     write(folder, "images/a.jpg", picture())
+
+
+def reports(folder):
+    rows = {"train": [], "val": [], "test": [
+        {"id": "1", "report": "clear lungs .", "image_path": ["1/0.png", "1/1.png"]},
+    ]}  # fmt: skip
+    write(folder, "annotation.json", rows)
+    for name in ("1/0.png", "1/1.png"):
+        write(folder, f"images/{name}", picture())
 
 
 def slakeboxes(folder):
@@ -157,6 +168,8 @@ COPIES = {
     "mimiccxrvqa": (mimiccxrvqa, 1, ["left lung, right lung", "none", "yes"]),
     "medvlthinker": (medvlthinker, 1, ["y"]),
     "contrabench": (contrabench, 1, ["Consolidation"]),
+    "iuxray": (reports, 2, ["clear lungs ."]),
+    "mimiccxr": (reports, 2, ["clear lungs ."]),
     "slakeboxes": (slakeboxes, 1, ["Liver"]),
 }
 
@@ -181,6 +194,15 @@ def test_a_small_copy_is_read_with_its_answers_and_all_its_images(copy, name):
     assert len(image_paths(found, found.questions)) == num_images
     assert found.name == name
     assert not any("left out" in note for note in found.notes)
+
+
+def test_the_questions_of_slake_are_parsed_once_for_all_its_boxes(tmp_path, monkeypatch):
+    slakeboxes(tmp_path)
+    read = []
+    monkeypatch.setattr(slake_boxes, "read_json", lambda f: read.append(f.name) or read_json(f))
+    load_questions("slakeboxes", data=tmp_path)
+    assert read.count("test.json") == 1
+    assert read.count("detection.json") == 1
 
 
 def test_pairs_of_probmed_are_groups_and_kinds_of_image_its_modality(copy):

@@ -105,13 +105,13 @@ def test_open_questions_and_unfit_ones_are_left_out():
     assert [p.base.id for p in made["corrupted-blur"]] == ["c"]
     assert made["corrupted-blur"][0].corruption == "blur"
     assert made["shuffled"] == []
-    assert len(made) == 1 + 3 + 1 + 4
+    assert len(made) == 1 + 3 + 1 + 4 + 3
 
 
 def test_consistency_expects_the_other_word_under_negation_only():
-    assert expected_base("negated", "yes") == "no"
-    assert expected_base("negated", None) is None
-    assert expected_base("reworded-2", "yes") == "yes"
+    assert expected_base("negated", "yes", make("Is it?")) == "no"
+    assert expected_base("negated", None, make("Is it?")) is None
+    assert expected_base("reworded-2", "yes", make("Is it?")) == "yes"
 
 
 def test_unknown_probes_are_named():
