@@ -26,7 +26,7 @@ class Backend(StrEnum):
 
     TRANSFORMERS = "transformers"
     VLLM = "vllm"
-    """vLLM's server at `base_url`, or at its usual address on this machine."""
+    """vLLM's server at its usual address on this machine; where none is, one that we start."""
     OPENAI = "openai"
     """Any OpenAI-compatible server, named by `base_url`."""
 

@@ -4,10 +4,12 @@ An `EvalConfig` enters, an `Answerer` leaves. Torch is imported only where a mod
 """
 
 import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from medllava.errors import DataError, SetupError
-from medllava.eval.ask.predict import Answerer
-from medllava.eval.config import Backend, ChoiceBy, EvalConfig
+from medllava.eval.ask.predict import Answerer, Ask, Batch
+from medllava.eval.config import VLLM_ADDRESS, Backend, ChoiceBy, EvalConfig
 
 
 def build_answerer(config: EvalConfig) -> Answerer:
@@ -22,17 +24,11 @@ def build_answerer(config: EvalConfig) -> Answerer:
                 "--choice-by likelihood needs the model's own logits, which a server does not "
                 "give. Use --backend transformers."
             )
-        from medllava.eval.ask.server import ServerAnswerer  # noqa: PLC0415 - an HTTP client
-
-        ledger = config.output_dir / "answers" / "server.jsonl"
         if not config.resume:
-            ledger.unlink(missing_ok=True)
-        return ServerAnswerer(
-            model=config.served_model or config.checkpoint or "",
-            base_url=config.base_url,
-            decoding=config.decoding,
-            ledger=ledger,
-        )
+            _ledger(config).unlink(missing_ok=True)
+        if config.backend is Backend.VLLM:
+            return OwnVllm(config)
+        return _server(config, config.base_url)
     from medllava.eval.ask.workers import Worker, WorkerPool  # noqa: PLC0415
     from medllava.model.devices import choose_device  # noqa: PLC0415 - torch, only with a model
 
@@ -62,6 +58,48 @@ def build_answerer(config: EvalConfig) -> Answerer:
             for name in devices
         ]
     )
+
+
+class OwnVllm:
+    """An `Answerer` by vLLM: the server at its usual address, else one that lives while it asks."""
+
+    def __init__(self, config: EvalConfig) -> None:
+        """Remember what to serve; nothing is started before there is something to ask."""
+        self._config = config
+
+    def answer(self, asks: Sequence[Ask], *, is_done: Callable[[Ask], bool]) -> Iterator[Batch]:
+        """Yield replies; see `predict.Answerer`.
+
+        Raises:
+            SetupError: no server is there, and vLLM is not installed or does not start.
+        """
+        from medllava.llm.vllm_server import is_served, vllm_server  # noqa: PLC0415 - as above
+
+        if all(map(is_done, asks)):
+            return
+        usual = self._config.base_url or VLLM_ADDRESS
+        if is_served(usual):
+            yield from _server(self._config, usual).answer(asks, is_done=is_done)
+            return
+        checkpoint = self._config.checkpoint or ""
+        log = self._config.output_dir / "answers" / "vllm.log"
+        with vllm_server(checkpoint, log=log, gpus=self._config.gpus) as base_url:
+            yield from _server(self._config, base_url).answer(asks, is_done=is_done)
+
+
+def _server(config: EvalConfig, base_url: str | None) -> Answerer:
+    from medllava.eval.ask.server import ServerAnswerer  # noqa: PLC0415 - an HTTP client
+
+    return ServerAnswerer(
+        model=config.served_model or config.checkpoint or "",
+        base_url=base_url,
+        decoding=config.decoding,
+        ledger=_ledger(config),
+    )
+
+
+def _ledger(config: EvalConfig) -> Path:
+    return config.output_dir / "answers" / "server.jsonl"
 
 
 def _gpu_names(device: str, number: int) -> list[str]:
