@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from medllava.errors import DataError, RemoteError
 from medllava.pmc.rights import normalize_code
-from medllava.pmc.state import Item
+from medllava.pmc.state import Item, Miss
 from medllava.pmc.xml import Element, parse_article
 from medllava.store import contained_path
 
@@ -234,14 +234,16 @@ def is_mirror(folder: Path) -> bool:
     )
 
 
-def iter_mirror(folder: Path) -> Iterator[Item]:
-    """Yield the article versions of a mirror."""
+def iter_mirror(folder: Path) -> Iterator[Item | Miss]:
+    """Yield the article versions of a mirror, and metadata under a name that is none."""
     stems = {path.stem for path in (folder / "metadata").glob("PMC*.json")}
     stems |= {path.name for path in folder.glob("PMC*.*") if (path / f"{path.name}.json").is_file()}
     for stem in sorted(stems):
         match = KEY.fullmatch(stem)
         if match:
             yield Item(name=stem, version=int(match[2]))
+        else:
+            yield Miss(key=stem, reason="bad-key", detail="metadata not named PMCID.version.json")
 
 
 def md5_check(md5: str) -> Check:
@@ -279,7 +281,8 @@ def parse_metadata(data: bytes, *, key: str) -> tuple[Metadata, dict[str, str]]:
     elsewhere.
 
     Raises:
-        ObjectError: not the metadata of `key`.
+        ObjectError: not the metadata of `key`, or in a form that leaves its XML or whether it is
+            retracted in doubt.
     """
     try:
         values = json.loads(data)
@@ -289,22 +292,25 @@ def parse_metadata(data: bytes, *, key: str) -> tuple[Metadata, dict[str, str]]:
         ) from None
     if not isinstance(values, dict) or f"{values.get('pmcid')}.{values.get('version')}" != key:
         raise ObjectError("metadata-malformed", f"metadata of {key} describes something else")
-    media = values.get("media_urls")
+    media, retracted = values.get("media_urls"), values.get("is_retracted")
+    if retracted is not None and not isinstance(retracted, bool):
+        raise ObjectError("metadata-malformed", f"is_retracted of {key} is {retracted!r}")
     objects = {}
     for url in [values.get("xml_url"), *(media if isinstance(media, list) else ())]:
         match = _OBJECT.fullmatch(url) if isinstance(url, str) else None
         if match and match[1] == key and match[2] not in {".", ".."}:
             objects[match[2]] = match[3]
-    retracted = values.get("is_retracted")
+    if values.get("xml_url") and f"{key}.xml" not in objects:
+        raise ObjectError("metadata-malformed", f"XML of {key} is named {values['xml_url']!r}")
     metadata = Metadata(
         pmcid=values["pmcid"],
-        version=values["version"],
+        version=int(values["version"]),
         pmid=_text(values, "pmid") or None,
         doi=_text(values, "doi") or None,
         title=_text(values, "title"),
         citation=_text(values, "citation"),
         license=normalize_code(_text(values, "license_code")),
-        is_retracted=retracted if isinstance(retracted, bool) else None,
+        is_retracted=retracted,
     )
     return metadata, objects
 

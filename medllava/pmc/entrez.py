@@ -34,6 +34,13 @@ _LICENSE_FILTERS = {
 }
 _PMCID = re.compile(r"(?:PMC)+0*([1-9]\d{0,11})(?:\.\d+)?", re.IGNORECASE)
 _PMID = re.compile(r"[1-9]\d{0,9}")
+_AROUND_IDS = re.compile(r"[,\"'\ufeff]|;(?=\s|$|PMC|10\.\d{4}|\d+(?:[;\s]|$))")
+"""What spreadsheets put around ids, the mark of UTF-8 too; old DOIs hold a semicolon."""
+_BEFORE_ID = re.compile(
+    r"^(?:https?://(?:dx\.)?doi\.org/|doi:|pmc?id:"
+    r"|https?://(?:www\.)?(?:pmc\.|pubmed\.)?ncbi\.nlm\.nih\.gov/(?:(?:pmc/)?articles/|pubmed/)?)",
+    re.IGNORECASE,
+)
 _DOI = re.compile(r"10\.\d{4,9}/\S+")
 
 
@@ -108,7 +115,13 @@ class Entrez:
 
     def _convert(self, kind: str, names: Sequence[str]) -> Iterator[str | Miss]:
         params = {"ids": ",".join(names), "idtype": kind, "format": "json"} | self._contact
-        body = self._converter.get("", params=params, check=_converter_fault, is_object=False)
+        num_asked = len(set(map(str.lower, names)))
+        body = self._converter.get(
+            "",
+            params=params,
+            check=lambda body: _converter_fault(body, num_asked),
+            is_object=False,
+        )
         found: dict[str, str] = {}
         for record in json.loads(body)["records"]:
             pmcid = _PMCID.fullmatch(str(record.get("pmcid", "")))
@@ -141,10 +154,10 @@ def build_term(query: str, licenses: Sequence[str]) -> str:
 
 
 def iter_lines(lines: Iterable[str]) -> Iterator[str]:
-    """Yield ids from lines of text, one or several a line, without comments."""
+    """Yield ids from lines of text, one or several a line, without comments and addresses."""
     for line in lines:
-        for name in line.partition("#")[0].replace(",", " ").split():
-            yield re.sub(r"^(?:https?://(?:dx\.)?doi\.org/|doi:|pmid:)", "", name, flags=re.I)
+        for name in _AROUND_IDS.sub(" ", line.partition("#")[0]).split():
+            yield _BEFORE_ID.sub("", name).rstrip("/")
 
 
 def iter_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -158,15 +171,20 @@ def _search_fault(body: bytes) -> str | None:
     """Say why a body is not a search result; refusals come with status 200."""
     try:
         result = json.loads(body)["esearchresult"]
-        count, _ = int(result["count"]), result["idlist"]
+        count, listed = int(result["count"]), len(result["idlist"])
     except (ValueError, KeyError, TypeError):
         return f"not a search result but {body[:120]!r}"
-    return None if count >= 0 and not result.get("ERROR") else f"search error {result['ERROR']!r}"
+    if result.get("ERROR"):
+        return f"search error {result['ERROR']!r}"
+    return None if count > MAX_IDS or listed >= count else f"{listed:,} of {count:,} ids"
 
 
-def _converter_fault(body: bytes) -> str | None:
+def _converter_fault(body: bytes, num_asked: int) -> str | None:
+    """Say why a body does not answer for every id: one that is unknown has a record as well."""
     try:
         records = json.loads(body)["records"]
     except (ValueError, KeyError, TypeError):
         return f"not a converter's answer but {body[:120]!r}"
-    return None if isinstance(records, list) else "records are not a list"
+    if not isinstance(records, list):
+        return "records are not a list"
+    return None if len(records) >= num_asked else f"{len(records):,} records for {num_asked:,} ids"

@@ -10,25 +10,48 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-_DASH = "[-\u2010-\u2015\u2212~\uff5e]"
-_TO = rf"(?:{_DASH}|\b(?:to|through|thru|until|bis|al?|\u00e0)\b|\u81f3|\u5230)"
+_DASH = "[-\u2010-\u2015\u2212~\u301c\uff5e]"
+_TO_WORDS = (
+    r"to|through|thru|until|bis|al?|\u00e0|at\u00e9|hasta|fino a|tot|t/m|till?|sampai|\u043f\u043e"
+)
+_TO = rf"(?:{_DASH}|\b(?:{_TO_WORDS})\b|\u81f3|\u5230|\u304b\u3089|\ubd80\ud130)"
 RANGE_GAP = re.compile(rf"\s*{_TO}\s*")
 """What stands between the two ends of a range."""
 _FIGURE_WORDS = {
-    "fig": "[Ff]ig(?:ure)?[sS]?|FIG(?:URE)?S?",
-    "figura": "[Ff]iguras?|FIGURAS?|[Ff]igg?",
+    "fig": "[Ff]ig(?:u?ur(?:e|a|er|en|erna|erne)?|g)?[sS]?|FIG(?:UR[EA])?S?",
     "abb": "[Aa]bb(?:ildung(?:en)?)?|[Bb]ild(?:er|ern)?",
     "\u56fe": "[\u56fe\u5716\u56f3]",
     "\u0440\u0438\u0441": "[\u0420\u0440]\u0438\u0441(?:\u0443\u043d\\w*)?",
+    "\u0444\u0438\u0433": "[\u0424\u0444]\u0438\u0433(?:\u0443\u0440\\w*)?",
     "rys": "[Rr]ys(?:un\\w*)?|[Rr]yc(?:in\\w*)?",
     "obr": "[Oo]br(?:\u00e1z\\w*)?",
     "\u015fekil": "[\u015e\u015f]ekil",
     "\uadf8\ub9bc": "\uadf8\ub9bc",
+    "afbeelding": "[Aa]fbeelding(?:en)?",
+    "slika": "[Ss]lik[aeiu]",
+    "gambar": "[Gg]ambar",
+    "h\u00ecnh": "[Hh]\u00ecnh",
+    "kuva": "[Kk]uva[nt]?",
+    "\u03b5\u03b9\u03ba": "[\u0395\u03b5]\u03b9\u03ba(?:\u03cc\u03bd\\w*)?",
+    "\u0634\u0643\u0644": "\u0634[\u0643\u06a9]\u0644",
 }
 """How the word for a figure is written, by how it begins in one language."""
+_WORDS_OF = {
+    "de": "abb",
+    "zh": "\u56fe",
+    "ja": "\u56fe",
+    "ru": "\u0440\u0438\u0441",
+    "pl": "rys",
+    "cs": "obr",
+    "tr": "\u015fekil",
+    "ko": "\uadf8\ub9bc",
+    "nl": "afbeelding",
+}
+"""Words that the text of a language may have where the labels are in English."""
 _OTHER_KINDS = (
     *("scheme", "plate", "chart", "graph", "map", "photo", "diagram", "illustration", "image"),
     *("box", "exhibit", "tafel", "panel", "video"),
+    *("imagen", "imagem", "foto", "esquema", "gr\u00e1fico"),
 )
 _ROMAN = "[IVX]+"
 _KEY = rf"S?\d+[A-Za-z]?(?:[.\-\u2010-\u2013]\d+)*|[A-Z]\.?\d+|{_ROMAN}"
@@ -38,17 +61,26 @@ _PANEL_OF = re.compile(r"(\d+)([A-Za-z])")
 """A label such as "1A": a figure of its own that is also a part of Figure 1."""
 _NUMBER = (
     r"\d+(?![.\-\u2010-\u2013]?\d*S\b)(?!\.\d)"
-    r"(?:\s?\(?(?i:[a-z])(?!\s+\d)(?:\s?(?:{d}|,)\s?(?i:[a-z]))*\b\)?)?"
+    r"(?:\s?\(?(?i:[a-z])(?!\s+\d)(?:\)?\s?(?:{d}|,)\s?\(?(?i:[a-z]))*\b\)?)?"
 ).replace("{d}", _DASH)
-_SEPARATOR = rf"\s*(?:,\s*and|,|;|\u3001|\uff0c|and|und|et|y|e|&|\u548c|\u53ca|\u4e0e|{_TO})\s*"
-_NUMBERS_NAMED = rf"\.?\s*(?P<numbers>{_NUMBER}(?:{_SEPARATOR}{_NUMBER})*)"
+_AND = (
+    "and|und|et|y|e|&|och|og|ve|\u0438|\u03ba\u03b1\u03b9|\u0648"
+    "|\u548c|\u53ca|\u4e0e|\u3068|\uc640|\uacfc"
+)
+"""Not "or": what follows it is seldom a figure ("in Figure 5A or 4 days later")."""
+_SEPARATOR = rf"\s*(?:,\s*and|,|;|/|\u3001|\uff0c|{_AND}|{_TO})\s*"
+_NUMBERS_NAMED = (
+    rf"\.?\s*(?P<numbers>{_NUMBER}"
+    rf"(?:{_SEPARATOR}{_NUMBER}|\s*{_TO}\s*(?:WORDS)\.?\s*{_NUMBER})*)"
+)
+"""With the word again after what makes a range: "Fig. 1 to Fig. 3"."""
 _AFTER = re.compile(
-    r"\s+(?:of|in|from|by)\s+(?i:the\s+)?(?:(?i:refs?\b|references?\b)|\["
+    r"\s+(?i:sup?plementari)|\s+(?:of|in|from|by)\s+(?i:the\s+)?(?:(?i:refs?\b|references?\b)|\["
     r"|[A-Z]\w+\s+(?:et al|and (?:co-?workers|colleagues|[A-Z]\w+\s*[\[(])|[(\[](?:19|20)?\d))"
 )
 """Says that the figure is of another work: "of ref. 12", "in [5]", "in Smith et al."."""
 _ELSEWHERE = re.compile(
-    r"suppl?|additional|extended|appendix|appendices|online|file|response|reviewer|anexo|anhang"
+    r"sup?pl|supp\b|^\W*e-$|additional|extended|appendix|appendices|online|file|response|reviewer|anexo|anhang"
     r"|\u8865\u5145|\u9644|^(?-i:\W*S\d*)$",
     re.IGNORECASE,
 )
@@ -148,8 +180,13 @@ class FigureIndex:
                             yield index
 
 
-def index_targets(targets: Sequence[Target]) -> FigureIndex:
-    """Return how these figures can be cited."""
+def index_targets(targets: Sequence[Target], language: str = "") -> FigureIndex:
+    """Return how these figures can be cited.
+
+    Args:
+        targets: the figures.
+        language: code of the text that cites them, whose words may not be the labels'.
+    """
     by_id: dict[str, list[int]] = {}
     by_label: dict[tuple[str, str], int] = {}
     panels: dict[tuple[str, str], list[tuple[str, int]]] = {}
@@ -168,7 +205,9 @@ def index_targets(targets: Sequence[Target]) -> FigureIndex:
             panel = _PANEL_OF.fullmatch(key)
             if panel:
                 panels.setdefault((kind, panel[1]), []).append((panel[2].lower(), index))
-    odd = sorted({key for _, key in by_label if not key.isdigit()}, key=len, reverse=True)
+    if words & _FIGURE_WORDS.keys():
+        words |= {"fig", _WORDS_OF.get(language, "fig")}
+    odd = sorted({key for _, key in by_label if not key.isdecimal()}, key=len, reverse=True)
     name, odd_name, hints = _compile_names(frozenset(words), tuple(odd), is_roman)
     return FigureIndex(
         by_id=by_id,
@@ -217,18 +256,23 @@ def _compile_names(
     word = f"(?P<kind>{'|'.join(written)})"
     keys = "|".join(re.escape(key).replace("\\-", _DASH) for key in odd)
     odd_name = re.compile(rf"{word}\.?\s*(?P<key>{keys})(?!\w)") if odd else None
-    return re.compile(word + _NUMBERS_NAMED), odd_name, hints
+    numbers = _NUMBERS_NAMED.replace("WORDS", "|".join(written))
+    return re.compile(word + numbers), odd_name, hints
 
 
 _HINTS = {
-    "fig": ("ig(?:ure)?", "IG(?:URE)?"),
-    "figura": ("ig(?:ura)?", "igg", "IG(?:URA)?"),
+    "fig": ("ig(?:u?ur(?:e|a|er|en|erna|erne)?|g)?", "IG(?:UR[EA])?"),
     "abb": ("bb(?:ildung)?", "ild(?:ern?)?"),
     "\u56fe": ("[\u56fe\u5716\u56f3]",),
     "\u0440\u0438\u0441": ("\u0438\u0441(?:\u0443\u043d\\w*)?",),
+    "\u0444\u0438\u0433": ("\u0438\u0433(?:\u0443\u0440\\w*)?",),
     "rys": ("ys(?:un\\w*)?", "yc(?:in\\w*)?"),
     "obr": ("br(?:\u00e1z\\w*)?",),
     "\u015fekil": ("ekil",),
+    "slika": ("lik[aeiu]",),
+    "kuva": ("uva[nt]?",),
+    "\u03b5\u03b9\u03ba": ("\u03b9\u03ba(?:\u03cc\u03bd\\w*)?",),
+    "\u0634\u0643\u0644": ("[\u0643\u06a9]\u0644",),
 }
 """Ends of the words: `re` finds plain letters far faster than a choice of two."""
 _WHOLE_HINTS = frozenset({"\u56fe"})
@@ -299,7 +343,7 @@ def _find_numbers(text: str, *, runs_back: bool) -> list[tuple[int, int, str]]:
 def _expand_letters(text: str) -> str:
     """Return the letters of "A", "(a, c)" or "A-C", in lower case."""
     found = ""
-    for match in _LETTERS.finditer(text.lower()):
+    for match in _LETTERS.finditer(re.sub("[()]", "", text.lower())):
         last = match[2] or match[1]
         found += "".join(map(chr, range(ord(match[1]), ord(last) + 1)))
     return found
@@ -321,7 +365,8 @@ _ROMAN_VALUES = {"I": 1, "V": 5, "X": 10}
 
 
 def _plain_key(key: str) -> str:
-    return re.sub(_DASH, "-", key)
+    """Return a number in ASCII digits without leading zeros, else with plain dashes."""
+    return str(int(key)) if key.isdecimal() else re.sub(_DASH, "-", key)
 
 
 @lru_cache(maxsize=256)

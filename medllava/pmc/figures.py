@@ -62,7 +62,7 @@ class FigureReader:
         config = self._config
         language, caption = self._choose_caption(figure, facts)
         license_ = self._check_rights(figure, facts)
-        flag = find_rights_flag(_all_captions(figure), figure.own)
+        flag = find_rights_flag(_all_captions(figure), figure.own, figure.mentions)
         modality = classify_modality(caption, figure.mentions)
         self._check_words(figure, caption, flag)
         if config.languages and language not in config.languages:
@@ -221,6 +221,8 @@ class FigureReader:
     def _check_rights(self, figure: Figure, facts: dict[str, Any]) -> License:
         """Return the license of a figure: its own, if it has one, else the article's."""
         own = find_own_license(_all_captions(figure), figure.own)
+        if own.is_contradicting and "any" not in self._config.licenses:
+            raise Rejection("rights", "license-conflict", f"the figure's own: {own.basis}")
         if own.code is None:
             return License(
                 code=facts["license"], url=facts["license_url"], basis=facts["license_basis"]

@@ -104,7 +104,7 @@ def _read_pmcid(ids: Mapping[str, str]) -> tuple[str, int]:
     pmcid = f"PMC{known[1]}" if known else ""
     version = int(known[2] or 0) if known else 0
     name, _, number = ids.get("pmcid-ver", "").partition(".")
-    if number.isdigit() and name == pmcid:
+    if number.isdecimal() and name == pmcid:
         version = int(number)
     return pmcid, version
 
@@ -145,12 +145,12 @@ def _read_date(parts: Parts) -> str:
     dates: list[str] = []
     for date in parts.get("pub-date", ()):
         year = child_text(date, "year")
-        if not (len(year) == 4 and year.isdigit()):
+        if not (len(year) == 4 and year.isdecimal()):
             continue
         stated = [year]
         for name in ("month", "day"):
             number = child_text(date, name)
-            if not number.isdigit():
+            if not number.isdecimal():
                 break
             stated.append(f"{int(number):02d}")
         dates.append("-".join(stated))

@@ -29,6 +29,7 @@ _CONTEXTS = {
     "trans-abstract": "abstract",
     "body": "body",
 }
+_HOLDERS = frozenset({"fig-group", "boxed-text", "disp-quote"})
 _NOT_FIGURE_PARTS = frozenset({"table-wrap", "disp-formula", "inline-formula", "caption", "fig"})
 _SUPPLEMENT = re.compile(
     r"(?<!figure )supp(l|\b)|supporting|additional file|extended data|author response|reviewer"
@@ -71,6 +72,8 @@ class _Place:
     context: str = ""
     """One of `_CONTEXTS`, the nearest, but any sub-article comes first."""
     group: Element | None = None
+    holders: tuple[Element, ...] = ()
+    """Elements around it that may speak of its rights, the nearest first."""
     scope: Element | None = None
     """The sub-article around it, whose text is what cites it."""
     language: str = ""
@@ -116,7 +119,7 @@ def read_article(root: Element, *, with_mentions: bool = True) -> Article:
     """
     front = read_front(root)
     drafts = _read_drafts(root, front.language)
-    mentions = _find_mentions(root, drafts) if with_mentions else [()] * len(drafts)
+    mentions = _find_mentions(root, drafts, front.language) if with_mentions else [()] * len(drafts)
     figures = [
         _read_figure(draft, found, front.language)
         for draft, found in zip(drafts, mentions, strict=True)
@@ -176,7 +179,7 @@ def _read_figure(draft: _Draft, mentions: tuple[str, ...], language: str) -> Fig
         context=place.context or "body",
         graphics=tuple(_read_graphics(element, graphics)),
         mentions=mentions,
-        own=read_own_rights([element, *graphics, *([] if place.group is None else [place.group])]),
+        own=read_own_rights([element, *graphics, *place.holders]),
         is_supplement=_is_review(place)
         or place.is_supplement
         or _SUPPLEMENT.search(f"{draft.label} {element.get('fig-type', '')}") is not None,
@@ -184,13 +187,14 @@ def _read_figure(draft: _Draft, mentions: tuple[str, ...], language: str) -> Fig
     )
 
 
-def _find_mentions(root: Element, drafts: Sequence[_Draft]) -> list[tuple[str, ...]]:
+def _find_mentions(root: Element, drafts: Sequence[_Draft], language: str) -> list[tuple[str, ...]]:
     """Return the citing sentences of each figure, from the text of its own (sub-)article."""
     found: list[tuple[str, ...]] = [()] * len(drafts)
     for scope in dict.fromkeys(draft.place.scope for draft in drafts):
         numbers = [n for n, draft in enumerate(drafts) if draft.place.scope is scope]
         targets = [drafts[n].target for n in numbers]
-        own = find_mentions(root if scope is None else scope, targets)
+        declared = language if scope is None else language_code(scope.get(LANG, language))
+        own = find_mentions(root if scope is None else scope, targets, declared)
         for number, sentences in zip(numbers, own, strict=True):
             found[number] = sentences
     return found
@@ -294,6 +298,7 @@ def _find_place(element: Element | None, known: dict[Element, _Place]) -> _Place
         place = known[element] = _Place(
             context=context,
             group=element if name == "fig-group" else around.group,
+            holders=(element, *around.holders) if name in _HOLDERS else around.holders,
             scope=element if name in {"sub-article", "response"} else around.scope,
             language=element.get(LANG, around.language),
             is_supplement=around.is_supplement or name == "supplementary-material",

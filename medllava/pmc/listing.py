@@ -12,7 +12,7 @@ from medllava.errors import DataError, RemoteError
 from medllava.pmc.archive import KEY, ObjectError, json_check, md5_check
 from medllava.pmc.state import Item
 from medllava.pmc.transport import Transport
-from medllava.pmc.xml import child, parse_xml
+from medllava.pmc.xml import XmlError, child, parse_xml
 
 INVENTORY = "inventory-reports/pmc-oa-opendata/metadata/"
 _DATED = re.compile(re.escape(INVENTORY) + r"(\d{4}-\d\d-\d\d)T\d\d-\d\dZ/")
@@ -45,12 +45,23 @@ def iter_prefixes(transport: Transport, prefix: str) -> Iterator[str]:
             yield (getattr(child(common, "Prefix"), "text", "") or "").strip()
         next_token = child(root, "NextContinuationToken")
         if next_token is None or not next_token.text:
+            if (getattr(child(root, "IsTruncated"), "text", "") or "").strip() == "true":
+                raise RemoteError(
+                    f"the listing of {prefix!r} breaks off and names no next page."
+                    " Check --base-url: a copy of the bucket must speak version 2 of the listing."
+                )
             return
         token = next_token.text
 
 
 def _listing_fault(body: bytes) -> str | None:
-    return None if b"<ListBucketResult" in body[:1000] else f"not a listing but {body[:60]!r}"
+    if b"<ListBucketResult" not in body[:1000]:
+        return f"not a listing but {body[:60]!r}"
+    try:
+        parse_xml(body)
+    except XmlError as error:
+        return error.detail
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,9 +34,17 @@ _UNTOLD = frozenset({"front", "floats-group", "floats-wrap"})
 """Their blocks are running text, but nothing that stands between those is."""
 
 
-def find_mentions(root: Element, targets: Sequence[Target]) -> list[tuple[str, ...]]:
-    """Return, for each figure, the sentences that cite it, in reading order without repeats."""
-    index = index_targets(targets)
+def find_mentions(
+    root: Element, targets: Sequence[Target], language: str = ""
+) -> list[tuple[str, ...]]:
+    """Return, for each figure, the sentences that cite it, in reading order without repeats.
+
+    Args:
+        root: an article or sub-article.
+        targets: its figures.
+        language: code of its text.
+    """
+    index = index_targets(targets, language)
     found: list[dict[str, None]] = [{} for _ in targets]
     for block, references in _citing_blocks(root, index).items():
         for sentence, cited in _read_block(block, references, index):

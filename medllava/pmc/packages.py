@@ -8,6 +8,7 @@ article is done.
 import gzip
 import hashlib
 import io
+import logging
 import os
 import tarfile
 import tempfile
@@ -16,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Never
 
 from medllava.errors import DataError
 from medllava.pmc.archive import (
@@ -30,9 +31,10 @@ from medllava.pmc.archive import (
     iter_mirror,
 )
 from medllava.pmc.images import MAX_IMAGE_BYTES
-from medllava.pmc.state import Item
-from medllava.pmc.xml import MAX_XML_BYTES, Element, iter_articles
+from medllava.pmc.state import Item, Miss
+from medllava.pmc.xml import MAX_XML_BYTES, Element, XmlError, is_jats, iter_articles
 
+_LOGGER = logging.getLogger(__name__)
 XML_SUFFIXES = (".nxml", ".xml", ".nxml.gz", ".xml.gz")
 TAR_SUFFIXES = (".tar.gz", ".tgz", ".tar", ".tar.bz2", ".tar.xz")
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".tif", ".tiff", ".webp")
@@ -60,8 +62,8 @@ class LocalSource:
         }
         self._scratch_dir = scratch_dir
 
-    def iter_items(self) -> Iterator[Item]:
-        """Yield the articles and files below the inputs, in a stable order."""
+    def iter_items(self) -> Iterator[Item | Miss]:
+        """Yield the articles and files below the inputs in a stable order, and what is neither."""
         for number, path in enumerate(self._inputs):
             if number in self._mirrors:
                 yield from iter_mirror(path)
@@ -69,7 +71,7 @@ class LocalSource:
                 yield Item(name=f"{number}/{path.name}")
             else:
                 for relative in iter_files(path):
-                    yield Item(name=f"{number}/{relative}")
+                    yield _item_of(f"{number}/{relative}")
 
     def iter_articles(self, item: Item) -> Iterator[ArticleFiles]:
         """Yield the articles of a mirror's version or of a file."""
@@ -79,7 +81,7 @@ class LocalSource:
         number, _, relative = item.name.partition("/")
         root = self._inputs[int(number)]
         path = root if root.is_file() else root / relative
-        if path.name.endswith(TAR_SUFFIXES):
+        if path.name.lower().endswith(TAR_SUFFIXES):
             yield from self._iter_package(item, path)
         else:
             with _open_xml(path) as stream:
@@ -98,11 +100,25 @@ class LocalSource:
     def _iter_package(self, item: Item, path: Path) -> Iterator[ArticleFiles]:
         self._scratch_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self._scratch_dir) as scratch:
-            for data, images in read_package(path, Path(scratch)):
-                yield from _iter_stream(item, io.BytesIO(data), images)
+            for name, data, images in read_package(path, Path(scratch)):
+                try:
+                    yield from _iter_stream(item, io.BytesIO(data), images)
+                except (ObjectError, XmlError) as error:
+                    # One that cannot be read must not cost those behind it.
+                    yield _unreadable(f"{item.name}#{name}", error)
 
     def release(self, item: Item) -> None:
         """Do nothing: the files are not ours."""
+
+
+def _item_of(name: str) -> Item | Miss:
+    """Return a file as an item, or what is wrong with its name: it cannot be written down."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        shown = name.encode(errors="backslashreplace").decode()
+        return Miss(key=shown, reason="bad-name", detail="the file's name is not UTF-8; rename it")
+    return Item(name=name)
 
 
 class FolderImages:
@@ -134,38 +150,51 @@ class FolderImages:
 
 
 def iter_files(folder: Path) -> Iterator[str]:
-    """Yield the XML files and packages below a folder, sorted, without following links."""
-    for place, folders, files in os.walk(folder):
+    """Yield the XML files and packages below a folder, sorted.
+
+    Links to folders are not followed, which is said in a warning.
+
+    Raises:
+        DataError: a folder below it cannot be read; what it holds would be missed for good.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise DataError(
+            f"the folder cannot be read ({error.strerror}): {error.filename}."
+            " Change its permissions, or give the readable ones with --input."
+        ) from None
+
+    for place, folders, files in os.walk(folder, onerror=refuse):
         folders.sort()
+        for name in folders:
+            if (Path(place) / name).is_symlink():
+                _LOGGER.warning(
+                    "a link is not followed: %s; give it with --input", Path(place, name)
+                )
         for name in sorted(files):
             if name.lower().endswith(XML_SUFFIXES + TAR_SUFFIXES):
                 yield (Path(place) / name).relative_to(folder).as_posix()
 
 
-def read_package(path: Path, scratch: Path) -> Iterator[tuple[bytes, FolderImages]]:
-    """Yield the XML of each article in a tar package with the images of its folder.
+def read_package(path: Path, scratch: Path) -> Iterator[tuple[str, bytes, FolderImages]]:
+    """Yield name and content of each XML file in a tar package with the images of its folder.
 
     Raises:
-        ObjectError: damaged, too large, or a member that has no place in a package.
+        ObjectError: damaged, too large, without XML, or a member that has no place in a package;
+            XML that is too large is told after the others were yielded.
     """
-    documents: list[tuple[str, bytes]] = []
+    documents: list[tuple[PurePosixPath, bytes]] = []
     images: dict[str, dict[str, Path]] = {}
-    total = 0
+    too_large = ""
     try:
         with tarfile.open(path, "r|*") as package:
-            for number, member in enumerate(package):
-                _check_member(member, number)
-                total += member.size
-                if total > _MAX_PACKAGE_BYTES:
-                    raise ObjectError(
-                        "package-too-large", f"more than {_MAX_PACKAGE_BYTES:,} bytes: {path.name}"
-                    )
+            for number, (member, stream) in enumerate(_iter_members(package, path.name)):
                 name = PurePosixPath(member.name)
-                stream = package.extractfile(member)
-                if stream is None:
-                    continue
-                if name.suffix.lower() in {".nxml", ".xml"} and member.size <= MAX_XML_BYTES:
-                    documents.append((str(name.parent), stream.read()))
+                if name.suffix.lower() in {".nxml", ".xml"}:
+                    if member.size <= MAX_XML_BYTES:
+                        documents.append((name, stream.read()))
+                    else:
+                        too_large = f"XML of {member.size:,} bytes: {name} of {path.name}"
                 elif name.suffix.lower() in _IMAGE_SUFFIXES and member.size <= MAX_IMAGE_BYTES:
                     file = scratch / f"{number}"
                     file.write_bytes(stream.read())
@@ -174,8 +203,29 @@ def read_package(path: Path, scratch: Path) -> Iterator[tuple[bytes, FolderImage
         raise ObjectError(
             "package-damaged", f"package that does not open ({error}): {path.name}"
         ) from None
-    for place, data in documents:
-        yield data, FolderImages(scratch, images.get(place, {}))
+    for name, data in documents:
+        yield str(name), data, FolderImages(scratch, images.get(str(name.parent), {}))
+    if too_large:
+        raise ObjectError("xml-too-large", too_large)
+    if not documents:
+        raise ObjectError("no-article", f"no XML in the package: {path.name}")
+
+
+def _iter_members(
+    package: tarfile.TarFile, name: str
+) -> Iterator[tuple[tarfile.TarInfo, IO[bytes]]]:
+    """Yield the files of a package with their content, once they are known to be harmless."""
+    total = 0
+    for number, member in enumerate(package):
+        _check_member(member, number)
+        total += member.size
+        if total > _MAX_PACKAGE_BYTES:
+            raise ObjectError(
+                "package-too-large", f"more than {_MAX_PACKAGE_BYTES:,} bytes: {name}"
+            )
+        stream = package.extractfile(member)
+        if stream is not None:
+            yield member, stream
 
 
 def _check_member(member: tarfile.TarInfo, number: int) -> None:
@@ -190,7 +240,10 @@ def _check_member(member: tarfile.TarInfo, number: int) -> None:
 
 def _iter_stream(item: Item, stream: IO[bytes], images: FolderImages) -> Iterator[ArticleFiles]:
     position = -1
-    for position, root in enumerate(iter_articles(stream)):
+    for root in iter_articles(stream):
+        if not is_jats(root):
+            continue
+        position += 1
         yield ArticleFiles(
             item=item.name if position == 0 else f"{item.name}#{position + 1}",
             load_root=lambda root=root: _same(root),  # type: ignore[misc]  # bound at once, used at once
@@ -200,6 +253,17 @@ def _iter_stream(item: Item, stream: IO[bytes], images: FolderImages) -> Iterato
         )
     if position < 0:
         raise ObjectError("no-article", "no article element in the file")
+
+
+def _unreadable(name: str, error: ObjectError | XmlError) -> ArticleFiles:
+    """Return an article whose reading says what is wrong with its file."""
+
+    def fail(_: str = "") -> Never:
+        raise error
+
+    return ArticleFiles(
+        item=name, load_root=fail, image_names=(), load_image=fail, size_of=lambda _: 0
+    )
 
 
 def _same(root: Element) -> Element:
@@ -215,7 +279,7 @@ def _open_xml(path: Path) -> Iterator[IO[bytes]]:
     """
     try:
         with path.open("rb") as plain:
-            if path.name.endswith(".gz"):
+            if path.name.lower().endswith(".gz"):
                 with closing(gzip.GzipFile(fileobj=plain)) as stream:
                     yield stream  # type: ignore[misc]  # a binary stream like any other
             else:

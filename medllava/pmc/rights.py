@@ -12,6 +12,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
+from medllava.pmc.rights_words import (
+    ATTRIBUTION,
+    BOTH_USES,
+    CODE_RUN,
+    COMMONS,
+    CREDIT,
+    GIVEN,
+    LICENSED,
+    PERMISSION,
+    RESTRICTIONS,
+    THIRD_PARTY,
+)
 from medllava.pmc.text import render_text, sentence_at
 from medllava.pmc.xml import Element, child, local_name
 
@@ -24,64 +36,15 @@ _WRITTEN_CODE = re.compile(
     r"(?:[\s_-]*V?[1-4]\.[05](?:[\s_-]+(?:IGO|INTERNATIONAL|UNPORTED|[A-Z]{2}))?)?"
 )
 _ADDRESS = re.compile(
-    r"creativecommons\.org/(?:licenses|publicdomain)/(?:cc[-_])?([a-z0-9-]+)", re.IGNORECASE
+    r"creative-?commons\.org/(?:licen[cs]es?|publicdomain)/(?:cc[-_])?([a-z0-9-]+)", re.IGNORECASE
 )
-_WRITTEN_ADDRESS = re.compile(r"https?://(?:www\.)?creativecommons\.org/[\w./-]+[\w/]", re.I)
-_COMMONS = re.compile(r"creative\s?commons|\bcc[ -]by\b|\bcc0\b|public domain dedication", re.I)
-_ATTRIBUTION = re.compile(
-    r"attribution|atribuci[o\u00f3]n|atribui[c\u00e7][a\u00e3]o|attribuzione|paternit[e\u00e9]|namensnennung"
-    r"|\bcc[ -]by\b",
-    re.IGNORECASE,
-)
-_BOTH_USES = re.compile(
-    r"\b(?:commercial\w*,? (?:and|or|as well as) non-?\s?commercial\w*"
-    r"|non-?\s?commercial\w*,? (?:and|or|as well as) commercial\w*)",
-    re.IGNORECASE,
-)
-"""Speaks of non-commercial use and forbids nothing."""
-_NO = r"(?:not|no|n[a\u00e3]o|pas|nicht|non)"
-_RESTRICTIONS = {
-    "NC": re.compile(
-        r"non-?\s?commercial|\bno[- ]?comercial|n[a\u00e3]o-?\s?comercial|nicht[- ]?kommerziell"
-        r"|pas d.utilisation commerciale|utilisation non commerciale|(?<![\w])nc\b"
-        rf"|commercial (?:re-?)?use[sd]?\b[^.;]{{0,40}}"
-        rf"\b(?:{_NO} (?:be )?(?:permitted|allowed|granted)"
-        r"|prohibited|forbidden|requires?|needs?)|not[^.;]{0,30}\bfor (?:any )?commercial",
-        re.IGNORECASE,
-    ),
-    "SA": re.compile(
-        r"share-?\s?alike|compartir-?\s?igual|compartilha-?\s?igual|(?<![\w])sa\b"
-        r"|partage dans les m[e\u00ea]mes|weitergabe unter gleichen|condividi allo stesso",
-        re.IGNORECASE,
-    ),
-    "ND": re.compile(
-        r"no-?\s?deriv|non-?\s?deriv|without deriv|sin-?\s?(?:obra)?s?-?\s?deriv|sem-?\s?deriv"
-        r"|pas de modification|keine[- ]?bearbeitung|non opere derivate|(?<![\w])nd\b"
-        r"|derivative works?[^.;]{0,30}\b(?:not|prohibited)|(?:not|never)[^.;]{0,20}\bshare adapted"
-        r"|not[^.;]{0,25}\b(?:altered|transformed|built upon|changed in any way|modified)",
-        re.IGNORECASE,
-    ),
-}
-_STRONG = (
-    r"with (?:kind |the |written )*permission|permission (?:from|of)|courtesy of"
-    r"|all rights reserved"
-)
-_THIRD_PARTY = re.compile(
-    rf"{_STRONG}|\u00a9|\bcopyright\b|\(c\) (?:19|20)\d\d"
-    r"|\b(?:reprinted|reproduced|republished|adapted|redrawn) from\b",
-    re.IGNORECASE,
-)
-_STRONG_PATTERN = re.compile(_STRONG, re.IGNORECASE)
-_CREDIT = re.compile(
-    rf"{_THIRD_PARTY.pattern}|\b(?:credits?|photo(?:graph)?s? by|courtesy)\b|\bphoto(?:graph)?s?:"
-    r"|\bsource:?\s+(?!.{0,20}\b(?:authors?|own|this study|elaborat))",
-    re.IGNORECASE,
-)
-"""In a line that only says where a figure comes from, less is enough than in a caption."""
+_WRITTEN_ADDRESS = re.compile(r"https?://(?:www\.)?creative-?commons\.org/[\w./-]+[\w/]", re.I)
 _RIGHTS_NAMES = (
     *("{*}permissions", "{*}attrib"),
     *("{*}copyright-statement", "{*}copyright-holder", "{*}copyright-year"),
 )
+_NOTES = ("{*}p", "{*}fn", "{*}fn-group")
+"""Words of a figure beside its caption, which may speak of rights."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,9 +145,6 @@ def _read_element(element: Element) -> License:
     references = ["".join(r.itertext()).strip() for r in element.iter("{*}license_ref")]
     addresses = [*attributes, *references]
     stated = [License(code=code_of_address(a), url=a, basis=a) for a in addresses]
-    kind = normalize_code(element.get("license-type"))
-    if kind in KNOWN_CODES:
-        stated.append(License(code=kind, basis=f"license-type: {element.get('license-type')}"))
     links = [
         str(v)
         for link in element.iter("{*}ext-link", "{*}uri")
@@ -192,12 +152,17 @@ def _read_element(element: Element) -> License:
         if k == "href" or k.endswith("}href")
     ]
     links += _WRITTEN_ADDRESS.findall(text)
-    linked = [License(code=code_of_address(a), url=a, basis=a) for a in links]
+    stated += [License(code=code_of_address(a), url=a, basis=a) for a in links]
+    kind = element.get("license-type", "")
+    code = normalize_code(re.sub(r"creative[\s_-]?commons|^(?=by\b)", "CC", kind, flags=re.I))
+    if code in KNOWN_CODES:
+        stated.append(License(code=code, basis=f"license-type: {kind}"))
     named = License(code=code_of_wording(text), basis=_basis(text))
     if named.code is None and any(one.code for one in stated):
         # The address names the license; the words may still restrict it.
-        named = replace(named, code=code_of_wording(f"CC BY {text}"))
-    return combine([*stated, *linked, named])
+        code = code_of_wording(f"CC BY {text}")
+        named = replace(named, code=None if code == "CC BY" else code)
+    return combine([*stated, named])
 
 
 def normalize_code(code: str | None) -> str | None:
@@ -247,11 +212,12 @@ def code_of_address(address: str) -> str | None:
 @lru_cache(maxsize=1024)
 def code_of_wording(text: str) -> str | None:
     """Return the code that a license's wording amounts to, None if it names no such license."""
-    if _COMMONS.search(text) is None:
+    if COMMONS.search(text) is None:
         return None
-    words = _BOTH_USES.sub("", text)
-    extra = [code for code, sign in _RESTRICTIONS.items() if sign.search(words)]
-    if _ATTRIBUTION.search(words) or extra:
+    words = BOTH_USES.sub("", text)
+    written = "".join(CODE_RUN.findall(words)).upper()
+    extra = [code for code, sign in RESTRICTIONS.items() if code in written or sign.search(words)]
+    if ATTRIBUTION.search(words) or extra:
         code = "-".join(["CC BY", *extra])
         return code if code in KNOWN_CODES else None
     if re.search(r"\bcc0\b|public domain dedication|creative\s?commons zero", words, re.IGNORECASE):
@@ -265,7 +231,7 @@ def is_allowed(code: str | None, allowed: Sequence[str]) -> bool:
 
 
 def read_own_rights(places: Iterable[Element]) -> OwnRights:
-    """Return what a figure, its group and its images state about rights of their own.
+    """Return what a figure, its images and what is around it state about rights of their own.
 
     Args:
         places: the elements whose children are looked at, the figure first.
@@ -273,16 +239,20 @@ def read_own_rights(places: Iterable[Element]) -> OwnRights:
     stated: list[License] = []
     words: list[str] = []
     credits_: list[str] = []
+    names: tuple[str, ...] = (*_RIGHTS_NAMES, *_NOTES)
     for place in places:
-        for part in place.iterchildren(*_RIGHTS_NAMES):
+        for part in place.iterchildren(*names):
             name = local_name(part)
             if name == "permissions":
                 stated.append(read_license(place))
                 words.append(" ".join(filter(None, map(render_text, part))) or "own permissions")
             elif name == "attrib":
                 credits_.append(render_text(part))
-            else:
+            elif name.startswith("copyright"):
                 words.append(render_text(part))
+            elif CREDIT.search(text := render_text(part)) is not None:
+                credits_.append(text)
+        names = _RIGHTS_NAMES  # the paragraphs of what is around are not about the figure
     return OwnRights(
         license=combine(stated),
         permissions=" ".join(dict.fromkeys(filter(None, words))),
@@ -290,42 +260,51 @@ def read_own_rights(places: Iterable[Element]) -> OwnRights:
     )
 
 
-def find_rights_flag(caption: str, own: OwnRights) -> str | None:
+def find_rights_flag(caption: str, own: OwnRights, mentions: Sequence[str] = ()) -> str | None:
     """Return why a figure may not be covered by the article's license, None if nothing says so.
 
     A Creative Commons license of its own, in its permissions or in the sentence that names the
-    source, frees a figure, unless the same words speak of a permission that was given.
+    source, frees a figure, unless the same words speak of a permission that was given, or say that
+    the license does not hold.
+
+    Args:
+        caption: in all languages.
+        own: what the figure states.
+        mentions: sentences that cite it.
     """
     for kind, text, pattern in (
-        ("wording", caption, _THIRD_PARTY),
-        ("credit", own.credit, _CREDIT),
-        ("own permissions", own.permissions, _THIRD_PARTY),
+        ("wording", caption, THIRD_PARTY),
+        ("credit", own.credit, CREDIT),
+        ("own permissions", own.permissions, THIRD_PARTY),
     ):
         for match in pattern.finditer(text):
             sentence = sentence_at(text, match.start())
-            is_strong = _STRONG_PATTERN.search(sentence) is not None
+            is_strong = PERMISSION.search(sentence) is not None
             if is_strong or (own.license.code is None and code_of_wording(sentence) is None):
                 return f"{kind}: {sentence[:200]}"
     if own.permissions and own.license.code is None:
         return f"own permissions: {own.permissions[:200]}"
-    return None
+    given = next((sentence for sentence in mentions if GIVEN.search(sentence)), None)
+    return given and f"mention: {given[:200]}"
 
 
 def find_own_license(caption: str, own: OwnRights) -> License:
-    """Return the license that a figure has of its own; without a code if it has none."""
-    if own.license.code is not None:
-        return own.license
-    for text in (own.credit, caption):
-        for match in _CREDIT.finditer(text):
-            sentence = sentence_at(text, match.start())
-            code = code_of_wording(sentence)
-            if code is not None:
-                address = _WRITTEN_ADDRESS.search(sentence)
-                return License(code=code, url=address and address[0], basis=sentence[:300])
-    return own.license
+    """Return the license that a figure has of its own; without a code if it has none.
+
+    Every sentence of its credit line and caption that names a license counts, and the strictest of
+    them holds, as with an article's.
+    """
+    stated = [
+        License(code=code, url=address and address[0], basis=sentence[:300])
+        for text in (own.credit, caption)
+        for sentence in dict.fromkeys(sentence_at(text, m.start()) for m in LICENSED.finditer(text))
+        for code, address in [(code_of_wording(sentence), _WRITTEN_ADDRESS.search(sentence))]
+        if code is not None
+    ]
+    return combine([own.license, *stated]) if stated else own.license
 
 
 def _basis(text: str) -> str:
     """Return the sentence of a wording that names the license."""
-    match = _COMMONS.search(text)
+    match = COMMONS.search(text)
     return sentence_at(text, match.start())[:300] if match else text[:300]

@@ -144,7 +144,9 @@ def _iter_versions(config: FetchConfig, pmcids: Iterable[str | Miss]) -> Iterato
 def _read_ids(path: Path) -> Iterator[str]:
     with ExitStack() as stack:
         try:
-            handle = sys.stdin if str(path) == "-" else stack.enter_context(path.open())
+            handle = (
+                sys.stdin if str(path) == "-" else stack.enter_context(path.open(encoding="utf-8"))
+            )
             yield from iter_lines(handle)
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"list of ids cannot be read ({error}): {path}.") from None

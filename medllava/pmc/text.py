@@ -54,21 +54,25 @@ _PUNCTUATION = re.compile(r"[\s,;\u2013\u2212-]*")
 
 MARK_OPEN, MARK_CLOSE = "\x01", "\x02"
 """Mark where a reference begins and ends: characters that XML cannot hold."""
-_UPPER = "A-Z\u00c0-\u00d6\u00d8-\u00de\u0100-\u017f\u0370-\u03ff\u0400-\u042f"
-_CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+_UPPER = "A-Z\u00c0-\u00d6\u00d8-\u00de\u0100-\u017f\u0370-\u03ff\u0400-\u042f\u1e00-\u1eff"
+_CASELESS = "\u0590-\u06ff\u0900-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+"""Hebrew and Arabic, the scripts of India and Thailand, and those of East Asia."""
 _SENTENCE_END = re.compile(
-    r"[.!?\u3002\uff01\uff1f\uff0e](?:(?<=[.!?])"
-    rf"[\"'\u201d\u2019)\]]*\x02?\s+(?=[\x01\"'\u201c\u2018\u00bf\u00a1(\[]?.?[{_UPPER}{_CJK}0-9])"
+    r"[.!?\u3002\uff01\uff1f\uff0e\u061f\u06d4\u0964](?:(?<=[.!?])"
+    rf"[\"'\u201d\u2019)\]]*\x02?\s+(?=[\x01\"'\u201c\u2018\u00bf\u00a1(\[]?.?[{_UPPER}{_CASELESS}0-9])"
     r"|(?<![.!?])[\u201d\u2019\u300d\u300f\uff09)\]]*\x02?\s*(?=.))"
 )
 """A mark, closing quotes, and what may begin a sentence after it; CJK marks need no space. All
 marks stand in one set in front, because `re` finds a set far faster than a choice."""
 _ABBREVIATION_WORDS = """
-    fig figs abb bild rys obr ref refs eq eqs eqn tab tabs al vs cf ca approx resp dr prof no nos
-    vol sp spp var st
+    fig figs figg abb afb bild rys ryc obr ref refs eq eqs eqn tab tabs al vs cf ca approx resp dr
+    prof no nos
+    vol sp spp var st vgl bzw nr bzgl ggf evtl inkl ej pag p\u00e1g n\u00fam aprox env np tzn
     inc ltd co jr sup supp suppl sec chap p pp subsp ssp viz mr mrs ms incl max min temp ser cat
 """
-_ABBREVIATIONS = frozenset(_ABBREVIATION_WORDS.split()) | {"\u0440\u0438\u0441"}
+_ABBREVIATIONS = frozenset(_ABBREVIATION_WORDS.split()) | {
+    *("\u0440\u0438\u0441", "\u0444\u0438\u0433", "\u03b5\u03b9\u03ba"),
+}
 _LAST_WORD = re.compile(r"[^\W\d_]+\Z")
 _LONGEST_ABBREVIATION = max(map(len, _ABBREVIATIONS))
 

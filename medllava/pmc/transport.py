@@ -175,8 +175,8 @@ class Transport:
                 False for services and listings, which are always there.
 
         Raises:
-            ObjectError: it is not there (`object-missing`), or it is larger than any can be.
-            UnansweredError: no answer that can be used after all attempts.
+            ObjectError: it is not there (`object-missing`).
+            UnansweredError: no answer that can be used after all attempts, or one without an end.
             BudgetSpentError: the byte limit is reached.
         """
         return self._insist("GET", path, params, check, is_object=is_object).body
@@ -191,7 +191,7 @@ class Transport:
         length = self._insist("HEAD", path, None, None, is_object=True).headers.get(
             "content-length", ""
         )
-        if not length.isdigit():
+        if not length.isdecimal():
             raise UnansweredError(f"{self._host} names no size: {path}.", reason="no-answer")
         return int(length)
 
@@ -244,8 +244,10 @@ class Transport:
             for block in response.iter_raw():
                 body += block
                 if len(body) > _MAX_BODY_BYTES:
-                    raise ObjectError(
-                        "object-too-large", f"body of more than {_MAX_BODY_BYTES:,} bytes"
+                    raise UnansweredError(
+                        f"{self._host} sends more than {_MAX_BODY_BYTES:,} bytes: {url.path}."
+                        " Run the same command again later; it goes on.",
+                        reason="object-too-large",
                     )
                 if time.monotonic() > deadline:
                     raise httpx.ReadTimeout(
@@ -287,7 +289,7 @@ def _find_fault(
         raise ObjectError("object-missing", f"{path}: HTTP {answer.status}")
     if answer.status in _REPEATABLE:
         asked = answer.headers.get("retry-after", "")
-        wait = float(asked) if asked.isdigit() else 0.0
+        wait = float(asked) if asked.isdecimal() else 0.0
         return _Fault(f"HTTP {answer.status}", wait_seconds=wait)
     if answer.status != _OK:
         return _Fault(f"HTTP {answer.status}", reason="refused", attempts=_REFUSED_ATTEMPTS)

@@ -36,6 +36,7 @@ _OPTIONS: dict[str, Any] = {
 _UNREAD = (b"ref-list", b"table-wrap")
 """Elements that are cut out of an article before the parse, a third to half of its markup. A
 figure, another of its kind, a comment or CDATA inside forbids it."""
+_PARTS = frozenset({"front", "body", "back", "floats-group", "floats-wrap"})
 _AFTER_NAME = b" >\n\t\r/"
 _local = threading.local()
 
@@ -134,7 +135,9 @@ def iter_articles(stream: IO[bytes]) -> Iterator[Element]:
     head = stream.read(_BLOCK_BYTES)
     match = _ROOT.search(head)
     if match is None or match[1] == b"article":
-        yield parse_article(_read_rest(head, stream))
+        root = parse_article(_read_rest(head, stream))
+        # A comment or an encoding of two bytes hides an envelope from the search in bytes.
+        yield from [root] if local_name(root) == "article" else root.iter("{*}article")
         return
     joined = _Chained(head, stream)
     try:
@@ -169,6 +172,11 @@ def local_name(element: Element) -> str:
     """Return the tag without its namespace."""
     tag: str = element.tag
     return tag.rpartition("}")[2] if tag[0] == "{" else tag
+
+
+def is_jats(article: Element) -> bool:
+    """Tell whether an `article` is one of JATS, not of a web page or another vocabulary."""
+    return not _PARTS.isdisjoint(children_by_name(article))
 
 
 def child(element: Element | None, *names: str) -> Element | None:

@@ -122,6 +122,12 @@ FIVE = {str(n): f"Figure {n}" for n in range(1, 6)}
         ("See Figs 4\u20131 and 5.", "12345"),
         ("See Figures 3 to 1.", "123"),
         ("See Figure 5-1 of the guide.", "15"),
+        ("See Fig. 1 to Fig. 3.", "123"),
+        ("From Figure 2 through Figure 4.", "234"),
+        ("See Fig. 1\u2013Fig. 3 and Figures 4/5.", "12345"),
+        ("See Fig 1(a)\u2013(c) and 2(b).", "12"),
+        ("See Figure 5A or 4 days later.", "5"),
+        ("See e-Figure 3, eFigure 2 and Appendix Figure 1.", ""),
     ],
 )
 def test_untagged_ranges_credit_what_is_between(text: str, cited: str) -> None:
@@ -158,6 +164,27 @@ def test_untagged_ranges_credit_what_is_between(text: str, cited: str) -> None:
         ("See Figure 1.", ["Fig. 1", "Fig. 1A"], "0"),
         ("See Figures 1 and 2.", ["Figure 1 |", "FIGURE 2.\u2014"], "01"),
         ("See Schemes 1 and 2, Figure 1.", ["Scheme 1", "Scheme 2", "Figure 1"], "012"),
+        ("V\u00e9ase la Figura 1 y (Fig. 2).", ["Fig. 1", "Fig. 2"], "01"),
+        ("Nas Figuras 1 at\u00e9 3.", ["Figura 1", "Figura 2", "Figura 3"], "012"),
+        ("Figg. 1 e 2.", ["Fig. 1", "Fig. 2"], "01"),
+        ("Siehe Fig. 2 und Abb. 1.", ["Abb. 1", "Abb. 2"], "01"),
+        ("Se figur 1 och 2.", ["Figur 1", "Figur 2"], "01"),
+        ("Zie figuur 2.", ["Figuur 1", "Figuur 2"], "1"),
+        ("Na sliki 2.", ["Slika 1", "Slika 2"], "1"),
+        ("Xem H\u00ecnh 2.", ["H\u00ecnh 1", "H\u00ecnh 2"], "1"),
+        (
+            "\u0395\u03b9\u03ba. 2",
+            ["\u0395\u03b9\u03ba\u03cc\u03bd\u03b1 1", "\u0395\u03b9\u03ba\u03cc\u03bd\u03b1 2"],
+            "1",
+        ),
+        ("\u0627\u0644\u0634\u0643\u0644 2", ["\u0634\u0643\u0644 1", "\u0634\u0643\u0644 2"], "1"),
+        ("\u5982\u56fe\uff11\u6240\u793a", ["\u56fe1", "\u56fe2"], "0"),
+        ("\u56f3\uff11\u301c\uff13\u306b", ["\u56f31", "\u56f32", "\u56f33"], "012"),
+        ("\uadf8\ub9bc 1\uacfc 2", ["\uadf8\ub9bc 1", "\uadf8\ub9bc 2"], "01"),
+        ("Imagen 1 y Gr\u00e1fico 1.", ["Imagen 1", "Gr\u00e1fico 1"], "01"),
+        ("See Figure 01.", ["Figure 1"], "0"),
+        ("See Fig. IV\u2013VI.", ["Fig. IV", "Fig. V", "Fig. VI"], "012"),
+        ("Figura 1 suplementaria.", ["Figura 1"], ""),
     ],
 )
 def test_names_of_other_languages_and_numberings_count(
@@ -179,6 +206,12 @@ def test_names_of_other_languages_and_numberings_count(
             "La Fig. 1 est visible.",
         ),
         ("Uno. \u00bfVer Fig. 1? S\u00ed.", "\u00bfVer Fig. 1?"),
+        ("Eins. Siehe vgl. Fig. 1 oben. \u00d6l.", "Siehe vgl. Fig. 1 oben."),
+        ("Xem Fig. 1. \u1ede \u0111\u00e2y.", "Xem Fig. 1."),
+        (
+            "\u0939\u0948\u0964 \u092f\u0939 Fig. 1 \u0939\u0948\u0964 \u0926\u0942\u0964",
+            "\u092f\u0939 Fig. 1 \u0939\u0948\u0964",
+        ),
     ],
 )
 def test_sentences_end_in_every_script(text: str, sentence: str) -> None:
@@ -221,3 +254,9 @@ def test_sub_articles_cite_their_own_figures() -> None:
     )
     mentions = {figure.xml_id: figure.mentions for figure in read_article(root).figures}
     assert mentions == {"a": ("See Figure 1.",), "b": ("Now Image 1 and Figure 1.",)}
+
+
+def test_text_may_call_figures_otherwise_than_their_english_labels() -> None:
+    assert cited_by("Siehe Abbildung 2.", FIVE, "de")["2"]
+    assert cited_by("\u5982\u56fe2\u6240\u793a\u3002", FIVE, "zh")["2"]
+    assert not cited_by("Siehe Abbildung 2.", FIVE, "en")["2"]
