@@ -175,7 +175,7 @@ def run(
     if protocol not in list(Protocol):
         raise typer.BadParameter(f"{protocol!r} is not one of {', '.join(Protocol)}.")
     answers = predictions or (compare[0] if compare else None)
-    kind, base_url = parse_backend(backend)
+    kind, base_url = parse_backend(backend, checkpoint=None if predictions else ckpt)
     config = EvalConfig(
         task=task,
         checkpoint=None if predictions else ckpt,

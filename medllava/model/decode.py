@@ -179,12 +179,14 @@ class Reply:
         self.ids: list[int] = []
         self.text = ""
         self.is_over = False
+        self.end_id: int | None = None
+        """Token that ended it; not among `ids`."""
         self._length: int | None = None  # of the text before a stop string
 
     def take(self, token: int) -> str:
         """Add a token; return what may be shown because of it."""
         if token in self._end_ids:
-            self.is_over = True
+            self.is_over, self.end_id = True, token
             return self.rest()
         self.ids.append(token)
         if not self._is_read:
@@ -226,6 +228,70 @@ class Speaker:
     def choose(self, logits: Tensor) -> int:
         """Choose by logits (V,) what follows."""
         return self.draws.choose(logits, [*self._prompt, *self.reply.ids])
+
+
+class Rows:
+    """Keys, values and padding of answers that grow together, one row each."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        prompts: Sequence[Sequence[int]],
+        *,
+        cache: DynamicCache | None = None,
+        past: int = 0,
+    ) -> None:
+        """Lay out prompts of different lengths, padded on the left.
+
+        Args:
+            decoder: model.
+            prompts: ids that are still to be read, image tokens spread.
+            cache: of what every row has read already; None: of nothing.
+            past: tokens in it.
+        """
+        longest = max(len(prompt) for prompt in prompts)
+        ids = torch.full((len(prompts), longest), decoder.tokenizer.pad_token_id or 0)
+        mask = torch.zeros((len(prompts), past + longest), dtype=torch.long)
+        mask[:, :past] = 1
+        for row, prompt in enumerate(prompts):
+            ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+            mask[row, past + longest - len(prompt) :] = 1
+        self._decoder = decoder
+        self._cache = decoder.new_cache() if cache is None else cache
+        self._ids, self._mask = ids.to(decoder.device), mask.to(decoder.device)
+
+    @torch.inference_mode()
+    def begin(self, *, pixels: Tensor | None = None, answers: int = 1) -> Tensor:
+        """Read the prompts, each once, and return the logits of every answer's first token.
+
+        Args:
+            pixels: (N, C, H, W) of the images in the prompts, row by row.
+            answers: to each prompt; its rows follow one another.
+
+        Returns:
+            (B * answers, V).
+        """
+        positions = (self._mask.cumsum(dim=1) - 1).clamp(min=0)[:, -self._ids.shape[1] :]
+        logits = self._decoder.step(
+            self._ids, self._cache, pixels=pixels, mask=self._mask, positions=positions
+        )
+        if answers == 1:
+            return logits
+        self._cache.batch_repeat_interleave(answers)
+        self._mask = self._mask.repeat_interleave(answers, dim=0)
+        return logits.repeat_interleave(answers, dim=0)
+
+    @torch.inference_mode()
+    def advance(self, tokens: list[int], rows: list[int] | None) -> Tensor:
+        """Go on by one token each; see `Advance`. Rows that have ended cost nothing more."""
+        if rows is not None:
+            kept = torch.tensor(rows, device=self._decoder.device)
+            self._cache.batch_select_indices(kept)
+            self._mask = self._mask[kept]
+        ids = torch.tensor(tokens, device=self._decoder.device)[:, None]
+        self._mask = torch.cat([self._mask, self._mask.new_ones((len(ids), 1))], dim=1)
+        positions = self._mask.sum(dim=1, keepdim=True) - 1
+        return self._decoder.step(ids, self._cache, mask=self._mask, positions=positions)
 
 
 @torch.inference_mode()

@@ -25,7 +25,7 @@ from medllava.eval.ask.likelihood import choose
 from medllava.eval.ask.predict import BLANK, Ask, Batch, blank_image
 from medllava.eval.config import DecodingConfig
 from medllava.images.load import load_image
-from medllava.model.decode import Decoder, decode
+from medllava.model.decode import Decoder, Rows, decode
 from medllava.model.loaded import LoadedModel
 from medllava.model.processor import num_image_tokens
 from medllava.model.sampling import Sampling
@@ -159,7 +159,12 @@ class Engine:
     def _reply(self, batch: list[_Prompt], prefixes: "_Prefixes") -> list[str]:
         """Answer one batch."""
         decoder, num_new = self._decoder, self._decoding.max_new_tokens
-        rows = _Rows(decoder, batch, prefixes)
+        rows = Rows(
+            decoder,
+            [prompt.suffix for prompt in batch],
+            cache=prefixes.cache([prompt.group for prompt in batch], device=decoder.device),
+            past=len(batch[0].prefix),
+        )
         if batch[0].ask.options:
             return choose(decoder.tokenizer, rows.begin(), [prompt.ask.options for prompt in batch])
         speakers = [
@@ -178,40 +183,6 @@ class Engine:
         return [speaker.reply.text.strip() for speaker in speakers]
 
 
-class _Rows:
-    """Keys, values and padding of the answers of one batch, as they grow."""
-
-    def __init__(self, decoder: Decoder, batch: list[_Prompt], prefixes: "_Prefixes") -> None:
-        """Begin behind the prefixes; what follows is padded on the left."""
-        self._decoder = decoder
-        self._cache = prefixes.cache([prompt.group for prompt in batch], device=decoder.device)
-        past = len(batch[0].prefix)
-        longest = max(len(prompt.suffix) for prompt in batch)
-        ids = torch.full((len(batch), longest), decoder.tokenizer.pad_token_id or 0)
-        mask = torch.zeros((len(batch), past + longest), dtype=torch.long)
-        mask[:, :past] = 1
-        for row, prompt in enumerate(batch):
-            ids[row, longest - len(prompt.suffix) :] = torch.tensor(prompt.suffix)
-            mask[row, past + longest - len(prompt.suffix) :] = 1
-        self._ids, self._mask = ids.to(decoder.device), mask.to(decoder.device)
-
-    @torch.inference_mode()
-    def begin(self) -> Tensor:
-        """Return the logits (B, V) of each answer's first token."""
-        positions = (self._mask.cumsum(dim=1) - 1).clamp(min=0)[:, -self._ids.shape[1] :]
-        return self._decoder.step(self._ids, self._cache, mask=self._mask, positions=positions)
-
-    def advance(self, tokens: list[int], rows: list[int] | None) -> Tensor:
-        """Go on by one token each; see `decode.Advance`."""
-        if rows is not None:
-            kept = torch.tensor(rows, device=self._decoder.device)
-            self._cache, self._mask = _select(self._cache, kept), self._mask[kept]
-        ids = torch.tensor(tokens, device=self._decoder.device)[:, None]
-        self._mask = torch.cat([self._mask, self._mask.new_ones((len(ids), 1))], dim=1)
-        positions = self._mask.sum(dim=1, keepdim=True) - 1
-        return self._decoder.step(ids, self._cache, mask=self._mask, positions=positions)
-
-
 @dataclass(frozen=True, slots=True)
 class _Prefixes:
     """Keys and values of the prefixes of one window."""
@@ -228,14 +199,6 @@ class _Prefixes:
             for i, (keys, values) in enumerate(self.layers):
                 cache.update(keys[rows], values[rows], i)
         return cache
-
-
-def _select(cache: DynamicCache, rows: Tensor) -> DynamicCache:
-    """Return a cache of some rows, so that finished replies cost nothing more."""
-    selected = DynamicCache()
-    for i, (keys, values) in enumerate(_cached(cache)):
-        selected.update(keys[rows], values[rows], i)
-    return selected
 
 
 def _cached(cache: DynamicCache) -> Iterator[tuple[Tensor, Tensor]]:
