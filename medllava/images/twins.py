@@ -62,6 +62,12 @@ def compute_signature(pixels: Image.Image) -> Signature | None:
     return Signature(cells) if cells.std() > _BLANK_DEVIATION else None
 
 
+def trimmed(pixels: Image.Image) -> Image.Image:
+    """Return a picture without its border of one gray."""
+    top, bottom, left, right = _content(np.asarray(pixels.convert("L")))
+    return pixels.crop((left, top, right, bottom))
+
+
 class TwinIndex:
     """The pictures of one collection, to be asked which of them another picture repeats."""
 
