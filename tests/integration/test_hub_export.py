@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from export_models import build_small
+from export_models import build_small, compare_ids
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -82,6 +82,11 @@ def test_a_line_break_lost_around_a_picture_is_noticed(tmp_path, monkeypatch):
     monkeypatch.setattr("medllava.hub.export.gguf_vocabulary.llama_cpp_template", lambda t: t)
     with pytest.raises(DataError, match=r"and 2 prompts agree in float32"):
         export(tmp_path, "siglip", "gguf-f32")
+
+
+def test_every_engine_is_given_the_token_ids_of_training():
+    same = compare_ids(build_small("siglip"), count=10)
+    assert same == {"transformers": 10, "llama.cpp": 10}
 
 
 def test_dinov2_is_refused_by_name_with_the_towers_that_work(tmp_path):
