@@ -8,7 +8,8 @@ the journal of a step) stays in that room. Nothing is imported, so every room ma
                           struck.jsonl  browse.html  summary.json
     run folder            config.json  model*.safetensors  processor and tokenizer files
                           recipe.json  run.json  metrics.jsonl  dropped.jsonl  report.html
-                          README.md  learned.safetensors  checkpoints/  eval/  push/  export/
+                          README.md  learned.safetensors  adapter/  checkpoints/  eval/  push/
+                          export/
     eval folder           report.json  report.html  predictions.jsonl  contamination.jsonl
                           judgements.jsonl  compare.json
 """
@@ -22,6 +23,13 @@ WEIGHTS_FILE = "model.safetensors"
 WEIGHTS_INDEX_FILE = "model.safetensors.index.json"
 """Maps each weight to its shard, where the weights are in several files."""
 
+GGUF_SUFFIX = ".gguf"
+"""llama.cpp's files: `model-KIND.gguf`, and `mmproj-KIND.gguf` for pictures."""
+
+# By peft's conventions.
+ADAPTER_CONFIG_FILE = "adapter_config.json"
+ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
+
 # Of a run folder.
 RUN_FILE = "run.json"
 """What was done: parts, data, numbers, machine; written last, so it says that a run is finished."""
@@ -34,6 +42,8 @@ DROPPED_FILE = "dropped.jsonl"
 LEARNED_FILE = "learned.safetensors"
 """Beside merged weights: the adapter and whatever else learns, apart. No weight of the model."""
 CARD_FILE = "README.md"
+ADAPTER_DIR = "adapter"
+"""What an adapter learned, apart from the model it learned on, as peft reads it."""
 CHECKPOINTS_DIR = "checkpoints"
 EVAL_DIR = "eval"
 PUSH_DIR = "push"

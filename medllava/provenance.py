@@ -18,6 +18,7 @@ from typing import Any
 from medllava import __version__
 from medllava.errors import DataError
 from medllava.layout import (
+    GGUF_SUFFIX,
     LEARNED_FILE,
     RUN_FILE,
     SOURCES_FILE,
@@ -77,6 +78,33 @@ def weights_files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.glob("*.safetensors") if file.name != LEARNED_FILE)
 
 
+def is_gguf(source: str) -> bool:
+    """Tell whether a checkpoint is a GGUF file for llama.cpp and not a folder."""
+    return source.endswith(GGUF_SUFFIX)
+
+
+def gguf_files(model: Path) -> list[Path]:
+    """Return a GGUF language model and, where there is one, the picture part beside it.
+
+    Of several picture parts `mmproj-KIND` goes with `model-KIND`, else float16.
+
+    Raises:
+        DataError: there is no such file, or it is not clear which picture part belongs to it.
+    """
+    if not model.is_file():
+        raise DataError(f"no such file: {model}. Write one with medllava push CKPT --export gguf.")
+    kind = model.stem.rpartition("-")[2]
+    found = sorted(path for path in model.parent.glob(f"mmproj*{GGUF_SUFFIX}") if path != model)
+    for name in (f"mmproj-{kind}", "mmproj-f16"):
+        chosen = [path for path in found if path.stem == name]
+        if chosen:
+            return [model, *chosen]
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise DataError(f"several picture parts beside {model}: {names}. Keep the one it needs.")
+    return [model, *found]
+
+
 def weights_sha256(folder: Path) -> str | None:
     """Return the hash that names a model's weights: SHA-256 over `name hash` lines, by name.
 
@@ -105,14 +133,20 @@ def describe_model(checkpoint: str) -> dict[str, Any]:
     """Return where a model comes from and the hash of the weights that lie there now.
 
     Args:
-        checkpoint: a folder, or a hub id, whose revision is left to the hub's own cache.
+        checkpoint: a folder; a GGUF file; `ADAPTER+BASE`; or a hub id, whose revision is left to
+            the hub's own cache.
 
     Raises:
-        DataError: as `weights_files`, or `run.json` is not a JSON object.
+        DataError: as `weights_files` and `gguf_files`, or `run.json` is not a JSON object.
     """
     folder = Path(checkpoint)
     facts: dict[str, Any] = {"source": checkpoint, "weights_sha256": None}
+    if is_gguf(checkpoint):
+        return {**facts, "weights_sha256": _combine(gguf_files(folder))}
     if not folder.is_dir():
+        parts = [Path(part) for part in checkpoint.split("+")]
+        if len(parts) > 1 and all(part.is_dir() for part in parts):
+            facts["weights_sha256"] = _combine([f for part in parts for f in weights_files(part)])
         return facts
     run = _read_if_there(folder / RUN_FILE)
     if isinstance(run, Mapping):

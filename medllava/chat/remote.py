@@ -5,7 +5,7 @@ inside the request as PNG, whatever they were, so the server needs no DICOM read
 """
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import cast
 
 from PIL import Image
@@ -22,10 +22,23 @@ from medllava.records import IMAGE_TOKEN, Turn
 class RemoteConversation:
     """A `Conversation` whose answers come from a `ChatModel`."""
 
-    def __init__(self, model: ChatModel, sampling: Sampling) -> None:
-        """Begin an empty conversation."""
+    def __init__(
+        self,
+        model: ChatModel,
+        sampling: Sampling,
+        *,
+        show: Callable[[Image.Image], Image.Image] = lambda image: image,
+    ) -> None:
+        """Begin an empty conversation.
+
+        Args:
+            model: that answers.
+            sampling: of its answers.
+            show: makes of a picture what is sent; unset sends it as it is.
+        """
         self._model = model
         self._sampling = sampling
+        self._show = show
         self._messages: list[Message] = []
         self._turns: list[Turn] = []
         self._last: Answer | None = None
@@ -62,7 +75,9 @@ class RemoteConversation:
     def restore(self, turns: Sequence[Turn], images: Sequence[Sequence[Image.Image]]) -> None:
         """Begin with what was said elsewhere; see `Conversation.restore`."""
         self._turns, self._last = list(turns), None
-        self._messages = [_message(turn, shown) for turn, shown in zip(turns, images, strict=True)]
+        self._messages = [
+            self._message(turn, shown) for turn, shown in zip(turns, images, strict=True)
+        ]
 
     def ask(
         self, text: str, images: Sequence[Image.Image] = (), options: Options | None = None
@@ -72,7 +87,7 @@ class RemoteConversation:
         options = options or Options()
         sampling = options.sampling or self._sampling
         turn = user_turn(text, num_images=len(images))
-        asked = _message(turn, images)
+        asked = self._message(turn, images)
         earlier, turns = self._messages[: options.keep], self._turns[: options.keep]
         system = [Message(role="system", content=options.system)] if options.system else []
         request = ChatRequest(
@@ -102,13 +117,12 @@ class RemoteConversation:
                 seconds=time.perf_counter() - started,
             )
 
-
-def _message(turn: Turn, images: Sequence[Image.Image]) -> Message:
-    return Message(
-        role=turn.role,
-        content=turn.content.replace(IMAGE_TOKEN, "").strip(),
-        images=tuple(image_address(image) for image in images),
-    )
+    def _message(self, turn: Turn, images: Sequence[Image.Image]) -> Message:
+        return Message(
+            role=turn.role,
+            content=turn.content.replace(IMAGE_TOKEN, "").strip(),
+            images=tuple(image_address(self._show(image)) for image in images),
+        )
 
 
 class _Ending:

@@ -3,13 +3,20 @@
 The memory that the weights need is compared with what is free before anything is loaded.
 """
 
+import atexit
 from collections.abc import Callable
-from typing import Any
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from medllava.chat.config import ChatConfig
 from medllava.chat.conversation import Conversation
 from medllava.errors import SetupError
 from medllava.progress import Progress
+from medllava.provenance import is_gguf
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 ConversationMaker = Callable[[], Conversation]
 """Begins another, empty conversation with the same model."""
@@ -23,18 +30,23 @@ def open_model(config: ChatConfig, *, progress: Progress) -> ConversationMaker:
 
     Raises:
         SetupError: the model is not there, or would not fit in memory; or a key is missing.
+        DataError: there is no such GGUF file.
     """
     if config.base_url is not None:
-        return _reach_server(config)
+        return _reach_server(config, config.base_url)
+    if is_gguf(config.checkpoint):
+        progress.start(f"loading {config.checkpoint}")
+        return _serve_gguf(config)
     from medllava.chat.memory import place_model  # noqa: PLC0415 - torch
     from medllava.chat.session import ChatSession  # noqa: PLC0415 - torch
+    from medllava.model.any_model import is_other_family  # noqa: PLC0415 - torch
     from medllava.model.load import load_model  # noqa: PLC0415 - torch
 
     placement = place_model(config)
     progress.start(f"loading {config.checkpoint}")
     device = "cpu" if placement.is_spread else placement.device
     dtype = "bf16" if placement.is_spread and config.dtype == "auto" else config.dtype
-    if _is_other_family(config.checkpoint):
+    if is_other_family(config.checkpoint):
         return _open_other_family(config, device=device, dtype=dtype, spread=placement.is_spread)
     loaded = load_model(config.checkpoint, device=device, dtype=dtype, quantize=config.load)
     if placement.is_spread:
@@ -44,14 +56,18 @@ def open_model(config: ChatConfig, *, progress: Progress) -> ConversationMaker:
     return lambda: ChatSession(loaded, sampling=config.sampling)
 
 
-def _is_other_family(checkpoint: str) -> bool:
-    """Tell a model that transformers loads by a class of its own from a LLaVA."""
-    from medllava.model.any_model import is_any_model  # noqa: PLC0415 - torch
-    from medllava.model.import_llava_med import split_delta  # noqa: PLC0415 - torch
-    from medllava.model.sources import read_config  # noqa: PLC0415 - torch
+def _serve_gguf(config: ChatConfig) -> ConversationMaker:
+    """Start llama.cpp's server for a GGUF file; it ends with this process."""
+    from medllava.data.pixels import saved_reader  # noqa: PLC0415 - torch
+    from medllava.llm.llama_server import serve_gguf  # noqa: PLC0415 - an extra
 
-    name, base = split_delta(checkpoint)
-    return base is None and is_any_model(read_config(name))
+    model = Path(config.checkpoint)
+    reader = saved_reader(model.parent)
+    servers = ExitStack()
+    atexit.register(servers.close)
+    address = servers.enter_context(serve_gguf(model))
+    # The encoder sees what it saw in training; llama.cpp would resize pictures in its own way.
+    return _reach_server(config, address, **({} if reader is None else {"show": reader.show}))
 
 
 def _open_other_family(
@@ -71,12 +87,14 @@ def _open_other_family(
     return lambda: AnySession(loaded, sampling=config.sampling)
 
 
-def _reach_server(config: ChatConfig) -> ConversationMaker:
+def _reach_server(
+    config: ChatConfig, address: str, **pictures: "Callable[[Image], Image]"
+) -> ConversationMaker:
     from medllava.chat.remote import RemoteConversation  # noqa: PLC0415 - a model here needs none
     from medllava.llm.client import OpenAIModel  # noqa: PLC0415
 
-    model = OpenAIModel(config.checkpoint, base_url=config.base_url, max_retries=_MAX_RETRIES)
-    return lambda: RemoteConversation(model, config.sampling)
+    model = OpenAIModel(config.checkpoint, base_url=address, max_retries=_MAX_RETRIES)
+    return lambda: RemoteConversation(model, config.sampling, **pictures)
 
 
 def _spread(model: Any) -> None:  # noqa: ANN401 - any transformers model

@@ -45,7 +45,8 @@ Backend = Annotated[
     str,
     typer.Option(
         "--backend",
-        help="Answer with transformers, vllm, or the OpenAI-compatible server at this address.",
+        help="Answer with transformers, vllm, or the OpenAI-compatible server at this address; "
+        "llama.cpp answers for a GGUF file.",
     ),
 ]
 Gpus = Annotated[

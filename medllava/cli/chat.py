@@ -132,8 +132,9 @@ def run(
     from medllava.chat.config import NOTICE, ChatConfig, ViewConfig
     from medllava.cli.chat_modes import answer, serve, talk
     from medllava.model.sampling import Sampling
+    from medllava.provenance import is_gguf
 
-    if base_url is not None:
+    if base_url is not None or is_gguf(checkpoint):
         _refuse(
             {
                 "--top-p": top_p != 1,
@@ -143,7 +144,7 @@ def run(
                 "--load": load is not None,
                 "--look": look,
             },
-            "is for a model loaded here; a server at --base-url has its own.",
+            "is for a model that transformers loads here; a server has its own.",
         )
     _refuse({"--look": look and not json_output}, "is for --json; type /look, or use the page.")
     if web:

@@ -1,5 +1,6 @@
 """The three ways `medllava chat` talks: a terminal, a pipe or script, a page."""
 
+import atexit
 import gc
 import os
 import sys
@@ -226,9 +227,10 @@ def _read(path: Path) -> bytes:
 def _open_model(config: ChatConfig, console: Console) -> "ConversationMaker":
     """Load the model, or find the server, that answers, showing progress."""
     from medllava.chat.start import open_model
+    from medllava.provenance import is_gguf
 
     with console.progress() as progress:
-        if config.base_url is None:
+        if config.base_url is None and not is_gguf(config.checkpoint):
             _import_model_code()
         return open_model(config, progress=progress)
 
@@ -246,4 +248,5 @@ def _import_model_code() -> None:
         import medllava.model.load  # noqa: F401 - for the side effect
     finally:
         gc.freeze()
+        atexit.register(gc.unfreeze)  # else triton, on exit, lists all of it as leaked
         gc.enable()

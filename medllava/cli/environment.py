@@ -32,7 +32,8 @@ _EXTRAS = {
         "reports have no clinical scores (eval --clinical)",
     ),
     "families": (("torchvision",), "models whose processors need torchvision cannot be scored"),
-    "gguf": (("gguf", "xllamacpp"), "push --export cannot write GGUF files"),
+    "gguf": (("gguf", "xllamacpp"), "GGUF files can be neither written, measured nor talked to"),
+    "fp8": (("compressed_tensors",), "push --export cannot write 8-bit floats"),
     "quickstart": (("gguf", "onnx", "tifffile"), "the quickstart cannot unpack its small model"),
     "serve": (("fastapi",), "checkpoints cannot be served by `transformers serve`"),
 }

@@ -86,6 +86,13 @@ def run(
         Path | None,
         typer.Option("--train-image-dir", help="Read the training images from this folder."),
     ] = None,
+    encoder_twins: Annotated[
+        bool,
+        typer.Option(
+            "--encoder-twins/--no-encoder-twins",
+            help="Look for near images a second time, by the checkpoint's vision encoder.",
+        ),
+    ] = True,
     protocol: Annotated[
         str,
         typer.Option(
@@ -175,7 +182,7 @@ def run(
     if protocol not in list(Protocol):
         raise typer.BadParameter(f"{protocol!r} is not one of {', '.join(Protocol)}.")
     answers = predictions or (compare[0] if compare else None)
-    kind, base_url = parse_backend(backend)
+    kind, base_url = parse_backend(backend, checkpoint=None if predictions else ckpt)
     config = EvalConfig(
         task=task,
         checkpoint=None if predictions else ckpt,
@@ -193,6 +200,7 @@ def run(
         clinical=parse_clinical(clinical),
         train_data=tuple(train_data or ()),
         train_image_dir=train_image_dir,
+        encoder_twins=encoder_twins,
         protocol=Protocol(protocol),
         decoding=DecodingConfig(
             max_new_tokens=max_new_tokens or 0,

@@ -9,7 +9,7 @@ import typer
 from medllava.cli.console import Console
 from medllava.cli.options import DryRun, Json, Limit, OutputDir, Quiet, Seed, Verbose
 
-StageName = StrEnum("StageName", ["ALIGN", "INSTRUCT", "PREFER"])
+StageName = StrEnum("StageName", ["ALIGN", "INSTRUCT", "PREFER", "REINFORCE"])
 RejectionName = StrEnum("RejectionName", ["RULE", "NOISE", "EXCHANGE", "TEACHER"])
 SplitName = StrEnum("SplitName", ["TRAIN", "VALIDATION", "TEST", "ALL"])
 PrivacyName = StrEnum("PrivacyName", ["AUTO", "STOP", "REPORT", "MASK", "OFF"])
@@ -41,7 +41,7 @@ def run(
         typer.Argument(
             help="Take this figures folder of fetch-pmc, table of pictures and captions (CSV, TSV, "
             "JSON, JSONL, Parquet, hf://OWNER/NAME), or folder of pictures; for prefer also "
-            "instructions."
+            "instructions; for reinforce questions, to which the teacher adds key steps."
         ),
     ],
     output_dir: OutputDir,
@@ -288,7 +288,9 @@ def run(
     from medllava.records import Split, Stage
 
     if stage is None and not check_privacy:
-        raise typer.BadParameter("say which: align, instruct or prefer", param_hint="--stage")
+        raise typer.BadParameter(
+            "say which: align, instruct, prefer or reinforce", param_hint="--stage"
+        )
 
     console = Console(
         "generate-instructions", json_output=json_output, quiet=quiet, verbose=verbose

@@ -64,7 +64,7 @@ Checkpoint = Annotated[
         "--ckpt",
         metavar="CKPT",
         envvar="MEDLLAVA_CKPT",
-        help="Ask this checkpoint: a folder, or an id on the hub.",
+        help="Ask this checkpoint: a folder, a GGUF file, or an id on the hub.",
     ),
 ]
 DEFAULT_CHECKPOINT = "microsoft/llava-med-v1.5-mistral-7b"

@@ -34,8 +34,8 @@ def run(
             "--export",
             metavar="FORMAT",
             help="Write files for other engines too, kept only if they answer as transformers "
-            "does: gguf (llama.cpp, Ollama), gguf-f32, gguf-f16, gguf-q8_0, gguf-q4_1. "
-            "Repeatable; without a repository nothing is sent.",
+            "does: gguf (llama.cpp, Ollama), gguf-f32, gguf-f16, gguf-q8_0, gguf-q4_1, adapter "
+            "(peft), fp8 (vLLM). Repeatable; without a repository nothing is sent.",
         ),
     ] = None,
     output_dir: Annotated[

@@ -16,12 +16,21 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from medllava.images.geometry import PROBE_SIZES, SquareGeometry, make_noise
 from medllava.images.load import load_image
+from medllava.layout import IMAGE_PROCESSOR_FILE
 
 _one_at_a_time = threading.Lock()
 """Held while places are given and the file is mapped. Not a reader's own: those are pickled."""
+
+
+def saved_reader(folder: Path) -> "PixelReader | None":
+    """Return a reader for the image processor saved in a folder; None where there is none."""
+    if not (folder / IMAGE_PROCESSOR_FILE).is_file():
+        return None
+    return PixelReader(LlavaImageProcessorPil.from_pretrained(folder))
 
 
 class PixelReader:
@@ -71,13 +80,18 @@ class PixelReader:
             DataError: it cannot be decoded; names it.
         """
         pixels = self._decode(path)
+        slot = self.reserve(path)
+        if slot is not None:
+            row = self._open_cache()[slot]
+            row[:-1] = pixels.reshape(-1)
+            row[-1] = 1
+
+    def reserve(self, path: Path) -> int | None:
+        """Give an image a place that is filled when it is first read; None without room."""
         with _one_at_a_time:
-            if path in self._slots or len(self._slots) >= self._room:
-                return
-            slot = self._slots[path] = len(self._slots)
-        row = self._open_cache()[slot]
-        row[:-1] = pixels.reshape(-1)
-        row[-1] = 1
+            if path not in self._slots and len(self._slots) >= self._room:
+                return None
+            return self._slots.setdefault(path, len(self._slots))
 
     @property
     def image_bytes(self) -> int:
@@ -98,6 +112,10 @@ class PixelReader:
     def prepare(self, images: Sequence[Image.Image]) -> Tensor:
         """Return pixel_values (N, 3, H, W), float32, of RGB images: what `read` gives of files."""
         return self._normalize(np.stack([self._resize(image) for image in images]))
+
+    def show(self, image: Image.Image) -> Image.Image:
+        """Return what the encoder is shown of an RGB image, as a picture: square, its own size."""
+        return Image.fromarray(self._resize(image).transpose(1, 2, 0))
 
     def _normalize(self, pixels: NDArray[np.uint8]) -> Tensor:
         values = np.empty(pixels.shape, dtype=np.float32)

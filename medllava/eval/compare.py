@@ -1,11 +1,12 @@
 """Two sets of answers to the same questions: which is better, and could it be chance?
 
 Two files of predictions enter, `compare.json` leaves: for every metric both scores, their
-difference with its interval, and the p of a paired test. Intervals and test treat an image with all
-its questions as one draw.
+difference with its interval, and the p of a paired test; the same for what the right image is
+worth (the visual gain) where both were asked with permuted images. Intervals and test treat an
+image with all its questions as one draw.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ import numpy as np
 
 from medllava.data.benchmarks.questions import load_questions
 from medllava.eval.ask.predict import read_predictions
-from medllava.eval.config import Condition, EvalConfig
+from medllava.eval.config import PERMUTATIONS, Condition, EvalConfig
 from medllava.eval.judged.open_judge import read_judged_values
-from medllava.eval.report.build import score_conditions
+from medllava.eval.report.build import gain_over, score_conditions
 from medllava.eval.score.intervals import bootstrap, holm, paired_p_values
 from medllava.eval.score.scores import (
     JUDGED_METRICS,
@@ -32,6 +33,7 @@ from medllava.store import exclusive, sha256_of, write_json
 
 SCHEMA_VERSION = 1
 """Of `compare.json`."""
+_TOLD = ("systems", "metrics", "visual_gain", "visual_gain_over")
 
 
 def compare_predictions(
@@ -57,12 +59,14 @@ def compare_predictions(
     )
     questions = task.questions[: config.limit]
     files = [path / PREDICTIONS_FILE if path.is_dir() else path for path in (first, second)]
-    values = [_real_values(file, questions) for file in files]
+    scores = [_scores(file, questions) for file in files]
+    values = [found[Condition.REAL.value] for found in scores]
     judged = [path / JUDGEMENTS_FILE for path in (first, second)]
     metrics: tuple[Metric, ...] = METRICS
     if all(file.is_file() for file in judged):
         metrics += JUDGED_METRICS
         values = [_with_judged(v, f, questions) for v, f in zip(values, judged, strict=True)]
+    draws, seed = config.draws, config.seeds[0]
     progress.start("comparison")
     report = {
         "schema_version": SCHEMA_VERSION,
@@ -72,9 +76,8 @@ def compare_predictions(
             {"name": name, "file": str(file), "sha256": sha256_of(file)}
             for name, file in zip(("a", "b"), files, strict=True)
         ],
-        "metrics": compare_values(
-            questions, *values, draws=config.draws, seed=config.seeds[0], metrics=metrics
-        ),
+        "metrics": compare_values(questions, *values, draws=draws, seed=seed, metrics=metrics),
+        **compare_gains(questions, *scores, draws=draws, seed=seed),
         "test": "sign flips of whole images, two-sided; p_holm: corrected for several metrics",
     }
     target = config.output_dir / COMPARISON_FILE
@@ -83,7 +86,7 @@ def compare_predictions(
     return StepSummary(
         step="eval",
         counts={"questions": len(questions)},
-        details={key: report[key] for key in ("systems", "metrics")},
+        details={key: report[key] for key in _TOLD if key in report},
         artifacts={"comparison": target},
     )
 
@@ -132,6 +135,35 @@ def compare_values(
     return found
 
 
+def compare_gains(
+    questions: Sequence[Question],
+    first: Mapping[str, Values],
+    second: Mapping[str, Values],
+    *,
+    draws: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Return what the right image is worth to both, as `compare_values`; nothing if not asked.
+
+    Args:
+        questions: in the order of the rows.
+        first: condition to (questions, metrics) scores of system a; permutations averaged.
+        second: the same of system b.
+        draws: of the bootstrap, and sign patterns of the test.
+        seed: of both.
+    """
+    asked = [c.value for c in PERMUTATIONS if c.value in first and c.value in second]
+    if not asked:
+        return {}
+    gains = [values[Condition.REAL.value] - values[asked[0]] for values in (first, second)]
+    shares = {metric.name for metric in METRICS if metric.is_share and metric.higher_is_better}
+    found = compare_values(questions, *gains, draws=draws, seed=seed)
+    return {
+        "visual_gain": {name: row for name, row in found.items() if name in shares},
+        "visual_gain_over": gain_over(questions, asked),
+    }
+
+
 def comparison_lines(summary: StepSummary) -> list[str]:
     """Return the comparison as lines for a terminal."""
     numbers = f"{'a':>9}{'b':>9}{'b minus a':>26}{'p':>9}{'p Holm':>9}"
@@ -146,6 +178,13 @@ def comparison_lines(summary: StepSummary) -> list[str]:
             f"{metric.name.replace('_', ' '):<20}{a:>9.1f}{b:>9.1f}"
             f"{_signed(row['b_minus_a'], factor):>26}{row['p']:>9.4f}{row['p_holm']:>9.4f}"
             f"{row['a_higher']:>10,}{row['b_higher']:>10,}"
+        )
+    gain = summary.details.get("visual_gain", {}).get("accuracy")
+    if gain is not None:
+        a, b = (100 * gain[name]["value"] for name in ("a", "b"))
+        lines.append(
+            f"visual gain, accuracy over {summary.details['visual_gain_over']}: {a:.1f} -> {b:.1f} "
+            f"({_signed(gain['b_minus_a'], 100)}, p {gain['p']:.4f})"
         )
     note = "paired, over images; p Holm: corrected for the number of metrics"
     return [*lines, f"shares in %; intervals and p: {note}"]
@@ -164,7 +203,7 @@ def _with_judged(values: Values, file: Path, questions: Sequence[Question]) -> V
     return np.hstack([values, read_judged_values(file, questions, strict)])
 
 
-def _real_values(file: Path, questions: Sequence[Question]) -> Values:
+def _scores(file: Path, questions: Sequence[Question]) -> dict[str, Values]:
     runs = read_predictions(file, questions)
-    real = {run: replies for run, replies in runs.items() if run[0] == Condition.REAL}
-    return score_conditions(questions, real)[0][Condition.REAL.value]
+    kept = (Condition.REAL, *PERMUTATIONS)
+    return score_conditions(questions, {r: texts for r, texts in runs.items() if r[0] in kept})[0]

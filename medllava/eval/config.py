@@ -10,6 +10,7 @@ from pathlib import Path
 
 from medllava.errors import DataError
 from medllava.eval.probes import Probe
+from medllava.provenance import is_gguf
 
 
 class Protocol(StrEnum):
@@ -26,9 +27,11 @@ class Backend(StrEnum):
 
     TRANSFORMERS = "transformers"
     VLLM = "vllm"
-    """vLLM's server at `base_url`, or at its usual address on this machine."""
+    """vLLM's server at its usual address on this machine; where none is, one that we start."""
     OPENAI = "openai"
     """Any OpenAI-compatible server, named by `base_url`."""
+    LLAMA_CPP = "llama.cpp"
+    """llama.cpp's server, started here for a checkpoint that is a GGUF file."""
 
 
 class Condition(StrEnum):
@@ -157,6 +160,8 @@ class EvalConfig:
     """Families of altered closed questions; the scores themselves do not contain them."""
     train_data: tuple[str | Path, ...] = ()
     """Training data to look for these questions and images in; also `TASK:SPLIT`."""
+    encoder_twins: bool = True
+    """Look for near images a second time, by the vision encoder of a LLaVA that is asked here."""
     train_image_dir: Path | None = None
     """What the images of `train_data` are relative to; None: as in training."""
     resume: bool = True
@@ -174,8 +179,10 @@ class EvalConfig:
 VLLM_ADDRESS = "http://localhost:8000/v1"
 
 
-def parse_backend(text: str) -> tuple[Backend, str | None]:
+def parse_backend(text: str, *, checkpoint: str | None = None) -> tuple[Backend, str | None]:
     """Read the value of `--backend`: a backend, or the address of a server.
+
+    A GGUF file is answered by llama.cpp, unless a server that has it is named.
 
     Raises:
         DataError: it is neither.
@@ -184,6 +191,8 @@ def parse_backend(text: str) -> tuple[Backend, str | None]:
         return Backend.OPENAI, text
     if text == Backend.VLLM:
         return Backend.VLLM, VLLM_ADDRESS
+    if text in (Backend.TRANSFORMERS, Backend.LLAMA_CPP) and is_gguf(checkpoint or ""):
+        return Backend.LLAMA_CPP, None
     if text == Backend.TRANSFORMERS:
         return Backend.TRANSFORMERS, None
     raise DataError(

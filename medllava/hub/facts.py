@@ -121,7 +121,7 @@ def load_facts(folder: Path, *, reports: Iterable[Path] = ()) -> ModelFacts:
 
 
 def _start(init: InitRecord) -> str | None:
-    return None if init.source in ("", FROM_PARTS) else _public_name(init.source)
+    return None if init.source in ("", FROM_PARTS) else public_name(init.source)
 
 
 def _parts(recipe: Mapping[str, Any], runs: list[RunRecord]) -> Iterator[Part]:
@@ -132,7 +132,7 @@ def _parts(recipe: Mapping[str, Any], runs: list[RunRecord]) -> Iterator[Part]:
         sources = [part.sources for part in recorded if part.sources]
         yield Part(
             role=role,
-            source=_public_name(origin),
+            source=public_name(origin),
             license=_latest([planned.license, *(part.license for part in recorded)]),
             sources=sources[-1] if sources else trace_sources(Path(origin)),
         )
@@ -145,7 +145,7 @@ def _latest(values: Iterable[str | None]) -> str | None:
     return said[-1] if said else first
 
 
-def _public_name(source: str) -> str:
+def public_name(source: str) -> str:
     """Keep a hub id; of a local path only its last component is anyone's business."""
     is_path = source.startswith(("/", ".", "~")) or source.count("/") > 1 or "\\" in source
     return source.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1] if is_path else source
@@ -157,7 +157,7 @@ def _stage(run: RunRecord) -> StageRun:
         stage=run.stage.value if run.stage else "unknown",
         recipe=run.recipe,
         data=Data(
-            name=_public_name(data.source),
+            name=public_name(data.source),
             used=data.used,
             dropped=data.dropped,
             licenses=data.by_license,

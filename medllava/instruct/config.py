@@ -34,10 +34,11 @@ class GenerateConfig:
     """Figures to conversations: what to read, who writes, how much."""
 
     figures: Path
-    """Figures folder, or its `figures.parquet`; of stage `prefer` also an instructions folder."""
+    """Figures folder, or its `figures.parquet`; of stage `prefer` also an instructions folder; of
+    stage `reinforce` questions with answers: a file, a folder that has one, or a benchmark."""
     output_dir: Path
     stage: Stage
-    """`align`, `instruct` or `prefer`."""
+    """`align`, `instruct`, `prefer`, or `reinforce`, which adds key steps to questions."""
     teacher: str = TEMPLATE_TEACHER
     """Of stage `instruct`: `template`, `local:FOLDER`, `recorded:FILE` or a server's model name."""
     kind: Kind = Kind.CONVERSATION

@@ -32,7 +32,7 @@ from medllava.instruct.phrases import ENGLISH
 from medllava.instruct.presets import find_preset
 from medllava.instruct.prompts import PROMPTS, build_request
 from medllava.instruct.selection import RejectReason, Selection
-from medllava.instruct.teacher import Teacher, read_request_settings
+from medllava.instruct.teacher import LEDGER, Teacher, read_request_settings
 from medllava.instruct.verify import (
     UNVERIFIED,
     VERIFY_VERSION,
@@ -54,7 +54,6 @@ from medllava.progress import Progress, SilentProgress
 from medllava.records import FigureRecord
 from medllava.store import contained_path
 
-LEDGER = "ledger.jsonl"
 IMAGE_MISSING = "image_missing"
 TOO_FEW_TURNS = "too_few_turns"
 """Fewer pairs are left than the preset's conversations have."""

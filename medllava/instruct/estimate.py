@@ -6,10 +6,10 @@ Reads every figure and builds every request, so the counts are exact; tokens are
 from typing import Any
 
 from medllava.instruct.config import GenerateConfig
-from medllava.instruct.conversations import LEDGER, UNKNOWN, FigureQueue
+from medllava.instruct.conversations import UNKNOWN, FigureQueue
 from medllava.instruct.prompts import USUAL_REPLY_TOKENS
 from medllava.instruct.selection import RejectReason, Selection
-from medllava.instruct.teacher import teacher_price
+from medllava.instruct.teacher import LEDGER, teacher_price
 from medllava.llm.ledger import Ledger
 from medllava.llm.payload import request_key
 from medllava.llm.tokens import estimate_tokens, text_counted_by

@@ -6,6 +6,7 @@ teacher, questions for `eval`):
     DIR/
       instructions.jsonl   one InstructionRecord a line
       questions.jsonl      template teacher only: the same questions in eval's form
+                           (stage `reinforce`: questions that were given, with key steps)
       rejected.jsonl       what was left out, with the rule that said so and the raw reply
       llava.json           on request: the records as LLaVA's JSON
       summary.json         counts, settings, and where the images are
@@ -42,6 +43,7 @@ from medllava.instruct.figures import (
     iter_round_robin,
     manifest_path,
 )
+from medllava.instruct.key_steps import estimate_key_steps, load_to_be_stepped, write_key_steps
 from medllava.instruct.output import (
     InstructionsWriter,
     write_summary,
@@ -112,8 +114,8 @@ def generate_instructions(
             f"--kind {config.kind} needs a model as --teacher of --stage instruct; the template "
             "teacher asks its own questions (--closed-share)."
         )
-    if config.stage in (Stage.FINETUNE, Stage.REINFORCE):
-        raise ValueError(f"stage {config.stage.value} takes questions; nothing is generated for it")
+    if config.stage is Stage.FINETUNE:
+        raise ValueError("stage finetune takes questions; nothing is generated for it")
     if config.stage is Stage.PREFER:
         check_ways(config)
     if config.dry_run and not config.output_dir.exists():
@@ -144,6 +146,8 @@ def _with_preset(config: GenerateConfig) -> GenerateConfig:
 
 def _estimate_any(config: GenerateConfig, progress: Progress) -> StepSummary:
     """Estimate a figures folder, or a table that is imported for the moment."""
+    if config.stage is Stage.REINFORCE:
+        return estimate_key_steps(config)
     if config.stage is Stage.PREFER and _asks_model(config) and not is_table(config.figures):
         return estimate_preferences(config, reject_reason)
     if not is_table(config.figures):
@@ -154,6 +158,8 @@ def _estimate_any(config: GenerateConfig, progress: Progress) -> StepSummary:
 
 def _generate_any(config: GenerateConfig, progress: Progress) -> StepSummary:
     """Generate from a figures folder, or from a table that is imported first."""
+    if config.stage is Stage.REINFORCE:
+        return _generate_key_steps(config, progress)
     if config.stage is Stage.PREFER and is_instructions(config.figures):
         return _generate(config, inherited_choice(config), progress)
     if is_table(config.figures):
@@ -161,6 +167,16 @@ def _generate_any(config: GenerateConfig, progress: Progress) -> StepSummary:
     if config.check_privacy:
         return check_privacy(config, progress=progress)
     return _generate(*pass_gate(config, progress=progress), progress)
+
+
+def _generate_key_steps(config: GenerateConfig, progress: Progress) -> StepSummary:
+    asked, choice = load_to_be_stepped(config)
+    with InstructionsWriter(
+        config.output_dir, seed=config.seed, records_file=_records_file(config)
+    ) as writer:
+        usage = write_key_steps(config, asked, writer, progress)
+    image_dir = asked.image_dir or asked.file.parent
+    return _finish(config, choice, writer, usage, image_dir=image_dir)
 
 
 def _imported(config: GenerateConfig, folder: Path, progress: Progress) -> GenerateConfig:
@@ -202,7 +218,12 @@ def _generate(config: GenerateConfig, choice: Choice, progress: Progress) -> Ste
             usage = write_conversations(config, writer, progress, reject_reason=reject_reason)
         else:
             _write_aligned(config, writer, progress)
-    return _finish(config, choice, writer, usage)
+    image_dir = (
+        preferences_image_dir(config)
+        if config.stage is Stage.PREFER
+        else figures_image_dir(config.figures)
+    )
+    return _finish(config, choice, writer, usage, image_dir=image_dir)
 
 
 def _rejected_rows(figures: Path) -> Iterator[dict[str, Any]]:
@@ -224,7 +245,8 @@ def _asks_model(config: GenerateConfig) -> bool:
 
 
 def _records_file(config: GenerateConfig) -> str:
-    return PREFERENCES_FILE if config.stage is Stage.PREFER else INSTRUCTIONS_FILE
+    files = {Stage.PREFER: PREFERENCES_FILE, Stage.REINFORCE: QUESTIONS_FILE}
+    return files.get(config.stage, INSTRUCTIONS_FILE)
 
 
 def _write_aligned(config: GenerateConfig, writer: InstructionsWriter, progress: Progress) -> None:
@@ -345,14 +367,14 @@ def _limited(figures: Iterator[FigureRecord], limit: int | None) -> Iterator[Fig
 
 
 def _finish(
-    config: GenerateConfig, choice: Choice, writer: InstructionsWriter, usage: dict[str, Any]
+    config: GenerateConfig,
+    choice: Choice,
+    writer: InstructionsWriter,
+    usage: dict[str, Any],
+    *,
+    image_dir: Path,
 ) -> StepSummary:
     folder = config.output_dir
-    image_dir = (
-        preferences_image_dir(config)
-        if config.stage is Stage.PREFER
-        else figures_image_dir(config.figures)
-    )
     settings = {k: str(v) for k, v in dataclasses.asdict(config).items() if v is not None}
     facts: dict[str, Any] = {
         "stage": config.stage.value,
@@ -377,9 +399,9 @@ def _finish(
         reasons=writer.reasons + writer.turn_rules + writer.left,
         usage=usage,
     )
-    name = "preferences" if config.stage is Stage.PREFER else "instructions"
-    artifacts = {name: folder / _records_file(config)}
-    if config.stage is not Stage.PREFER:
+    records_file = folder / _records_file(config)
+    artifacts = {records_file.stem: records_file}
+    if config.stage in (Stage.ALIGN, Stage.INSTRUCT):
         write_text(
             folder / BROWSE_FILE,
             render_browse_page(

@@ -101,6 +101,24 @@ class InstructionsWriter:
             )
         )
 
+    def write_stepped(self, question: Question) -> None:
+        """Append one question, with its key steps where it has any; the report shows both."""
+        _write_line(self._records, question.to_json())
+        self.counts["records"] += 1
+        self.counts["with_key_steps"] += bool(question.key_steps)
+        steps = "; ".join(" | ".join(step) for step in question.key_steps)
+        self.statistics.add(
+            InstructionRecord(
+                record_id=question.id,
+                images=question.images,
+                turns=(
+                    Turn(role="user", content=question.question),
+                    Turn(role="assistant", content=f"{question.answer}\n[key steps] {steps}"),
+                ),
+                stage=Stage.REINFORCE,
+            )
+        )
+
     def write_question(self, question: Question) -> None:
         """Append the twin of a record in the form of a benchmark question."""
         if self._questions is None:

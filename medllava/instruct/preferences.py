@@ -40,7 +40,7 @@ from medllava.instruct.planted import (
     plant_error,
     same_substance,
 )
-from medllava.instruct.teacher import Teacher
+from medllava.instruct.teacher import LEDGER, Teacher
 from medllava.instruct.template import TemplateTeacher, count_answers
 from medllava.instruct.vocabulary import TOPICS
 from medllava.layout import INSTRUCTIONS_FILE
@@ -64,7 +64,6 @@ from medllava.store import contained_path
 
 RejectReason = Callable[[FigureRecord], str | None]
 PREFERENCE_VERSION = "prefer-1"
-LEDGER = "ledger.jsonl"
 SAME, UNEQUAL, NO_RULE = "same_substance", "unequal_length", "no_rule_applies"
 NO_OTHER, NO_IMAGE = "no_other_picture", "image_missing"
 _NOISE_STEP = 500

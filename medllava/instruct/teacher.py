@@ -18,6 +18,8 @@ from medllava.llm.protocol import ChatModel, ChatRequest
 from medllava.llm.runner import Limits, Outcome, Useless, run_requests
 from medllava.progress import Progress
 
+LEDGER = "ledger.jsonl"
+"""Every request and reply, with usage and cost."""
 LOCAL, RECORDED = "local:", "recorded:"
 _ROOM = ("max_tokens", "max_completion_tokens", "max_new_tokens")
 _RESERVED = {"model", "messages", "stream", "n", "response_format", "tools", "seed"}

@@ -5,6 +5,7 @@ lets it die alone. It listens on the loopback address and ends when its starter 
 """
 
 import importlib.util
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 from medllava.errors import SetupError
+from medllava.provenance import gguf_files
 
 _MARK = "medllava-llama-server "
 _LOG_CHARACTERS = 600
@@ -24,9 +26,44 @@ def check_llama_server() -> None:
         raise SetupError("llama.cpp's server is missing. Install it: pip install 'medllava[gguf]'")
 
 
+def num_threads() -> int:
+    """Return how many threads a server here may take: `OMP_NUM_THREADS`, else every core."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdecimal() and int(asked):
+        return int(asked)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def serve_gguf(model: Path, *, context: int = 8192) -> Iterator[str]:
+    """Serve a GGUF model, with the picture part beside it, on this machine's cores.
+
+    Args:
+        model: of the language model; see `provenance.gguf_files`.
+        context: tokens of one conversation, pictures included.
+
+    Yields:
+        The server's address, with `/v1`.
+
+    Raises:
+        DataError: the file is not there, or several picture parts are.
+        SetupError: the package is missing, or llama.cpp cannot load the files.
+    """
+    file, *vision = gguf_files(model)
+    with llama_server(
+        file, vision=vision[0] if vision else None, threads=num_threads(), context=context
+    ) as address:
+        yield f"{address}/v1"
+
+
 @contextmanager
 def llama_server(
-    model: Path, *, vision: Path | None = None, threads: int = 1, context: int = 2048
+    model: Path,
+    *,
+    vision: Path | None = None,
+    threads: int = 1,
+    context: int = 2048,
+    exact: bool = False,
 ) -> Iterator[str]:
     """Serve a GGUF model while the `with` lasts.
 
@@ -35,6 +72,7 @@ def llama_server(
         vision: of the picture part, for a model that sees.
         threads: of the processor.
         context: tokens of one conversation, pictures included.
+        exact: keep keys and values in float32; llama.cpp's own choice is float16.
 
     Yields:
         The server's address, without `/v1`.
@@ -44,9 +82,10 @@ def llama_server(
     """
     check_llama_server()
     command = [sys.executable, "-P", __file__, str(model), str(vision or ""), str(threads)]
+    command += [str(context), str(exact)]
     with TemporaryFile("w+") as log:
         process = subprocess.Popen(
-            [*command, str(context)],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -69,7 +108,7 @@ def _wait_for_address(process: "subprocess.Popen[str]", model: Path, log: object
     raise SetupError(f"llama.cpp cannot serve {model} (exit {process.returncode}): {said}")
 
 
-def _serve(model: str, vision: str, threads: str, context: str) -> None:
+def _serve(model: str, vision: str, threads: str, context: str, exact: str) -> None:
     """Run in the process of its own: serve until standard input closes."""
     import xllamacpp  # noqa: PLC0415 - only in this process
 
@@ -82,6 +121,11 @@ def _serve(model: str, vision: str, threads: str, context: str) -> None:
     values.warmup = False
     values.cpuparams.n_threads = int(threads)
     values.cpuparams_batch.n_threads = int(threads)
+    if exact == str(True):
+        values.cache_type_k = values.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+        # Flash attention rounds keys and values of the encoder to float16 as well.
+        disabled = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        values.flash_attn_type = disabled
     server = xllamacpp.Server(values)
     sys.stdout.write(f"{_MARK}{server.listening_address}\n")
     sys.stdout.flush()

@@ -1,20 +1,33 @@
-"""Low-rank adapters on the language model: attach, save apart, merge.
+"""Low-rank adapters on the language model: attach, merge, save apart, read back.
 
 The adapter is put into the native model's linear layers (peft), so the class stays the native one.
-What is saved is always merged: a checkpoint is a whole LLaVA with its projector, whatever learned.
-With 4-bit weights beneath (QLoRA) the merged weights are the dequantized ones plus the adapter.
+A checkpoint is always merged: a whole LLaVA with its projector, whatever learned. With 4-bit
+weights beneath (QLoRA) the merged weights are the dequantized ones plus the adapter. What learned
+can be written apart too, as peft reads it, for those who have the model that it learned on.
 """
 
+# mypy: allow-untyped-calls
+# peft types its classes only in part
+
+import copy
+import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from medllava.errors import SetupError
+from medllava.layout import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
+from medllava.store import read_json
 
 _MARK = ".lora_"
 _WRAPPED = ".base_layer."
+_PEFT_PREFIX = "base_model.model."
+_MISSING = "adapters need peft. Install medllava[lora]."
 
 
 def attach_adapter(
@@ -38,7 +51,7 @@ def attach_adapter(
     try:
         from peft import LoraConfig, inject_adapter_in_model  # noqa: PLC0415 - an extra
     except ImportError:
-        raise SetupError("adapters need peft. Install medllava[lora].") from None
+        raise SetupError(_MISSING) from None
     targets = [
         name
         for name, module in model.named_modules()
@@ -95,3 +108,86 @@ def _merged_weight(layer: Any) -> Tensor:  # noqa: ANN401 - peft's own class
         weight = weight.to(delta.dtype)
     merged: Tensor = weight.detach() + delta.to(weight.dtype)
     return merged
+
+
+def save_adapter(model: nn.Module, folder: Path, *, base: str) -> None:
+    """Write what learned, apart from what rested: adapter_config.json, adapter_model.safetensors.
+
+    Whatever learned beside the adapter, such as the projector, is written whole.
+
+    Args:
+        model: with an adapter, as it was trained: parameters that rest take no gradients.
+        folder: made if absent.
+        base: folder or hub id of the model that it learned on.
+    """
+    tuned: Any = model
+    (config,) = (copy.copy(found) for found in tuned.peft_config.values())
+    learned = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    whole = {name.split(".")[1] for name in learned if not is_adapter_parameter(name)}
+    config.base_model_name_or_path = base
+    config.modules_to_save = sorted(whole) or None
+    config.inference_mode = True
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        _PEFT_PREFIX + name.replace(".default.", "."): parameter.detach().cpu().contiguous()
+        for name, parameter in learned.items()
+    }
+    save_file(tensors, folder / ADAPTER_WEIGHTS_FILE, metadata={"format": "pt"})
+    config.save_pretrained(folder)
+
+
+def is_adapter(source: str) -> bool:
+    """Tell whether a folder holds an adapter alone."""
+    return (Path(source) / ADAPTER_CONFIG_FILE).is_file()
+
+
+def base_of(folder: Path) -> str:
+    """Return the folder or hub id of the model that an adapter learned on.
+
+    Raises:
+        SetupError: it does not say.
+    """
+    base = read_json(folder / ADAPTER_CONFIG_FILE).get("base_model_name_or_path")
+    if not base:
+        raise SetupError(f"the adapter does not name its model: {folder}. Write {folder}+MODEL.")
+    return str(base)
+
+
+def merge_adapter(model: nn.Module, folder: Path) -> nn.Module:
+    """Return the model with an adapter of `save_adapter` merged into it.
+
+    Args:
+        model: what the adapter learned on; changed in place.
+        folder: of the adapter.
+
+    Raises:
+        SetupError: peft is missing, or the adapter does not fit this model.
+    """
+    try:
+        from peft import PeftModel  # noqa: PLC0415 - an extra
+    except ImportError:
+        raise SetupError(_MISSING) from None
+    if not (folder / ADAPTER_WEIGHTS_FILE).is_file():  # peft would take a pickle instead
+        raise SetupError(f"no {ADAPTER_WEIGHTS_FILE}: {folder}. Export the adapter again.")
+    base: Any = model
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # keys without a place are only warned of
+            tuned = PeftModel.from_pretrained(base, str(folder))
+            _check_places(tuned, folder)
+    except (UserWarning, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise SetupError(
+            f"the adapter does not fit the model it is put on ({reason:.200}): {folder}."
+        ) from None
+    merged: nn.Module = tuned.merge_and_unload()
+    return merged
+
+
+def _check_places(tuned: nn.Module, folder: Path) -> None:
+    """Raise a `ValueError` for matrices of an adapter that have no place; peft passes them over."""
+    with safe_open(folder / ADAPTER_WEIGHTS_FILE, framework="pt") as file:
+        names = [name for name in file.keys() if is_adapter_parameter(name)]  # noqa: SIM118 - no dict
+    places = {name.replace(".default.", ".") for name, _ in tuned.named_parameters()}
+    if missing := sorted(set(names) - places):
+        raise ValueError(f"no place for {missing[0].removeprefix(_PEFT_PREFIX)}")

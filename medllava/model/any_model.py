@@ -17,8 +17,10 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from medllava.errors import SetupError
+from medllava.model.adapter import is_adapter
 from medllava.model.devices import choose_device, choose_dtype
-from medllava.model.sources import check_keys, reading_weights
+from medllava.model.import_llava_med import split_delta
+from medllava.model.sources import check_keys, read_config, reading_weights
 
 _OWN = frozenset({"llava"})
 """Loaded by `load`, in its native and its older layouts."""
@@ -37,6 +39,16 @@ def is_any_model(config: Mapping[str, Any]) -> bool:
     """Tell from a checkpoint's `config.json` a model of transformers that is no LLaVA."""
     kind = config.get("model_type")
     return kind not in _OWN and kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+
+def is_other_family(checkpoint: str) -> bool:
+    """Tell a checkpoint that transformers loads by a class of its own from a LLaVA in any layout.
+
+    Raises:
+        SetupError: it cannot be reached.
+    """
+    name, base = split_delta(checkpoint)
+    return base is None and not is_adapter(name) and is_any_model(read_config(name))
 
 
 def load_any_model(source: str, *, device: str = "auto", dtype: str = "auto") -> AnyModel:

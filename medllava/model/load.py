@@ -12,6 +12,7 @@ import importlib.util
 import json
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,13 @@ from transformers import (
 
 from medllava.errors import SetupError
 from medllava.layout import MODEL_CONFIG_FILE
-from medllava.model.adapter import has_adapter, merged_state_dict
+from medllava.model.adapter import (
+    base_of,
+    has_adapter,
+    is_adapter,
+    merge_adapter,
+    merged_state_dict,
+)
 from medllava.model.attention import choose_attention
 from medllava.model.devices import choose_device, choose_dtype
 from medllava.model.import_llava_med import import_llava, split_delta
@@ -54,8 +61,9 @@ def load_model(
     """Load a checkpoint, ready to answer.
 
     Args:
-        source: folder or hub id of a native LLaVA, of a LLaVA checkpoint of the older layout, or
-            `DELTA+BASE` for a v1 delta and the LLaMA it is to be added to.
+        source: folder or hub id of a native LLaVA, or of a LLaVA checkpoint of the older layout;
+            `DELTA+BASE` for a v1 delta and the LLaMA it is to be added to; the folder of an
+            adapter, or `ADAPTER+BASE` where its model lies elsewhere.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         dtype: `bf16`, `fp16`, `fp32`, or `auto`: bf16 on a GPU that has it, fp32 on the CPU.
         quantize: `4bit` or `8bit`; needs CUDA and bitsandbytes.
@@ -69,6 +77,11 @@ def load_model(
     torch_dtype = choose_dtype(dtype, device=device)
     name = choose_attention(attention, device=device)
     delta, base = split_delta(source)
+    if is_adapter(delta):
+        base = base or base_of(Path(delta))
+        adapted = load_model(base, device=device, dtype=dtype, attention=attention)
+        model: Any = merge_adapter(adapted.model, Path(delta))
+        return replace(adapted, model=model, source=source)
     config = read_config(delta)
     if base is None and is_native(config):
         return load_native(
@@ -80,7 +93,7 @@ def load_model(
             "Save the imported model first, then load that folder."
         )
     imported = import_llava(delta, base=base, dtype=torch_dtype, attention=name)
-    model: Any = imported.model
+    model = imported.model
     model.to(device)
     return imported
 

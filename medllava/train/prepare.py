@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from medllava.data.dataset import (
     save_index,
 )
 from medllava.data.dropped import IMAGE_DROPS, DropReason, unusable_share
+from medllava.data.image_verdicts import ImageVerdicts
 from medllava.data.mixture import Mixture, mix
 from medllava.data.packing import MicroBatches
 from medllava.data.pixels import PixelReader
@@ -144,6 +146,7 @@ def index_data(
     if cache_file is not None:
         cache_file.unlink(missing_ok=True)
         pixels.keep(cache_file, (), room=_cache_room(cache_file) // pixels.image_bytes)
+    verdicts = [ImageVerdicts(source.image_root, progress) for source in data.sources()]
     indexes = [
         build_index(
             source.records(),
@@ -153,7 +156,9 @@ def index_data(
             max_length=config.recipe.data.max_length,
             progress=progress,
             screen=ImageScreen(
-                open_image=pixels.admit,
+                open_image=partial(
+                    verdicts[number].try_once, decode=pixels.admit, trust=pixels.reserve
+                ),
                 lost_before=None
                 if lost_before is None
                 else frozenset(item for origin, item in lost_before if origin == number),
@@ -161,6 +166,8 @@ def index_data(
         )
         for number, source in enumerate(data.sources())
     ]
+    for found in verdicts:
+        found.save()
     index = join_indexes(indexes) if config.mixture else indexes[0]
     return replace(index, kept_pixels=pixels.kept)
 

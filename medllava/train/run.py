@@ -396,7 +396,7 @@ def _run_key(config: StageRunConfig, ranks: Ranks) -> dict[str, Any]:
     data, train = dict(values["data"]), dict(values["train"])
     for name in ("num_workers", "max_dropped"):
         del data[name]
-    for name in ("threads", "trackers"):
+    for name in ("threads", "trackers", "restarts"):
         del train[name]
     init_run = describe_init(config.init).run
     return {

@@ -11,6 +11,7 @@ import torch
 
 from medllava.errors import SetupError
 from medllava.layout import (
+    ADAPTER_DIR,
     CARD_FILE,
     CHECKPOINTS_DIR,
     DROPPED_FILE,
@@ -19,6 +20,7 @@ from medllava.layout import (
     RECIPE_FILE,
     RUN_FILE,
 )
+from medllava.model.adapter import has_adapter, save_adapter
 from medllava.model.load import save_model
 from medllava.model.loaded import LoadedModel
 from medllava.model.shapes import ModelShape, read_shape
@@ -109,6 +111,8 @@ def export_run(
     """
     output_dir = config.output_dir
     save_model(loaded, output_dir, dtype=torch.bfloat16 if is_half else None)
+    if has_adapter(loaded.model):
+        save_adapter(loaded.model, output_dir / ADAPTER_DIR, base=config.init)
     records = read_metrics(output_dir / METRICS_FILE)
     record = replace(
         record,

@@ -9,6 +9,7 @@ from medllava.data.benchmarks.questions import (
     QuestionSet,
     finetune_records,
     holds_questions,
+    load_asked,
     load_questions,
 )
 from medllava.data.dropped import Dropped
@@ -20,7 +21,6 @@ from medllava.data.random_records import (
     write_random_records,
 )
 from medllava.data.sources import image_root, read_instructions
-from medllava.layout import QUESTIONS_FILE
 from medllava.records import InstructionRecord, Split, Stage
 from medllava.train.config import StageRunConfig
 
@@ -106,19 +106,6 @@ def _find(config: StageRunConfig, source: str, made_up: Path) -> StageData:
         root = questions.image_dir or questions.file.parent
         return StageData(path=questions.file, image_root=root, questions=questions)
     return StageData(path=path, image_root=image_root(path, config.image_dir))
-
-
-def load_asked(source: str, *, image_dir: Path | None) -> QuestionSet:
-    """Read the questions of stage 5: a benchmark's train split, a file, or a folder that has one.
-
-    Raises:
-        DataError: nothing is there, or its form is not known.
-    """
-    path = Path(source)
-    if (path / QUESTIONS_FILE).is_file():
-        path = path / QUESTIONS_FILE
-    split = None if path.is_file() else Split.TRAIN.value
-    return load_questions(str(path) if path.exists() else source, split=split, image_dir=image_dir)
 
 
 def _first(

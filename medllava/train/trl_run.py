@@ -24,6 +24,7 @@ from medllava.layout import (
     RUN_FILE,
 )
 from medllava.model.loaded import LoadedModel
+from medllava.model.packed_attention import SEGMENTED
 from medllava.progress import Progress
 from medllava.recipe import Precision
 from medllava.records import DataRecord, RunRecord, Stage
@@ -51,7 +52,7 @@ from medllava.train.stage_data import StageData
 from medllava.train.stop import StopRequest
 
 _PADDED_ATTENTION = "sdpa"
-"""TRL's batches are padded; our kernels are for packs."""
+"""Batches of TRL's are padded; our kernels are for packs."""
 _FLASH = "flash"
 
 
@@ -162,9 +163,9 @@ def train_by_trl(config: StageRunConfig, ranks: Ranks, progress: Progress) -> bo
         )
         with _quiet():
             trainer = job.make_trainer(loaded, arguments, plan)
-        progress.start(f"train {config.stage.value}", total=job.num_steps)
-        progress.advance(done)
-        trainer.train(resume_from_checkpoint=str(folder) if folder else None)
+            progress.start(f"train {config.stage.value}", total=job.num_steps)
+            progress.advance(done)
+            trainer.train(resume_from_checkpoint=str(folder) if folder else None)
     if trainer.was_stopped:
         return False
     export_run(
@@ -195,7 +196,9 @@ def _load(config: StageRunConfig, settings: Settings, folder: Path | None) -> Lo
     nowhere = StageData(path=Path(config.data), image_root=Path())
     loaded = prepare.load_initial(config, settings, nowhere, resumed=folder)
     model: Any = loaded.model
-    if _FLASH not in str(model.config._attn_implementation):  # noqa: SLF001 - its only name
+    name = str(model.config._attn_implementation)  # noqa: SLF001 - its only name
+    takes_packs = config.stage is Stage.REINFORCE and name == SEGMENTED
+    if _FLASH not in name and not takes_packs:
         model.set_attn_implementation(_PADDED_ATTENTION)
     if torch.cuda.is_available():
         model.to("cuda")
@@ -253,7 +256,7 @@ def _describe(config: StageRunConfig, settings: Settings, job: Job) -> RunRecord
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep TRL's notes on its own plans from our users."""
+    """Keep TRL's notes on its own plans, and those on its use of old names, from our users."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning, module=r"trl\..*")
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"(trl|transformers)\..*")
         yield

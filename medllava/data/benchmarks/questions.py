@@ -28,7 +28,7 @@ from medllava.data.conversation import question_text, user_turn
 from medllava.data.layouts.items import iter_items
 from medllava.data.sources import image_root
 from medllava.errors import DataError, RecordError
-from medllava.layout import INSTRUCTIONS_FILE
+from medllava.layout import INSTRUCTIONS_FILE, QUESTIONS_FILE
 from medllava.records import (
     AnswerType,
     InstructionRecord,
@@ -136,6 +136,19 @@ def load_questions(
         notes=_notes(shipped, wanted or "test", language, questions, gathered),
         advice=shipped.pickle_advice if shipped else "",
     )
+
+
+def load_asked(source: str, *, image_dir: Path | None) -> QuestionSet:
+    """Read questions to learn from: a benchmark's train split, a file, or a folder that has one.
+
+    Raises:
+        DataError: nothing is there, or its form is not known.
+    """
+    path = Path(source)
+    if (path / QUESTIONS_FILE).is_file():
+        path = path / QUESTIONS_FILE
+    split = None if path.is_file() else Split.TRAIN.value
+    return load_questions(str(path) if path.exists() else source, split=split, image_dir=image_dir)
 
 
 def check_questions(questions: Sequence[Question], *, file: Path) -> None:

@@ -19,7 +19,7 @@ def describe_source(config: EvalConfig) -> dict[str, Any]:
         hashed = sha256_of(config.predictions)
         return {"source": str(config.predictions), "predictions_sha256": hashed}
     model = describe_model(config.checkpoint or "")
-    if config.backend is not Backend.TRANSFORMERS:
+    if config.backend not in (Backend.TRANSFORMERS, Backend.LLAMA_CPP):
         model |= {"server": config.base_url, "served_model": config.served_model}
     return model
 

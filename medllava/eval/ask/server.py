@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from PIL import Image
+
 from medllava.errors import RemoteError
 from medllava.eval.ask.predict import BLANK, Ask, Batch, Refused, blank_image
 from medllava.eval.config import DecodingConfig
@@ -38,7 +40,13 @@ class ServerAnswerer:
     """An `Answerer` on the other side of HTTP."""
 
     def __init__(
-        self, *, model: str, base_url: str | None, decoding: DecodingConfig, ledger: Path
+        self,
+        *,
+        model: str,
+        base_url: str | None,
+        decoding: DecodingConfig,
+        ledger: Path,
+        show: Callable[[Image.Image], Image.Image] = lambda image: image,
     ) -> None:
         """Remember whom to ask.
 
@@ -47,6 +55,7 @@ class ServerAnswerer:
             base_url: address that ends in `/v1`.
             decoding: length, temperature and how many requests are in flight.
             ledger: file of requests and replies.
+            show: makes of a picture what is sent; unset sends it as it is.
 
         Raises:
             SetupError: the address is OpenAI's and there is no key.
@@ -54,6 +63,7 @@ class ServerAnswerer:
         self._model: ChatModel = OpenAIModel(model, base_url=base_url)
         self._decoding = decoding
         self._ledger = ledger
+        self._address = lru_cache(maxsize=_ENCODED_IMAGES)(lambda image: _address(image, show))
 
     def answer(self, asks: Sequence[Ask], *, is_done: Callable[[Ask], bool]) -> Iterator[Batch]:
         """Yield replies in order; see `predict.Answerer`.
@@ -85,7 +95,7 @@ class ServerAnswerer:
             yield batch
 
     def _request(self, ask: Ask) -> ChatRequest:
-        images = tuple(_address(image) for image in ask.images)
+        images = tuple(self._address(image) for image in ask.images)
         return ChatRequest(
             request_id=f"{ask.condition} {ask.seed} {ask.id}",
             messages=(Message(role="user", content=ask.text, images=images),),
@@ -109,7 +119,6 @@ def _reply_of(ask: Ask, outcome: Outcome) -> str | Refused:
     )
 
 
-@lru_cache(maxsize=_ENCODED_IMAGES)
-def _address(image: str) -> str:
+def _address(image: str, show: Callable[[Image.Image], Image.Image]) -> str:
     """Return the picture that our own engine would see as a PNG in a `data:` address."""
-    return image_address(blank_image() if image == BLANK else load_image(Path(image)))
+    return image_address(show(blank_image() if image == BLANK else load_image(Path(image))))

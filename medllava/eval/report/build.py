@@ -5,7 +5,7 @@ asked of whom, `html` draws it, hub and the quickstart read it.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,7 +92,7 @@ def build_scores(
         counts=_counts(questions),
         conditions={name: _estimates(name, columns, result) for name in means},
         visual_gain=next(iter(gains.values()), None),
-        visual_gain_over=_gain_over(questions, gains),
+        visual_gain_over=gain_over(questions, gains),
         gain_over_all=gains.get(Condition.PERMUTED.value) if len(gains) > 1 else None,
         num_permutations=max((len(by_seed[name]) for name in gains), default=None),
         by_answer_type=_named_groups("answer_type:", groups, columns, result),
@@ -209,8 +209,13 @@ def _gains(
     return gains
 
 
-def _gain_over(questions: Sequence[Question], gains: Mapping[str, Estimates]) -> str | None:
-    """Say in words among which images the floor of the visual gain was permuted."""
+def gain_over(questions: Sequence[Question], gains: Collection[str]) -> str | None:
+    """Say in words among which images the floor of the visual gain was permuted.
+
+    Args:
+        questions: what was asked.
+        gains: the permuted conditions that there are.
+    """
     if not gains:
         return None
     kind, kinds = image_kinds(questions)

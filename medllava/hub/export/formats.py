@@ -1,7 +1,9 @@
 """The formats of `push --export`, and what each needs; torch-free.
 
 gguf, gguf-f32, gguf-f16, gguf-q8_0, gguf-q4_1    llama.cpp, Ollama; `gguf` is gguf-q8_0
-fp8, awq                                          quantized safetensors for vLLM
+adapter                                           what an adapter learned, beside its model
+fp8                                               8-bit floats, for vLLM
+awq                                               by llm-compressor only, which is told
 """
 
 import importlib.util
@@ -9,10 +11,15 @@ from collections.abc import Iterable
 
 from medllava.errors import RecipeError, SetupError
 
-GGUF = "gguf"
+GGUF, ADAPTER, FP8, AWQ = "gguf", "adapter", "fp8", "awq"
 _GGUF_KINDS = ("f32", "f16", "q8_0", "q4_1")
-_QUANTIZED = {"fp8": "llmcompressor", "awq": "llmcompressor"}
-FORMATS = (GGUF, *(f"{GGUF}-{kind}" for kind in _GGUF_KINDS), *_QUANTIZED)
+FORMATS = (GGUF, *(f"{GGUF}-{kind}" for kind in _GGUF_KINDS), ADAPTER, FP8, AWQ)
+_NEEDS = {
+    GGUF: (("gguf", "xllamacpp"), "medllava[gguf]"),
+    ADAPTER: (("peft",), "medllava[lora]"),
+    FP8: (("compressed_tensors",), "medllava[fp8]"),
+}
+"""Kind of format to its packages and the extra that brings them."""
 
 
 def parse_formats(names: Iterable[str]) -> tuple[str, ...]:
@@ -39,16 +46,17 @@ def gguf_kind(name: str) -> str | None:
 
 
 def _check(name: str) -> None:
-    if gguf_kind(name):
-        missing = [p for p in ("gguf", "xllamacpp") if importlib.util.find_spec(p) is None]
-        if missing:
-            raise SetupError(
-                f"--export {name} needs {' and '.join(missing)}. "
-                "Install: pip install 'medllava[gguf]'"
-            )
-    if name in _QUANTIZED:
+    if name == AWQ:
         raise SetupError(
-            f"--export {name} is not written by medllava: push the folder and quantize it with "
-            "llm-compressor (pip install llmcompressor), which reads it as it lies; then measure "
-            "it with medllava eval TASK --base-url. Or export gguf-q8_0 or gguf-q4_1."
+            "--export awq is not written by medllava: it needs answers on data of yours, and "
+            "llm-compressor, which does it, wants other versions of transformers. In an "
+            "environment of its own, pip install llmcompressor, give its AWQModifier this folder, "
+            "and measure the result with medllava eval TASK --backend URL. "
+            "Or export fp8, gguf-q8_0 or gguf-q4_1."
+        )
+    packages, extra = _NEEDS[GGUF if gguf_kind(name) else name]
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    if missing:
+        raise SetupError(
+            f"--export {name} needs {' and '.join(missing)}. Install: pip install '{extra}'"
         )

@@ -1,7 +1,7 @@
 """The picture part of a LLaVA as a GGUF file: encoder up to the chosen layer, and projector.
 
-llama.cpp's LLaVA graph knows CLIP and SigLIP encoders with two linear layers behind them. What it
-cannot run is refused by name.
+llama.cpp's LLaVA graph knows encoders of SigLIP's and CLIP's shape with two linear layers behind
+them. What it cannot run is refused by name.
 """
 
 # mypy: allow-untyped-calls
@@ -19,7 +19,11 @@ from medllava.errors import SetupError
 from medllava.hub.export.gguf_language import Precision, add_tensor
 from medllava.model.loaded import LoadedModel
 
-_TOWERS = {"clip_vision_model": "CLIP", "siglip_vision_model": "SigLIP and SigLIP 2"}
+_TOWERS = ("clip_vision_model", "siglip_vision_model")
+"""Encoders that can be written. CLIP's is refused by the comparison as long as llama.cpp reads the
+class token at the wrong end (its issue 25814)."""
+_EXACT = "SigLIP and SigLIP 2"
+"""Encoders whose answers are those of transformers."""
 _ACTIVATIONS = {"gelu", "gelu_pytorch_tanh", "gelu_new", "quick_gelu"}
 _LAYER = {
     "self_attn.q_proj": "attn_q",
@@ -43,7 +47,7 @@ def check_vision(config: Any) -> None:  # noqa: ANN401 - transformers' configura
     if vision.model_type not in _TOWERS:
         raise SetupError(
             f"no GGUF for a {vision.model_type!r} vision encoder: llama.cpp has no graph for it. "
-            f"{' and '.join(_TOWERS.values())} work; serve this model with transformers."
+            f"{_EXACT} work; serve this model with transformers."
         )
     problem = ""
     if not isinstance(config.vision_feature_layer, int):

@@ -5,6 +5,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from medllava.layout import ADAPTER_DIR
+from medllava.provenance import is_gguf
+
+REQUIRED = 0.9
+"""Share of greedy answers that must be the same; the rest are near ties of two tokens."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parity:
@@ -22,6 +28,11 @@ class Parity:
     """Of transformers in float32, on the same threads."""
 
     @property
+    def is_same(self) -> bool:
+        """Whether all prompts agree, and so many answers that only near ties are left."""
+        return self.same_text == self.prompts and self.agreement >= REQUIRED
+
+    @property
     def agreement(self) -> float:
         """Share of answers that agree, or part at a tie."""
         return (self.same_answers + self.ties) / self.prompts
@@ -34,6 +45,16 @@ class Export:
     name: str
     files: tuple[Path, ...]
     parity: Parity
+    use: tuple[str, ...] = ()
+    """Lines of the page that say how to run it."""
+
+    @property
+    def checkpoint(self) -> str:
+        """What `--ckpt` is to be given to ask it."""
+        first = self.files[0]
+        if is_gguf(first.name):
+            return str(first)
+        return f"{first.parent}+MODEL" if self.name == ADAPTER_DIR else str(first.parent)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -59,17 +80,11 @@ def parity_lines(exports: Sequence[Export]) -> str:
             f"{p.same_answers} of {p.prompts} | {p.ties} | {p.tokens_per_second:.1f} | "
             f"{p.reference_tokens_per_second:.1f} |"
         )
-    return "\n".join(
-        [
-            *lines,
-            "",
-            "Greedy answers of llama.cpp and of transformers in float32 on one machine; a tie "
-            "parts where transformers gives two tokens almost the same chance. The pictures were "
-            "made square by the model's own processor; llama.cpp pads others with a color and "
-            "resampling of its own, so send square ones.",
-            "",
-            "    llama-server -m MODEL.gguf --mmproj MMPROJ.gguf",
-            "    medllava chat image.png --base-url http://127.0.0.1:8080/v1",
-            "    ollama create NAME -f Modelfile",
-        ]
-    )
+    lines += [
+        "",
+        "Greedy answers of the exported files and of transformers in float32 on one machine; a tie "
+        "parts where both give two tokens almost the same chance.",
+    ]
+    for use in dict.fromkeys(export.use for export in exports):
+        lines += ["", *use]
+    return "\n".join(lines)

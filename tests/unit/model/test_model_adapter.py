@@ -8,11 +8,14 @@ import torch
 from model_factory import noise_image
 from torch import Tensor
 
+from medllava.errors import SetupError
 from medllava.model.adapter import (
     attach_adapter,
     has_adapter,
     is_adapter_parameter,
+    merge_adapter,
     merged_state_dict,
+    save_adapter,
 )
 from medllava.model.load import load_model, save_model
 from medllava.model.loaded import LoadedModel
@@ -93,6 +96,63 @@ def test_saved_checkpoint_is_whole_and_native(tmp_path: Path) -> None:
     assert not (tmp_path / "adapter_config.json").exists()
     again = load_model(str(tmp_path), device="cpu")
     assert torch.allclose(logits(again), before, atol=TOLERANCE)
+
+
+def learned(folder: Path, *, base: str = "runs/stage1") -> LoadedModel:
+    """Save an adapter, and a projector that learned beside it; return the model that has them."""
+    loaded = adapted()
+    for name, parameter in loaded.model.named_parameters():
+        is_projector = "multi_modal_projector" in name
+        parameter.requires_grad_(is_adapter_parameter(name) or is_projector)
+        if is_projector:
+            parameter.data.add_(0.01)
+    save_adapter(loaded.model, folder, base=base)
+    return loaded
+
+
+def test_an_adapter_saved_apart_gives_the_same_model_through_peft(tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    loaded = learned(tmp_path)
+    wanted = merged_state_dict(loaded.model)
+    with torch.no_grad():
+        plain = PeftModel.from_pretrained(build().model, str(tmp_path))
+        inputs = loaded.processor(
+            text=["<image>What is it?"], images=[noise_image()], return_tensors="pt"
+        )
+        assert torch.allclose(plain(**inputs).logits, logits(loaded), atol=TOLERANCE)
+    found = merge_adapter(build().model, tmp_path).state_dict()
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
+
+
+def test_an_adapter_folder_loads_as_a_checkpoint_on_its_model(tmp_path: Path) -> None:
+    base, apart = tmp_path / "base", tmp_path / "apart"
+    save_model(build(), base)
+    loaded = learned(apart, base=str(base))
+    for source in (str(apart), f"{apart}+{base}"):
+        again = load_model(source, device="cpu")
+        assert torch.allclose(logits(again), logits(loaded), atol=TOLERANCE)
+        assert again.source == source
+
+
+def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
+    learned(tmp_path)
+    wider = ["model.language_model.config.hidden_size=64"]
+    other = build_model(load_recipe("debug", overrides=wider).model, seed=0)
+    with pytest.raises(SetupError, match="does not fit the model it is put on"):
+        merge_adapter(other.model, tmp_path)
+    deeper = ["model.language_model.config.num_hidden_layers=1"]
+    other = build_model(load_recipe("debug", overrides=deeper).model, seed=0)
+    with pytest.raises(SetupError, match="does not fit the model it is put on"):
+        merge_adapter(other.model, tmp_path)
+
+
+def test_no_pickle_is_read_in_an_adapters_place(tmp_path: Path) -> None:
+    learned(tmp_path)
+    (tmp_path / "adapter_model.safetensors").rename(tmp_path / "adapter_model.bin")
+    with pytest.raises(SetupError, match=r"no adapter_model\.safetensors"):
+        merge_adapter(build().model, tmp_path)
 
 
 needs_4bit = pytest.mark.skipif(

@@ -12,6 +12,7 @@ import torch
 from at_step import AtStep
 from safetensors.torch import load_file
 
+from medllava.data.benchmarks.questions import load_asked
 from medllava.data.other_pictures import OtherPictures
 from medllava.data.random_records import write_random_questions
 from medllava.errors import DataError, RecipeError
@@ -28,7 +29,6 @@ from medllava.train.rewards import Showing
 from medllava.train.run import train_stage
 from medllava.train.settings import machine_settings
 from medllava.train.showings import lay_out
-from medllava.train.stage_data import load_asked
 from tests.unit.train.test_train_prefer import Killed, kill, records
 
 pytestmark = pytest.mark.timeout(200)
