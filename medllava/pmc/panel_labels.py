@@ -35,7 +35,8 @@ def compare_with_letters(
     likeness = np.einsum("scfp,kp->kcsf", templates, squares).max(axis=-1)
     wanted: NDArray[np.float64] = likeness[:, :, [_SIGNS.index(label.lower()) for label in labels]]
     best = likeness.max(axis=(1, 2))
-    return wanted - (best[:, None, None] - wanted)
+    distinct: NDArray[np.float64] = 2.0 * wanted - best[:, None, None]
+    return distinct
 
 
 @lru_cache(maxsize=256)
