@@ -242,6 +242,24 @@ def test_an_adapter_leaves_alone_and_answers_on_its_model_as_the_checkpoint(adap
     assert "adapter+MODEL" in (tmp_path / "README.md").read_text()
 
 
+def test_an_adapter_is_staged_beside_the_model_without_a_path_of_this_machine(
+    adapted_run, tmp_path
+):
+    config = PushConfig(
+        folder=adapted_run / "2",
+        repo_id="tester/tiny",
+        exports=("adapter",),
+        output_dir=tmp_path / "push",
+        dry_run=True,
+        load_check=False,
+    )
+    push(config)
+    staged = tmp_path / "push/export/adapter"
+    assert (staged / "adapter_model.safetensors").is_file()
+    assert str(adapted_run) not in (staged / "adapter_config.json").read_text()
+    assert "adapter+MODEL" in (tmp_path / "push/README.md").read_text()
+
+
 def test_an_adapter_that_is_not_the_checkpoints_is_refused(adapted_run, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(adapted_run / "2", run)
