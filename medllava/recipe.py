@@ -95,7 +95,7 @@ class ProjectorConfig:
     activation: str = "gelu"
     """Between the two linear layers, by transformers' name."""
     standardize_features: bool = False
-    """Start from standardized features and the scale of the word embeddings; helps small models."""
+    """Start and learn by standardized features, at the scale of word embeddings: small models."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -343,6 +343,10 @@ class TrainConfig:
     """Multiply the language model's matrices in float8 (the `float8` extra, H100 or newer)."""
     threads: int = 0
     """CPU threads per process; 0 lets torch choose."""
+    restarts: int = 0
+    """How often the ranks of a run start again from the last checkpoint when one of them dies (is
+    killed, loses its GPU or a connection). An error of the data or the recipe ends the run at once.
+    Any number above 0 starts even one process through the launcher."""
     trackers: tuple[str, ...] = ()
     """Any of tensorboard, wandb, trackio; metrics.jsonl is always written."""
 

@@ -234,6 +234,16 @@ def waiting_lock(path: Path) -> Iterator[None]:
         yield
 
 
+def cache_folder(name: str) -> Path:
+    """Return where what can be made again is kept for all runs of a user.
+
+    Args:
+        name: of the kind of things.
+    """
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "medllava" / name
+
+
 def contained_path(root: Path, relative: str) -> Path:
     """Join `relative` to `root`, refusing any way out of it.
 

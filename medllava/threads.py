@@ -1,5 +1,6 @@
 """Threads that wait for others: a pool whose work is thrown away when somebody presses Ctrl-C."""
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,3 +24,10 @@ def thread_pool(num_threads: int, *, name: str = "") -> Iterator[ThreadPoolExecu
         pool.shutdown(wait=True, cancel_futures=True)
         raise
     pool.shutdown(wait=True)
+
+
+def num_cores() -> int:
+    """Return the cores that this process may use, which a container or a scheduler limits."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

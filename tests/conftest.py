@@ -16,8 +16,9 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 
 @pytest.fixture(autouse=True)
-def isolated(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clear our variables, refuse every address but loopback, seed."""
+def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Clear our variables, keep off the user's cache, refuse all addresses but loopback, seed."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
     for name in list(os.environ):
         if name.startswith("MEDLLAVA_") or name in {"OPENAI_API_KEY", "HF_TOKEN", "NCBI_API_KEY"}:
             monkeypatch.delenv(name)

@@ -1,5 +1,6 @@
 """The three ways `medllava chat` talks: a terminal, a pipe or script, a page."""
 
+import atexit
 import gc
 import os
 import sys
@@ -247,4 +248,5 @@ def _import_model_code() -> None:
         import medllava.model.load  # noqa: F401 - for the side effect
     finally:
         gc.freeze()
+        atexit.register(gc.unfreeze)  # else triton, on exit, lists all of it as leaked
         gc.enable()

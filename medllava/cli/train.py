@@ -171,7 +171,7 @@ def _train(console: Console, config: "StageRunConfig", *, gpus: int, nodes: int)
 
             shown = progress if ranks.is_main else SilentProgress()
             summary = train_stage(config, ranks=ranks, progress=shown)
-        elif gpus * nodes > 1 or wants_launcher(config.recipe):
+        elif gpus * nodes > 1 or wants_launcher(config.recipe) or config.recipe.train.restarts:
             from medllava.train.launch import launch_stage
 
             summary = launch_stage(config, gpus=gpus, nodes=nodes, progress=progress)

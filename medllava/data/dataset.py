@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from medllava.data.dropped import Dropped, DropReason
 from medllava.data.layouts.conversation import REPAIRS
-from medllava.data.tokenize import EncodedText, check_placeholders, encode_records
+from medllava.data.token_store import Encoding, encode_chunks
+from medllava.data.tokenize import EncodedText, check_placeholders
 from medllava.errors import DataError
 from medllava.images.load import load_image
 from medllava.progress import Progress
@@ -182,21 +183,16 @@ def build_index(
         DataError: no record is usable.
     """
     builder = _Builder(image_tokens=image_tokens, images=screen or ImageScreen())
+    encoding = Encoding(processor=processor, image_tokens=image_tokens, max_length=max_length)
     progress.start("read records")
-    numbered = enumerate(records, start=1)
     with ThreadPoolExecutor(_READERS) as pool:
-        while chunk := list(islice(numbered, _CHUNK)):
-            checked = pool.map(lambda one: _check(one[0], one[1], image_root), chunk)
-            kept = builder.open_images(builder.screen(checked), pool)
-            encoded = encode_records(
-                [one.record for one in kept],
-                processor,
-                image_tokens=image_tokens,
-                max_length=max_length,
-            )
-            for one, text in zip(kept, encoded, strict=True):
-                builder.add(one, text)
-            progress.advance(len(chunk))
+        chunks = _read_chunks(records, image_root, pool)
+        for checked, texts in encode_chunks(chunks, encoding, progress):
+            kept = builder.screen(checked)
+            encoded = dict(zip((one.item for one in kept), texts, strict=True))
+            for one in builder.open_images(kept, pool):
+                builder.add(one, encoded[one.item])
+            progress.advance(len(checked))
     index = builder.finish()
     if index.repeated_ids:
         progress.note(f"{index.repeated_ids:,} records have an id that another one has too")
@@ -232,6 +228,16 @@ def join_indexes(indexes: Sequence[ExampleIndex]) -> ExampleIndex:
     )
 
 
+def _read_chunks(
+    records: Iterable[InstructionRecord | Dropped], image_root: Path, pool: ThreadPoolExecutor
+) -> Iterator[tuple[list["_Checked | Dropped"], list[InstructionRecord]]]:
+    """Yield what checking says of so many records, and those of them that can be tokenized."""
+    numbered = enumerate(records, start=1)
+    while chunk := list(islice(numbered, _CHUNK)):
+        checked = list(pool.map(lambda one: _check(one[0], one[1], image_root), chunk))
+        yield checked, [one.record for one in checked if isinstance(one, _Checked)]
+
+
 @dataclass(frozen=True, slots=True)
 class _Checked:
     """A record that can be tokenized."""
@@ -261,7 +267,7 @@ class _Builder:
 
     def screen(self, checked: Iterable[_Checked | Dropped]) -> list[_Checked]:
         """Keep the records that can be tokenized; note the others."""
-        kept = []
+        kept: list[_Checked] = []
         for outcome in checked:
             if isinstance(outcome, Dropped):
                 self.dropped.append(outcome)

@@ -80,13 +80,18 @@ class PixelReader:
             DataError: it cannot be decoded; names it.
         """
         pixels = self._decode(path)
+        slot = self.reserve(path)
+        if slot is not None:
+            row = self._open_cache()[slot]
+            row[:-1] = pixels.reshape(-1)
+            row[-1] = 1
+
+    def reserve(self, path: Path) -> int | None:
+        """Give an image a place that is filled when it is first read; None without room."""
         with _one_at_a_time:
-            if path in self._slots or len(self._slots) >= self._room:
-                return
-            slot = self._slots[path] = len(self._slots)
-        row = self._open_cache()[slot]
-        row[:-1] = pixels.reshape(-1)
-        row[-1] = 1
+            if path not in self._slots and len(self._slots) >= self._room:
+                return None
+            return self._slots.setdefault(path, len(self._slots))
 
     @property
     def image_bytes(self) -> int:

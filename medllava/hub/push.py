@@ -146,7 +146,7 @@ def _export_only(config: PushConfig, formats: Sequence[str], progress: Progress)
         details={"exports": [export.to_json() for export in exports]},
         artifacts={export.name: export.files[0] for export in exports}
         | {"card": config.export_dir / CARD_FILE},
-        hint=f"llama-server -m {exports[0].files[0]} --mmproj {exports[0].files[-1]}",
+        hint=f"medllava chat IMAGE --ckpt {exports[0].checkpoint}",
     )
 
 

@@ -160,8 +160,8 @@ def upload_folder(folder: Path, target: Target, progress: Progress) -> Upload:
             target.repo_id, repo_type=target.repo_type, private=target.private, exist_ok=True
         )
         repo_id = url.repo_id
-        if target.must_be_private:
-            _check_private(api, repo_id, target)
+        if target.private:
+            _check_private(api, repo_id, target, progress)
         if target.gated:
             api.update_repo_settings(repo_id, gated=target.gated, repo_type=target.repo_type)
         if target.revision:
@@ -205,13 +205,19 @@ def upload_folder(folder: Path, target: Target, progress: Progress) -> Upload:
     )
 
 
-def _check_private(api: HfApi, repo_id: str, target: Target) -> None:
+def _check_private(api: HfApi, repo_id: str, target: Target, progress: Progress) -> None:
     """See who reads a repository; one that was there before keeps the visibility it had."""
-    if api.repo_info(repo_id, repo_type=target.repo_type).private is not True:
+    if api.repo_info(repo_id, repo_type=target.repo_type).private is True:
+        return
+    if target.must_be_private:
         raise DataError(
             f"everyone sees the repository {repo_id}, and what would be sent is of your own data. "
             f"Make it private at {constants.ENDPOINT}, or push to another name."
         )
+    progress.note(
+        f"{repo_id} was there before and is not private: everyone will see what is sent. Add "
+        "--public where that is meant."
+    )
 
 
 def _send(

@@ -45,7 +45,7 @@ _DAMAGE = (
 """Pillow's decoders raise all of these on damaged files."""
 
 _PHOTOMETRIC, _BITS, _SAMPLE_FORMAT = 262, 258, 339
-_WHITE_IS_ZERO = 0
+_WHITE_IS_ZERO, _UNSIGNED, _SIGNED = 0, 1, 2
 _BLOCK_ROWS = 256
 
 for _key, _modes in list(TiffImagePlugin.OPEN_INFO.items()):
@@ -94,14 +94,19 @@ def open_raster(
             reason="image-too-large",
         ) from None
     except UnidentifiedImageError:
-        raise ImageError(
-            f"a kind of image that cannot be decoded: {name}. Save it as PNG.",
-            reason="image-damaged",
-        ) from None
+        raise _not_decoded(name) from None
     except _DAMAGE as error:
+        if "unknown pixel mode" in str(error):  # a TIFF of 64-bit or 16-bit floats, for one
+            raise _not_decoded(name) from None
         raise ImageError(
             f"the image is damaged ({error}): {name}. Get it again.", reason="image-damaged"
         ) from None
+
+
+def _not_decoded(name: str) -> ImageError:
+    return ImageError(
+        f"a kind of image that cannot be decoded: {name}. Save it as PNG.", reason="image-damaged"
+    )
 
 
 def read_raster(
@@ -139,6 +144,7 @@ def flatten(image: Image.Image, *, window: Window | None = None) -> Image.Image:
         window: center and width for more than eight bits.
     """
     is_negative, is_unsigned = _has_white_zero(image), _is_unsigned_32(image)
+    is_signed = image.mode == "L" and _sample_format(image) == _SIGNED
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith(("I", "F")):
         values = _values(image, unsigned=is_unsigned)
@@ -148,6 +154,8 @@ def flatten(image: Image.Image, *, window: Window | None = None) -> Image.Image:
         flat = Image.fromarray(255 - gray if is_negative else gray)
     else:
         flat = _eight_bits(image)
+        if is_signed:
+            flat = flat.point([(value + 128) % 256 for value in range(256)])
     flat.info = {}
     return flat
 
@@ -183,7 +191,13 @@ def _is_unsigned_32(image: Image.Image) -> bool:
     tags: Any = getattr(image, "tag_v2", None)
     if tags is None or image.mode != "I":
         return False
-    return bool(tags.get(_BITS, (0,))[0] == 32 and tags.get(_SAMPLE_FORMAT, (1,))[0] == 1)
+    return tags.get(_BITS, (0,))[0] == 32 and _sample_format(image) == _UNSIGNED
+
+
+def _sample_format(image: Image.Image) -> int:
+    """Return what a TIFF says its samples are; unsigned where it says nothing."""
+    tags: Any = getattr(image, "tag_v2", None) or {}
+    return int(tags.get(_SAMPLE_FORMAT, (_UNSIGNED,))[0])
 
 
 def _values(image: Image.Image, *, unsigned: bool) -> npt.NDArray[Any]:

@@ -11,11 +11,13 @@ the steps of a choice is transformers': repetition penalty, temperature, top-k, 
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import Cache, DynamicCache, StaticCache
+from transformers.generation.configuration_utils import CompileConfig
 
 from medllava.model.loaded import LoadedModel
 from medllava.model.sampling import Sampling
@@ -58,14 +60,33 @@ class Decoder:
         config = self.model.config.get_text_config()
         return DynamicCache() if self.can_crop else DynamicCache(config=config)
 
+    @property
+    def can_fix(self) -> bool:
+        """Tell whether a cache laid out once can hold all that these layers see."""
+        kinds = getattr(self.model.config.get_text_config(), "layer_types", None) or []
+        return set(kinds) <= {"full_attention"}
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Memory of the keys and values of one token of one row."""
+        text = self.model.config.get_text_config()
+        heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+        width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        return int(2 * text.num_hidden_layers * heads * width * self.model.dtype.itemsize)
+
+    def fixed_cache(self, length: int) -> StaticCache:
+        """Return an empty cache whose memory is laid out once, for `length` tokens a row."""
+        return StaticCache(config=self.model.config.get_text_config(), max_cache_len=length)
+
     def step(
         self,
         ids: Tensor,
-        cache: DynamicCache,
+        cache: Cache,
         *,
         pixels: Tensor | None = None,
         mask: Tensor | None = None,
         positions: Tensor | None = None,
+        compiled: bool = False,
     ) -> Tensor:
         """Run new tokens through the model; its cache grows by them.
 
@@ -75,11 +96,14 @@ class Decoder:
             pixels: (N, C, H, W) of the images among the new tokens.
             mask: (B, past + T), 0 for padding; None where there is none.
             positions: (B, T) position ids; None goes on where the cache ends.
+            compiled: run as a captured graph, which wants the same shapes and the same fixed cache
+                in every step.
 
         Returns:
             Logits (B, V) of what follows.
         """
-        output = self.model(
+        forward = self._compiled if compiled else self.model
+        output = forward(
             input_ids=ids,
             pixel_values=None if pixels is None else pixels.to(self.device, self.model.dtype),
             attention_mask=mask,
@@ -89,7 +113,12 @@ class Decoder:
             **{self._cache_name: cache},
         )
         logits: Tensor = output.logits[:, -1]
-        return logits
+        return logits.clone() if compiled else logits  # the next step writes over a graph's own
+
+    @cached_property
+    def _compiled(self) -> Any:  # noqa: ANN401 - transformers has no types
+        """The model as transformers' own generation compiles it: one captured graph a shape."""
+        return self.model.get_compiled_call(CompileConfig())
 
     def speaker(
         self,
@@ -249,16 +278,9 @@ class Rows:
             cache: of what every row has read already; None: of nothing.
             past: tokens in it.
         """
-        longest = max(len(prompt) for prompt in prompts)
-        ids = torch.full((len(prompts), longest), decoder.tokenizer.pad_token_id or 0)
-        mask = torch.zeros((len(prompts), past + longest), dtype=torch.long)
-        mask[:, :past] = 1
-        for row, prompt in enumerate(prompts):
-            ids[row, longest - len(prompt) :] = torch.tensor(prompt)
-            mask[row, past + longest - len(prompt) :] = 1
         self._decoder = decoder
         self._cache = decoder.new_cache() if cache is None else cache
-        self._ids, self._mask = ids.to(decoder.device), mask.to(decoder.device)
+        self._ids, self._mask = pad_left(decoder, prompts, past=past)
 
     @torch.inference_mode()
     def begin(self, *, pixels: Tensor | None = None, answers: int = 1) -> Tensor:
@@ -292,6 +314,20 @@ class Rows:
         self._mask = torch.cat([self._mask, self._mask.new_ones((len(ids), 1))], dim=1)
         positions = self._mask.sum(dim=1, keepdim=True) - 1
         return self._decoder.step(ids, self._cache, mask=self._mask, positions=positions)
+
+
+def pad_left(
+    decoder: Decoder, prompts: Sequence[Sequence[int]], *, past: int
+) -> tuple[Tensor, Tensor]:
+    """Return prompts as one tensor (B, T), padded on the left, and its mask (B, past + T)."""
+    longest = max(len(prompt) for prompt in prompts)
+    ids = torch.full((len(prompts), longest), decoder.tokenizer.pad_token_id or 0)
+    mask = torch.zeros((len(prompts), past + longest), dtype=torch.long)
+    mask[:, :past] = 1
+    for row, prompt in enumerate(prompts):
+        ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+        mask[row, past + longest - len(prompt) :] = 1
+    return ids.to(decoder.device), mask.to(decoder.device)
 
 
 @torch.inference_mode()

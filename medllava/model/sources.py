@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
 
 from medllava.errors import SetupError
-from medllava.layout import MODEL_CONFIG_FILE
+from medllava.layout import CHECKPOINTS_DIR, MODEL_CONFIG_FILE
 from medllava.model.tensors import has_pickle, pickle_error
 
 _SHOWN = 5
@@ -35,7 +35,7 @@ def reading_weights(source: str, *, key: str) -> Iterator[None]:
     if is_path and not Path(source).is_dir():
         raise SetupError(
             f"no such folder: {source} ({key}). "
-            f"Put the weights there, or name another with --set {key}=FOLDER."
+            f"Put the weights there, or name another with {_setting(key)}."
         )
     try:
         with without_bars():
@@ -45,9 +45,14 @@ def reading_weights(source: str, *, key: str) -> Iterator[None]:
             raise pickle_error(source) from None
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise SetupError(
-            f"cannot load {source!r} ({key}): {reason} "
-            f"Check the id and the network, or name a local folder with --set {key}=FOLDER."
+            f"cannot load {source!r} ({key}): {reason.rstrip('.')}. "
+            f"Check the id and the network, or name a local folder with {_setting(key)}."
         ) from error
+
+
+def _setting(key: str) -> str:
+    """Return how a folder is given for an option, or for a setting of the recipe."""
+    return f"{key} FOLDER" if key.startswith("-") else f"--set {key}=FOLDER"
 
 
 def read_config(source: str) -> dict[str, Any]:
@@ -56,6 +61,9 @@ def read_config(source: str) -> dict[str, Any]:
     Raises:
         SetupError: the source cannot be reached or has no such file.
     """
+    folder = Path(source).expanduser()
+    if folder.is_dir() and not (folder / MODEL_CONFIG_FILE).is_file():
+        raise SetupError(f"no {MODEL_CONFIG_FILE}: {folder}. {_advice(folder)}")
     with reading_weights(source, key="--ckpt"):
         values = json.loads(
             Path(str(cached_file(source, MODEL_CONFIG_FILE))).read_text(encoding="utf-8")
@@ -63,6 +71,14 @@ def read_config(source: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise SetupError(f"config.json is not a JSON object: {source}. Check the checkpoint.")
     return values
+
+
+def _advice(folder: Path) -> str:
+    """Say what to do about a folder that holds no model."""
+    checkpoints = sorted(folder.glob(f"{CHECKPOINTS_DIR}/step-*"), key=lambda p: p.stat().st_mtime)
+    if checkpoints:
+        return f"Its training is not finished: repeat that command, or name {checkpoints[-1]}."
+    return "Name a folder that `medllava train` or transformers wrote."
 
 
 @contextmanager

@@ -7,6 +7,7 @@ folder it finds its task in. What they leave there:
     OUT/.ranks/config.json       what every rank is to do
     OUT/.ranks/progress.jsonl    rank 0's progress, drawn by the launching process
     OUT/.ranks/summary-N.json    rank N's outcome
+    OUT/.ranks/refusal.json      an error of data or recipe, after which no rank starts again
     OUT/.ranks/failure-NODE.json the first failure on a machine, where there are several
 """
 
@@ -22,7 +23,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ _HOSTFILE = "DLTS_HOSTFILE"
 """DeepSpeed's own variable for where the hostfile is, and its default."""
 _DEFAULT_HOSTFILE = "/job/hostfile"
 _MODULE = "medllava.train.launch"
+_REFUSAL = "refusal.json"
 _FOLDER, _CONFIG, _PROGRESS = ".ranks", "config.json", "progress.jsonl"
 _PATHS = ("output_dir", "image_dir", "validation_data")
 _POLL_SECONDS = 0.2
@@ -69,7 +71,7 @@ def launch_stage(
     progress.note(f"starting {gpus * nodes} ranks")
     with _repeated(folder, progress):
         if nodes == 1:
-            failures = _run_agent(folder, gpus=gpus)
+            failures = _run_agent(folder, gpus=gpus, restarts=config.recipe.train.restarts)
         else:
             failures = _run_nodes(folder, gpus=gpus, nodes=nodes)
     summary = _outcome(folder, failures, world_size=gpus * nodes)
@@ -115,7 +117,7 @@ def build_command(
 
 
 def _run_agent(
-    folder: Path, *, gpus: int, nodes: int = 1, endpoint: str = "localhost:0"
+    folder: Path, *, gpus: int, restarts: int, nodes: int = 1, endpoint: str = "localhost:0"
 ) -> list[dict[str, Any]]:
     """Run the ranks of this machine to their end.
 
@@ -134,10 +136,10 @@ def _run_agent(
         rdzv_backend="c10d",
         rdzv_endpoint=endpoint,
         local_addr="127.0.0.1" if nodes == 1 else None,
-        max_restarts=0,
+        max_restarts=restarts,
         shutdown_timeout=_SAVING_SECONDS,
     )
-    with _rank_environment(), _signals_given_back():
+    with _rank_environment(restarts=restarts), _signals_given_back():
         try:
             elastic_launch(launch, sys.executable)("-m", _MODULE, str(folder.resolve()))
         except ChildFailedError as error:
@@ -163,7 +165,7 @@ def _failure(rank: int, failure: Any) -> dict[str, Any]:  # noqa: ANN401 - torch
 
 
 @contextmanager
-def _rank_environment() -> Iterator[None]:
+def _rank_environment(*, restarts: int) -> Iterator[None]:
     """Set what ranks inherit: one CPU thread unless said otherwise, and who watches them."""
     import torch  # noqa: PLC0415 - heavy
 
@@ -171,6 +173,9 @@ def _rank_environment() -> Iterator[None]:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if not torch.cuda.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
+    if restarts:
+        # torch 2.13 keeps one store for all lives of the ranks, and the dead ones are still in it.
+        os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     try:
         yield
     finally:
@@ -363,6 +368,7 @@ def main() -> None:
     failures = _run_agent(
         options.folder,
         gpus=options.gpus,
+        restarts=_read_config(options.folder).recipe.train.restarts,
         nodes=options.nodes,
         endpoint=f"{options.host}:{options.port}",
     )
@@ -375,9 +381,21 @@ def _train_as_rank(folder: Path) -> None:
     from medllava.train.ranks import find_ranks  # noqa: PLC0415 - after the watch has begun
     from medllava.train.run import train_stage  # noqa: PLC0415
 
-    ranks = find_ranks()
+    ranks, config = find_ranks(), _read_config(folder)
     progress = _ProgressFile(folder) if ranks.is_main else SilentProgress()
-    summary = train_stage(_read_config(folder), ranks=ranks, progress=progress)
+    refusal = folder / _REFUSAL
+    if restart := int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
+        if refusal.exists():  # the agent starts again after any error; this one would come again
+            told = read_json(refusal)
+            raise getattr(errors, told["kind"])(told["message"])
+        progress.note(f"a rank died; start {restart + 1} goes on from the last checkpoint")
+        config = replace(config, resume=True)  # what this run saved must not be cleared
+    try:
+        summary = train_stage(config, ranks=ranks, progress=progress)
+    except MedllavaError as error:
+        kind = next(c.__name__ for c in type(error).__mro__ if hasattr(errors, c.__name__))
+        write_json(refusal, {"kind": kind, "message": str(error)})
+        raise
     write_json(folder / f"summary-{ranks.rank}.json", asdict(summary))
 
 

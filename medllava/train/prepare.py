@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from torch import Tensor
 
 from medllava.data.dataset import (
     ExampleIndex,
@@ -23,6 +25,7 @@ from medllava.data.dataset import (
     save_index,
 )
 from medllava.data.dropped import IMAGE_DROPS, DropReason, unusable_share
+from medllava.data.image_verdicts import ImageVerdicts
 from medllava.data.mixture import Mixture, mix
 from medllava.data.packing import MicroBatches
 from medllava.data.pixels import PixelReader
@@ -39,6 +42,7 @@ from medllava.model.loaded import LoadedModel
 from medllava.model.parts import build_model
 from medllava.model.processor import num_image_tokens
 from medllava.model.quantize import quantize_language_model
+from medllava.model.standardize import feature_statistics
 from medllava.progress import Progress
 from medllava.recipe import Adapter
 from medllava.records import InstructionRecord
@@ -97,6 +101,27 @@ def load_initial(
     return loaded
 
 
+def statistics_of_features(
+    config: StageRunConfig, settings: Settings, data: StageData, loaded: LoadedModel
+) -> tuple[Tensor, Tensor] | None:
+    """Return mean and deviation of what the projector is given, where it learns by them.
+
+    None where the recipe does not ask, where the projector rests, or where DeepSpeed takes the
+    steps.
+    """
+    recipe, projector = config.recipe, loaded.model.model.multi_modal_projector
+    if not recipe.model.projector.standardize_features or settings.is_sharded:
+        return None
+    if not projector.linear_1.weight.requires_grad or projector.linear_1.bias is None:
+        return None
+    return feature_statistics(
+        loaded.model,
+        loaded.processor,
+        images=_sample_images(config, data),
+        seed=recipe.train.seed,
+    )
+
+
 def _load_source(
     config: StageRunConfig, data: StageData, source: str, *, is_half: bool
 ) -> LoadedModel:
@@ -144,6 +169,7 @@ def index_data(
     if cache_file is not None:
         cache_file.unlink(missing_ok=True)
         pixels.keep(cache_file, (), room=_cache_room(cache_file) // pixels.image_bytes)
+    verdicts = [ImageVerdicts(source.image_root, progress) for source in data.sources()]
     indexes = [
         build_index(
             source.records(),
@@ -153,7 +179,9 @@ def index_data(
             max_length=config.recipe.data.max_length,
             progress=progress,
             screen=ImageScreen(
-                open_image=pixels.admit,
+                open_image=partial(
+                    verdicts[number].try_once, decode=pixels.admit, trust=pixels.reserve
+                ),
                 lost_before=None
                 if lost_before is None
                 else frozenset(item for origin, item in lost_before if origin == number),
@@ -161,6 +189,8 @@ def index_data(
         )
         for number, source in enumerate(data.sources())
     ]
+    for found in verdicts:
+        found.save()
     index = join_indexes(indexes) if config.mixture else indexes[0]
     return replace(index, kept_pixels=pixels.kept)
 

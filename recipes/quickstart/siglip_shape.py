@@ -1,41 +1,41 @@
-"""The quickstart's DINOv2 in a shape that llama.cpp runs: SigLIP's, without a class token.
+"""The quickstart's model with a tower that llama.cpp runs: DINOv2 in SigLIP's shape.
 
 llama.cpp has no graph for DINOv2. SigLIP's differs in three things: it has no class token, no layer
 scale and another form of GELU. Layer scale is folded into the matrices before it; what patches take
-from the class token on average becomes a constant of each head; the rest is copied. Nothing learns,
-and none of SigLIP's own weights are in it.
+from the class token on average becomes a constant of each head; the rest is copied. Nothing learns
+here, and none of SigLIP's own weights are in it. A few steps of stage 2 get the model used to it:
 
-    python recipes/quickstart/siglip_shape.py runs/quickstart DINOV2_FOLDER NEW_FOLDER
-
-A folder for `model.vision_encoder.source` is written, with how close it comes on held-out images.
+    python recipes/quickstart/siglip_shape.py runs/quickstart runs/quickstart/reshaped
+    medllava train smollm2-135m --stage 2 --data runs/quickstart/instructions/train \
+        --init runs/quickstart/reshaped -o runs/quickstart/siglip --max-steps 40
+    medllava push runs/quickstart/siglip --export gguf-q4_1
+    medllava eval runs/quickstart/instructions/test/questions.jsonl \
+        --ckpt runs/quickstart/siglip/export/model-q4_1.gguf
 """
 
 # mypy: allow-untyped-calls
 # transformers types its classes only in part
 
-import shutil
+import copy
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from transformers import (
-    AutoModel,
-    BitImageProcessorPil,
+    LlavaForConditionalGeneration,
     PreTrainedModel,
     SiglipVisionConfig,
     SiglipVisionModel,
 )
 
-from medllava.images.load import load_image
-from medllava.layout import SOURCES_FILE
-from medllava.model.vision import resize_encoder
-from medllava.store import iter_jsonl, read_json, write_json
+from medllava.data.pixels import PixelReader
+from medllava.model.load import load_model, save_model
+from medllava.model.loaded import LoadedModel
+from medllava.store import iter_jsonl, read_json
 
-SIZE = 84
-"""Pixels per side, as in the recipe smollm2-135m."""
 NAMES = {
     "norm1": "layer_norm1",
     "norm2": "layer_norm2",
@@ -51,19 +51,33 @@ SCALES = {"attention.o_proj": "layer_scale1.lambda1", "mlp.fc2": "layer_scale2.l
 """Matrices to the scale of their outputs."""
 
 
-def main(run: Path, teacher_dir: Path, out: Path) -> None:
-    """Build the tower, measure it, write it."""
-    prepare = BitImageProcessorPil.from_pretrained(teacher_dir)
-    teacher = resize_encoder(AutoModel.from_pretrained(teacher_dir), image_size=SIZE).eval()
-    images = [load_image(path).convert("RGB").resize((SIZE, SIZE)) for path in training_images(run)]
-    batch = pixels(images[::2], prepare)
-    student = build_student(teacher, batch)
-    found = {"images": len(batch), **agreement(student, teacher, pixels(images[1::2], prepare))}
-    print(found)
-    student.save_pretrained(out)
-    prepare.save_pretrained(out)
-    shutil.copy(teacher_dir / SOURCES_FILE, out / SOURCES_FILE)
-    write_json(out / "agreement.json", found)
+def main(run: Path, out: Path) -> None:
+    """Reshape the tower of the run's last model, measure it, write the model."""
+    loaded = load_model(str(run / "stage2"), device="cpu", dtype="fp32")
+    teacher: Any = loaded.model.model.vision_tower
+    reader = PixelReader(loaded.processor.image_processor)
+    images = training_images(run)
+    student = build_student(teacher, reader.read(images[::2]))
+    found = agreement(student, teacher, reader.read(images[1::2]))
+    print(f"patches of {len(images) // 2} images not used for it: {found}")
+    save_model(with_tower(loaded, student), out)
+
+
+def with_tower(loaded: LoadedModel, tower: SiglipVisionModel) -> LoadedModel:
+    """Return the model with another tower of the same width, which has no class token."""
+    config: Any = copy.deepcopy(loaded.model.config)
+    config.vision_config = tower.config
+    config.image_seq_length = tower.embeddings.num_patches
+    model = LlavaForConditionalGeneration(config).eval()
+    parts: Any = loaded.model.model
+    model.model.language_model.load_state_dict(parts.language_model.state_dict())
+    model.model.multi_modal_projector.load_state_dict(parts.multi_modal_projector.state_dict())
+    model.model.vision_tower.load_state_dict(tower.state_dict())
+    model.lm_head.load_state_dict(loaded.model.lm_head.state_dict())
+    model.generation_config = loaded.model.generation_config
+    processor: Any = loaded.processor
+    processor.num_additional_image_tokens = 0
+    return replace(loaded, model=model)
 
 
 def build_student(teacher: PreTrainedModel, batch: Tensor) -> SiglipVisionModel:
@@ -165,12 +179,5 @@ def training_images(run: Path) -> list[Path]:
     return [root / name for name in names]
 
 
-def pixels(images: list[Image.Image], prepare: BitImageProcessorPil) -> Tensor:
-    """Return images of the right size as the teacher wants them, (B, 3, H, W)."""
-    values = prepare(images, do_resize=False, do_center_crop=False, return_tensors="pt")
-    tensor: Tensor = values["pixel_values"]
-    return tensor
-
-
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:4]))
+    main(*map(Path, sys.argv[1:3]))

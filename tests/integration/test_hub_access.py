@@ -11,6 +11,7 @@ from hub_loopback import TOKEN, connected_hub
 
 from medllava.errors import RemoteError, SetupError
 from medllava.hub.push import push
+from medllava.progress import SilentProgress
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,30 @@ def test_a_new_repository_is_private_unless_public_is_said(hub, checkpoint):
     assert (hub.root / "models" / REPO / "visibility").read_text() == "private"
     push(config(checkpoint, repo_id="tester/open", private=False))
     assert (hub.root / "models" / "tester/open" / "visibility").read_text() == "public"
+
+
+class Told(SilentProgress):
+    """Keeps what a step noted."""
+
+    def __init__(self):
+        self.notes = []
+
+    def note(self, message):
+        self.notes.append(message)
+
+
+def test_a_repository_that_everyone_sees_already_is_named_before_anything_is_sent(hub, checkpoint):
+    push(config(checkpoint, repo_id="tester/seen", private=False))
+    hub.requests.clear()
+    told = Told()
+    push(config(checkpoint, repo_id="tester/seen", revision="next"), progress=told)
+    (warned,) = [note for note in told.notes if "everyone will see" in note]
+    assert warned.startswith("tester/seen was there before")
+    told = Told()
+    push(config(checkpoint, repo_id="tester/seen", private=False), progress=told)
+    push(config(checkpoint, repo_id="tester/hidden"), progress=told)
+    push(config(checkpoint, repo_id="tester/hidden"), progress=told)
+    assert not [note for note in told.notes if "everyone will see" in note]
 
 
 def test_gated_reaches_the_hub(hub, checkpoint):

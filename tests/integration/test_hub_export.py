@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from export_models import build_small
+from export_models import build_small, compare_ids
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -82,6 +82,11 @@ def test_a_line_break_lost_around_a_picture_is_noticed(tmp_path, monkeypatch):
     monkeypatch.setattr("medllava.hub.export.gguf_vocabulary.llama_cpp_template", lambda t: t)
     with pytest.raises(DataError, match=r"and 2 prompts agree in float32"):
         export(tmp_path, "siglip", "gguf-f32")
+
+
+def test_every_engine_is_given_the_token_ids_of_training():
+    same = compare_ids(build_small("siglip"), count=10)
+    assert same == {"transformers": 10, "llama.cpp": 10}
 
 
 def test_dinov2_is_refused_by_name_with_the_towers_that_work(tmp_path):
@@ -235,6 +240,24 @@ def test_an_adapter_leaves_alone_and_answers_on_its_model_as_the_checkpoint(adap
     base = load_model(str(adapted_run / "1"), device="cpu").model.state_dict()
     assert any((base[name] - tensor).abs().max() > 1e-3 for name, tensor in weights.items())
     assert "adapter+MODEL" in (tmp_path / "README.md").read_text()
+
+
+def test_an_adapter_is_staged_beside_the_model_without_a_path_of_this_machine(
+    adapted_run, tmp_path
+):
+    config = PushConfig(
+        folder=adapted_run / "2",
+        repo_id="tester/tiny",
+        exports=("adapter",),
+        output_dir=tmp_path / "push",
+        dry_run=True,
+        load_check=False,
+    )
+    push(config)
+    staged = tmp_path / "push/export/adapter"
+    assert (staged / "adapter_model.safetensors").is_file()
+    assert str(adapted_run) not in (staged / "adapter_config.json").read_text()
+    assert "adapter+MODEL" in (tmp_path / "push/README.md").read_text()
 
 
 def test_an_adapter_that_is_not_the_checkpoints_is_refused(adapted_run, tmp_path):

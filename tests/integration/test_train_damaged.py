@@ -10,10 +10,14 @@ import pytest
 from at_step import AtStep
 from test_train_run import StopError
 
+from medllava.data import image_verdicts, pixels
 from medllava.data.random_records import write_random_records
 from medllava.errors import DataError
+from medllava.model.weightless_processor import read_processor
+from medllava.progress import SilentProgress
 from medllava.train import prepare
 from medllava.train.config import StageRunConfig
+from medllava.train.ranks import Ranks
 from medllava.train.resolve import resolve_config
 from medllava.train.run import train_stage
 
@@ -114,6 +118,34 @@ def test_kept_pixels_are_those_that_a_run_without_them_decodes(
     train_stage(config_of(data, tmp_path / "decoded"))
     kept, decoded = (metrics(tmp_path / name) for name in ("kept", "decoded"))
     assert [step["loss"] for step in kept] == [step["loss"] for step in decoded]
+
+
+def test_a_second_start_decodes_no_picture_that_has_not_changed(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_verdicts, "_SETTLED_SECONDS", 0.0)
+    decoded: list[str] = []
+    load = pixels.load_image
+    monkeypatch.setattr(pixels, "load_image", lambda path: decoded.append(path.name) or load(path))
+
+    def start(name: str) -> set[str]:
+        decoded.clear()
+        config = config_of(data, tmp_path / name)
+        processor = read_processor(config.recipe.model, init="parts")
+        found = prepare.share_data(config, Ranks())
+        index = prepare.share_index(
+            config, found, processor, Ranks(), progress=SilentProgress(), is_training=True
+        )
+        assert set(index.kept_pixels) == set(index.images)
+        return set(decoded)
+
+    for name in ("first", "second", "third"):
+        (tmp_path / name).mkdir()
+    assert start("first") == {path.name for path in pictures(data)}
+    assert start("second") == set()
+    changed = pictures(data)[3]
+    cut(changed)
+    assert start("third") == {changed.name}
 
 
 def test_a_file_that_is_mended_later_stays_dropped_in_a_run_that_goes_on(

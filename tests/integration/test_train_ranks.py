@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -95,6 +96,30 @@ def test_a_killed_rank_ends_the_run_by_name_and_going_on_is_bitwise(
     assert ours == theirs
 
 
+class Notes(AtStep):
+    """Keeps what a run tells."""
+
+    def __init__(self, step: int, action: Callable[[], object]) -> None:
+        super().__init__(step, action)
+        self.said: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.said.append(message)
+
+
+def test_a_killed_rank_starts_again_by_itself_and_the_run_is_bitwise(
+    two_ranks: Path, data: Path, tmp_path: Path
+) -> None:
+    config = replace(config_of(data, tmp_path / "out", "train.restarts=1"), resume=False)
+    progress = Notes(4, lambda: os.kill(pid_of_rank(1), signal.SIGKILL))
+    assert launch_stage(config, gpus=2, progress=progress).complete
+    assert "a rank died; start 2 goes on from the last checkpoint" in progress.said
+    assert any(message.startswith("continuing after step") for message in progress.said)
+    assert losses(config.output_dir) == losses(two_ranks)
+    ours, theirs = ((f / "model.safetensors").read_bytes() for f in (config.output_dir, two_ranks))
+    assert ours == theirs
+
+
 def test_sigterm_saves_and_says_that_items_are_left(data: Path, tmp_path: Path) -> None:
     config = config_of(data, tmp_path / "out", "checkpoint.every_steps=100")
     summary = launch_stage(
@@ -131,7 +156,7 @@ def test_a_ranks_own_error_is_raised_with_its_name(data: Path, tmp_path: Path) -
     folder = write_random_records(tmp_path / "data", count=12, seed=3)
     for path in sorted(folder.glob("*.png"))[:4]:
         path.write_bytes(path.read_bytes()[:200])  # the header is whole, the pixels are not
-    config = config_of(folder, tmp_path / "out")
+    config = config_of(folder, tmp_path / "out", "train.restarts=1")  # which would not help
     with pytest.raises(DataError, match=r"rank \d on .*image is damaged.*png"):
         launch_stage(config, gpus=2, progress=SilentProgress())
 

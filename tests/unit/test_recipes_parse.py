@@ -12,6 +12,7 @@ from medllava.records import Stage
 
 EXPECTED = {
     "debug",
+    "llava-1.5",
     "llava-med-v1",
     "llava-med-v1-biomedclip",
     "llava-med-v1.5",
@@ -48,6 +49,13 @@ def test_recipe_is_named_after_its_file_and_says_what_it_is(name: str) -> None:
     assert all(len(line) <= 100 for line in prose)
     for stage in Stage:
         assert 0 < recipe.stage[stage].learning_rate < 0.1
+
+
+def test_reference_values_of_llava() -> None:
+    stages = load_recipe("llava-1.5").stage
+    assert (stages.align.learning_rate, stages.align.epochs) == (1e-3, 1)
+    assert (stages.instruct.learning_rate, stages.instruct.epochs) == (2e-5, 1)
+    assert (stages.align.global_batch_size, stages.instruct.global_batch_size) == (256, 128)
 
 
 def test_reference_values_of_llava_med() -> None:

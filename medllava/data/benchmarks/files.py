@@ -9,7 +9,6 @@ import binascii
 import csv
 import fnmatch
 import hashlib
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -161,12 +160,6 @@ def find_image_folder(root: Path, images: Sequence[str]) -> Path | None:
         if folder.is_dir() and any((folder / image).is_file() for image in images[:5]):
             return folder
     return None
-
-
-def cache_folder() -> Path:
-    """Return where images taken out of Parquet files are kept."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "medllava" / "benchmarks"
 
 
 def store_images(row: Row, folder: Path) -> Row:

@@ -20,9 +20,11 @@ from medllava.data.benchmarks.slake_boxes import SLAKE_DETECTION, iter_box_rows
 from medllava.data.benchmarks.task import Task
 from medllava.errors import DataError, RecordError
 from medllava.layout import QUESTIONS_FILE
-from medllava.store import sha256_of
+from medllava.store import cache_folder, sha256_of
 
 ANY_SPLIT = "any"
+_CACHE = "benchmarks"
+"""Where images taken out of Parquet files are kept."""
 LISTS_BY_SPLIT, LIST_OF_RECORDS = "r2gen", "records"
 _NO_ADVICE = "Export them to JSON and image files where they are trusted."
 
@@ -65,7 +67,7 @@ def gather_files(path: Path, task: Task | None, split: str | None) -> Gathered:
     gathered = Gathered(sources=found, sha256=_hash_files(found))
     for file in found:
         files.refuse_pickle(file, advice=advice)
-        store = files.cache_folder() / gathered.sha256[:16]
+        store = cache_folder(_CACHE) / gathered.sha256[:16]
         name = f"{split or files.split_of(file) or 'test'}" + (
             f"-{file.stem}" if len(found) > 1 else ""
         )
@@ -102,7 +104,7 @@ def gather_hub(task: Task, split: str) -> Gathered:
             f"not {split!r}. Name a local copy with --data."
         )
     source = Path(f"{hub.id}@{hub.revision}")
-    store = files.cache_folder() / hashlib.sha256(str(source).encode()).hexdigest()[:16]
+    store = cache_folder(_CACHE) / hashlib.sha256(str(source).encode()).hexdigest()[:16]
     gathered = Gathered(sources=[source])
     rows = prepared_rows(hub_rows(task, split), task)
     _parse(rows, gathered, source, name=split, store=store)

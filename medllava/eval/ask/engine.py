@@ -8,49 +8,34 @@ row see what it would see alone, so batching changes replies by rounding at most
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from itertools import pairwise
 
 import torch
-from PIL import Image
-from torch import Tensor
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
 from medllava.data.conversation import user_turn
 from medllava.data.pixels import PixelReader
 from medllava.data.tokenize import encode_prompt
 from medllava.errors import DataError, SetupError
 from medllava.eval.ask.likelihood import choose
-from medllava.eval.ask.predict import BLANK, Ask, Batch, blank_image
+from medllava.eval.ask.predict import Ask, Batch
+from medllava.eval.ask.rows import FixedMemory, FixedRows, Group, Prefixes, Prompt, growing_rows
 from medllava.eval.config import DecodingConfig
-from medllava.images.load import load_image
 from medllava.model.decode import Decoder, Rows, decode
+from medllava.model.devices import free_bytes
 from medllava.model.loaded import LoadedModel
 from medllava.model.processor import num_image_tokens
 from medllava.model.sampling import Sampling
+from medllava.threads import thread_pool
 
-_CPU_BATCH, _GPU_BATCH = 16, 32
+_GPU_BATCHES = (256, 128, 64, 32, 16, 8, 4, 2)
+_CPU_BATCHES = (48, 16)
+"""Questions at once, the most that fit; few sizes, so that a run that goes on has the same ones."""
+_MEMORY_SHARE = 0.6
+"""Of what is free, for keys and values of a batch; the rest is for activations and logits."""
 _BATCHES_PER_WINDOW = 8
-"""Questions that are sorted by length together; their prefixes are held at once."""
-_ENCODER_BATCH = 8
-
-_Group = tuple[tuple[str, ...], tuple[int, ...]]
-"""Images and the tokens up to the last of them."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Prompt:
-    """A tokenized ask: what all questions about its image share, and the rest."""
-
-    ask: Ask
-    prefix: tuple[int, ...]
-    suffix: tuple[int, ...]
-
-    @property
-    def group(self) -> _Group:
-        """Prompts of one group share their images and prefix."""
-        return self.ask.images, self.prefix
+"""Questions that are sorted by length together; on a GPU one batch, so that few prefixes are held.
+Sorting saves a CPU the padding, which a GPU computes beside the rest."""
+_READERS = 4
 
 
 class Engine:
@@ -68,8 +53,9 @@ class Engine:
         self._pixels = PixelReader(loaded.processor.image_processor)
         self._decoding = decoding
         self._device = self._decoder.device
-        on_gpu = self._device.type == "cuda"
-        self._batch_size = decoding.batch_size or (_GPU_BATCH if on_gpu else _CPU_BATCH)
+        self._on_gpu = self._device.type == "cuda"
+        self._is_fixed = self._on_gpu and self._decoder.can_fix
+        """Whether batches are answered in memory laid out once, by captured graphs on a GPU."""
 
     def answer(self, asks: Sequence[Ask], *, is_done: Callable[[Ask], bool]) -> Iterator[Batch]:
         """Yield replies batch by batch; see `predict.Answerer`.
@@ -78,23 +64,49 @@ class Engine:
             DataError: an image cannot be read, or a question is too long for the model.
             SetupError: a batch does not fit into the memory of the device.
         """
-        for window in self._windows([self._prompt(ask) for ask in asks]):
-            batches = [b for b in self._batches(window) if not all(is_done(p.ask) for p in b)]
-            if not batches:
-                continue
-            try:
-                prefixes = self._prefixes([prompt for batch in batches for prompt in batch])
-                for batch in batches:
-                    yield list(
-                        zip((p.ask for p in batch), self._reply(batch, prefixes), strict=True)
-                    )
-            except torch.OutOfMemoryError:
-                raise SetupError(
-                    f"{self._batch_size} questions at once do not fit into memory. "
-                    f"Use --batch-size {max(1, self._batch_size // 2)}."
-                ) from None
+        prompts = [self._prompt(ask) for ask in asks]
+        size = self._decoding.batch_size or self._fitting(prompts)
+        batches = [
+            batch
+            for window in self._windows(prompts, size)
+            for batch in self._batches(window, size)
+            if not all(is_done(prompt.ask) for prompt in batch)
+        ]
+        memory = FixedMemory(self._decoder, num_rows=min(size, len(prompts)), compiled=self._on_gpu)
+        try:
+            with thread_pool(_READERS) as pool:
+                prefixes = Prefixes(self._decoder, self._pixels, pool, batches)
+                for batch, following in pairwise([*batches, []]):
+                    shared = prefixes.take(batch)
+                    prefixes.read_ahead(following)
+                    rows: Rows | FixedRows
+                    if self._is_fixed and not batch[0].ask.options:
+                        num_new = self._decoding.max_new_tokens
+                        rows = FixedRows(memory, batch, shared, num_new=num_new)
+                    else:
+                        rows = growing_rows(self._decoder, batch, shared)
+                    del shared
+                    asked = (prompt.ask for prompt in batch)
+                    yield list(zip(asked, self._reply(batch, rows), strict=True))
+        except torch.OutOfMemoryError:
+            raise SetupError(
+                f"{size} questions at once do not fit into memory. "
+                f"Use --batch-size {max(1, size // 2)}."
+            ) from None
 
-    def _prompt(self, ask: Ask) -> _Prompt:
+    def _fitting(self, prompts: Sequence[Prompt]) -> int:
+        """Return how many questions are answered at once, by the memory that is free."""
+        sizes = _GPU_BATCHES if self._on_gpu else _CPU_BATCHES
+        free = free_bytes(str(self._device))
+        if free is None or not prompts:
+            return sizes[-1]
+        longest = max(len(prompt.prefix) + len(prompt.suffix) for prompt in prompts)
+        # A prefix is held beside the row it was copied to.
+        tokens = 2 * longest + self._decoding.max_new_tokens
+        fitting = int(free * _MEMORY_SHARE) // (tokens * self._decoder.bytes_per_token)
+        return next((size for size in sizes if size <= fitting), 1 if self._on_gpu else sizes[-1])
+
+    def _prompt(self, ask: Ask) -> Prompt:
         turn = user_turn(ask.text, num_images=len(ask.images))
         image_tokens = num_image_tokens(self._processor)
         ids = encode_prompt(self._processor, [turn], image_tokens=image_tokens)
@@ -106,65 +118,37 @@ class Engine:
             )
         image_token_id = self._processor.image_token_id
         length = max((i + 1 for i, token in enumerate(ids) if token == image_token_id), default=0)
-        return _Prompt(ask, tuple(ids[:length]), tuple(ids[length:]))
+        return Prompt(ask, tuple(ids[:length]), tuple(ids[length:]))
 
-    def _windows(self, prompts: Sequence[_Prompt]) -> Iterator[list[_Prompt]]:
+    def _windows(self, prompts: Sequence[Prompt], size: int) -> Iterator[list[Prompt]]:
         """Collect whole groups until there are enough questions to sort by length."""
-        groups: dict[_Group, list[_Prompt]] = {}
+        groups: dict[Group, list[Prompt]] = {}
         for prompt in prompts:
             groups.setdefault(prompt.group, []).append(prompt)
-        window: list[_Prompt] = []
+        wanted = size * (1 if self._on_gpu else _BATCHES_PER_WINDOW)
+        window: list[Prompt] = []
         # Prefixes of one length lie in one window, so that they stack without padding.
         for group in sorted(groups.values(), key=lambda group: len(group[0].prefix)):
             is_other_length = window and len(window[0].prefix) != len(group[0].prefix)
-            if window and (
-                is_other_length or len(window) >= self._batch_size * _BATCHES_PER_WINDOW
-            ):
+            is_full = len(window) >= wanted or (self._on_gpu and len(window + group) > wanted)
+            if window and (is_other_length or is_full):
                 yield window
                 window = []
             window += group
         if window:
             yield window
 
-    def _batches(self, window: list[_Prompt]) -> list[list[_Prompt]]:
-        size = self._batch_size
-        batches: list[list[_Prompt]] = []
+    def _batches(self, window: list[Prompt], size: int) -> list[list[Prompt]]:
+        batches: list[list[Prompt]] = []
         for chooses in (False, True):
             members = [prompt for prompt in window if bool(prompt.ask.options) is chooses]
             members.sort(key=lambda prompt: len(prompt.suffix))
             batches += [members[i : i + size] for i in range(0, len(members), size)]
         return batches
 
-    @torch.inference_mode()
-    def _prefixes(self, prompts: Sequence[_Prompt]) -> "_Prefixes":
-        """Run the shared prefixes of these prompts, each image once."""
-        firsts = {prompt.group: prompt for prompt in prompts if prompt.prefix}
-        layers: list[tuple[list[Tensor], list[Tensor]]] = []
-        rows = list(firsts.values())
-        for start in range(0, len(rows), _ENCODER_BATCH):
-            chunk = rows[start : start + _ENCODER_BATCH]
-            ids = torch.tensor([prompt.prefix for prompt in chunk], device=self._device)
-            images = [_open_image(image) for prompt in chunk for image in prompt.ask.images]
-            pixels = self._pixels.prepare(images)
-            cache = DynamicCache()
-            self._decoder.step(ids, cache, pixels=pixels)
-            for i, (keys, values) in enumerate(_cached(cache)):
-                if i == len(layers):
-                    layers.append(([], []))
-                layers[i][0].append(keys)
-                layers[i][1].append(values)
-        stacked = [(torch.cat(keys), torch.cat(values)) for keys, values in layers]
-        return _Prefixes({group: row for row, group in enumerate(firsts)}, stacked)
-
-    def _reply(self, batch: list[_Prompt], prefixes: "_Prefixes") -> list[str]:
+    def _reply(self, batch: list[Prompt], rows: Rows | FixedRows) -> list[str]:
         """Answer one batch."""
         decoder, num_new = self._decoder, self._decoding.max_new_tokens
-        rows = Rows(
-            decoder,
-            [prompt.suffix for prompt in batch],
-            cache=prefixes.cache([prompt.group for prompt in batch], device=decoder.device),
-            past=len(batch[0].prefix),
-        )
         if batch[0].ask.options:
             return choose(decoder.tokenizer, rows.begin(), [prompt.ask.options for prompt in batch])
         speakers = [
@@ -183,46 +167,7 @@ class Engine:
         return [speaker.reply.text.strip() for speaker in speakers]
 
 
-@dataclass(frozen=True, slots=True)
-class _Prefixes:
-    """Keys and values of the prefixes of one window."""
-
-    rows: dict[_Group, int]
-    layers: list[tuple[Tensor, Tensor]]
-    """Per layer keys and values, (groups, heads, prefix tokens, width)."""
-
-    def cache(self, groups: Sequence[_Group], *, device: torch.device) -> DynamicCache:
-        """Return a cache with one row per prompt; empty where prompts have no prefix."""
-        cache = DynamicCache()
-        if self.layers:
-            rows = torch.tensor([self.rows[group] for group in groups], device=device)
-            for i, (keys, values) in enumerate(self.layers):
-                cache.update(keys[rows], values[rows], i)
-        return cache
-
-
-def _cached(cache: DynamicCache) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield keys and values of every layer, (B, heads, T, width).
-
-    Raises:
-        SetupError: a layer keeps something else, as linear attention does.
-    """
-    for layer in cache.layers:
-        if not isinstance(layer, DynamicLayer) or layer.keys is None or layer.values is None:
-            raise SetupError(
-                "this language model does not keep plain keys and values, so its prefixes cannot "
-                "be shared. Serve it with transformers or vLLM and use --backend openai."
-            )
-        yield layer.keys, layer.values
-
-
 def ask_seed(ask: Ask) -> int:
     """Return the seed of the draws of an ask: it depends on the ask alone, not on its batch."""
     digest = hashlib.sha256(repr(ask.key).encode()).digest()
     return int.from_bytes(digest[:7])
-
-
-def _open_image(image: str) -> Image.Image:
-    if image == BLANK:
-        return blank_image()
-    return load_image(Path(image))

@@ -74,9 +74,21 @@ class LlamaCpp:
         return ids
 
     def answer(
-        self, turns: Sequence[Turn], pictures: Sequence[Image.Image], *, max_tokens: int
+        self,
+        turns: Sequence[Turn],
+        pictures: Sequence[Image.Image],
+        *,
+        max_tokens: int,
+        likely: bool = False,
     ) -> Reply:
-        """Go on with a conversation, the likeliest token always."""
+        """Go on with a conversation, the likeliest token always.
+
+        Args:
+            turns: of the conversation; one `<image>` for each picture.
+            pictures: in the order in which they are shown.
+            max_tokens: of the answer.
+            likely: tell how likely tokens were; it takes a large vocabulary's time.
+        """
         text = self.prompt(turns)
         data = [base64.b64encode(encode_image(picture)).decode() for picture in pictures]
         reply = self._ask(
@@ -86,7 +98,7 @@ class LlamaCpp:
                 "prompt": {"prompt_string": text, "multimodal_data": data} if data else text,
                 "n_predict": max_tokens,
                 "temperature": 0,
-                "n_probs": _NUM_LIKELY,
+                "n_probs": _NUM_LIKELY if likely else 0,
                 "return_tokens": True,
                 "cache_prompt": False,
             },

@@ -5,6 +5,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from medllava.layout import ADAPTER_DIR
+from medllava.provenance import is_gguf
+
 REQUIRED = 0.9
 """Share of greedy answers that must be the same; the rest are near ties of two tokens."""
 
@@ -44,6 +47,14 @@ class Export:
     parity: Parity
     use: tuple[str, ...] = ()
     """Lines of the page that say how to run it."""
+
+    @property
+    def checkpoint(self) -> str:
+        """What `--ckpt` is to be given to ask it."""
+        first = self.files[0]
+        if is_gguf(first.name):
+            return str(first)
+        return f"{first.parent}+MODEL" if self.name == ADAPTER_DIR else str(first.parent)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""

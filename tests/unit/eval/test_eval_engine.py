@@ -1,14 +1,19 @@
 """Batched, prefix-sharing decoding says what one-at-a-time generation says."""
 
+import threading
+
 import pytest
 import torch
 
 from medllava.data.conversation import render_prompt
 from medllava.errors import DataError
+from medllava.eval.ask import rows
 from medllava.eval.ask.engine import Engine
 from medllava.eval.ask.predict import BLANK, Ask
+from medllava.eval.ask.rows import Prefixes
 from medllava.eval.config import DecodingConfig
 from medllava.images.load import load_image
+from medllava.model.decode import Decoder
 from medllava.records import Turn
 
 TEXTS = ("Where?", "Is there a lesion in this image, or is it normal?", "What organ is this?")
@@ -116,3 +121,88 @@ def test_questions_about_several_images_get_what_generation_alone_gives(tiny_mod
     ]
     found = answers(tiny_model, asks, batch_size=3)
     assert found == {ask.id: generate_alone(tiny_model, ask) for ask in asks}
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 64])
+@pytest.mark.parametrize("ends", [None, list(range(7, 500, 9))])
+def test_memory_laid_out_once_changes_no_reply(tiny_model, images, monkeypatch, ends, batch_size):
+    if ends is not None:
+        monkeypatch.setattr(tiny_model.model.generation_config, "eos_token_id", ends)
+    asks = make_asks(images)
+    # Random weights choose one token over and over; drawn ones end the rows at different times.
+    temperature = 0.0 if ends is None else 1.0
+    decoding = DecodingConfig(max_new_tokens=10, batch_size=batch_size, temperature=temperature)
+    found = []
+    for is_fixed in (False, True):
+        engine = Engine(tiny_model, decoding)
+        engine._is_fixed = is_fixed
+        found.append(list(engine.answer(asks, is_done=lambda ask: False)))
+    assert found[0] == found[1]
+    assert len({text for batch in found[0] for _, text in batch}) > 5
+
+
+def test_a_fixed_cache_is_laid_out_once_for_batches_of_one_shape(tiny_model, images, monkeypatch):
+    lengths = []
+    lay_out = Decoder.fixed_cache
+    monkeypatch.setattr(
+        Decoder, "fixed_cache", lambda self, n: lengths.append(n) or lay_out(self, n)
+    )
+    engine = Engine(tiny_model, DecodingConfig(max_new_tokens=4, batch_size=4))
+    engine._is_fixed = True
+    batches = list(
+        engine.answer(make_asks(images, with_text_only=False), is_done=lambda ask: False)
+    )
+    assert len(batches) > 1
+    assert len(lengths) == 1
+
+
+def test_prefixes_go_with_the_last_batch_that_needs_them(tiny_model, images, monkeypatch):
+    held = []
+    take = Prefixes.take
+    monkeypatch.setattr(
+        Prefixes, "take", lambda self, batch: (take(self, batch), held.append(len(self._rows)))[0]
+    )
+    asks = make_asks(images, with_text_only=False)
+    answers(tiny_model, asks[:: len(TEXTS)], batch_size=1)  # one question about each image
+    assert held == [0] * len(images)
+    held.clear()
+    answers(tiny_model, asks, batch_size=2)  # sorted by length: an image's questions lie apart
+    assert max(held) == len(images)
+    assert held[-1] == 0
+
+
+def test_images_of_the_next_batch_are_read_while_this_one_is_answered(
+    tiny_model, images, monkeypatch
+):
+    opened = threading.Semaphore(0)
+    monkeypatch.setattr(rows, "load_image", lambda path: (load_image(path), opened.release())[0])
+    asks = make_asks(images, with_text_only=False)[:: len(TEXTS)]
+    engine = Engine(tiny_model, DecodingConfig(max_new_tokens=4, batch_size=1))
+    replies = engine.answer(asks, is_done=lambda ask: False)
+    next(replies)
+    assert opened.acquire(timeout=5)
+    assert opened.acquire(timeout=5)
+    replies.close()
+
+
+def test_a_gpu_answers_as_many_at_once_as_its_free_memory_holds(tiny_model, images, monkeypatch):
+    asks = make_asks(images)
+    engine = Engine(tiny_model, DecodingConfig(max_new_tokens=10))
+    prompts = [engine._prompt(ask) for ask in asks]
+    engine._on_gpu = True
+    sizes = []
+    for free in (10**12, 10**6, 10**5, 1):
+        monkeypatch.setattr("medllava.eval.ask.engine.free_bytes", lambda _, free=free: free)
+        sizes.append(engine._fitting(prompts))
+    assert sizes == sorted(sizes, reverse=True)
+    assert (sizes[0], sizes[-1]) == (256, 1)
+    assert 1 < sizes[1] < 256
+    engine._on_gpu = False
+    assert engine._fitting(prompts) == 16
+    monkeypatch.setattr("medllava.eval.ask.engine.free_bytes", lambda _: 10**12)
+    assert engine._fitting(prompts) == 48
+    engine._on_gpu = True
+    windows = list(engine._windows(prompts, 4))
+    assert max(len(window) for window in windows) <= 4
+    together = [prompt for window in windows for prompt in window]
+    assert together == sorted(prompts, key=lambda prompt: len(prompt.prefix))

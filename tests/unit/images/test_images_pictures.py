@@ -250,3 +250,17 @@ def test_a_small_picture_never_waits():
     finally:
         for _ in range(2):
             limits._turns.release()
+
+
+def test_a_tiff_of_signed_bytes_begins_with_the_darkest(tmp_path: Path) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    values = np.arange(-128, 128, dtype=np.int8).reshape(1, -1).repeat(4, axis=0)
+    tifffile.imwrite(tmp_path / "signed.tif", values)
+    assert shown(tmp_path / "signed.tif")[2, :, 0].tolist() == list(range(256))
+
+
+def test_a_tiff_of_a_kind_that_is_not_read_is_not_called_damaged(tmp_path: Path) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    tifffile.imwrite(tmp_path / "doubles.tif", np.eye(8))
+    with pytest.raises(DataError, match=r"cannot be decoded: .*doubles\.tif\. Save it as PNG"):
+        load_image(tmp_path / "doubles.tif")
