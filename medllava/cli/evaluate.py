@@ -86,6 +86,13 @@ def run(
         Path | None,
         typer.Option("--train-image-dir", help="Read the training images from this folder."),
     ] = None,
+    encoder_twins: Annotated[
+        bool,
+        typer.Option(
+            "--encoder-twins/--no-encoder-twins",
+            help="Look for near images a second time, by the checkpoint's vision encoder.",
+        ),
+    ] = True,
     protocol: Annotated[
         str,
         typer.Option(
@@ -193,6 +200,7 @@ def run(
         clinical=parse_clinical(clinical),
         train_data=tuple(train_data or ()),
         train_image_dir=train_image_dir,
+        encoder_twins=encoder_twins,
         protocol=Protocol(protocol),
         decoding=DecodingConfig(
             max_new_tokens=max_new_tokens or 0,

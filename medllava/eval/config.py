@@ -27,7 +27,7 @@ class Backend(StrEnum):
 
     TRANSFORMERS = "transformers"
     VLLM = "vllm"
-    """vLLM's server at `base_url`, or at its usual address on this machine."""
+    """vLLM's server at its usual address on this machine; where none is, one that we start."""
     OPENAI = "openai"
     """Any OpenAI-compatible server, named by `base_url`."""
     LLAMA_CPP = "llama.cpp"
@@ -160,6 +160,8 @@ class EvalConfig:
     """Families of altered closed questions; the scores themselves do not contain them."""
     train_data: tuple[str | Path, ...] = ()
     """Training data to look for these questions and images in; also `TASK:SPLIT`."""
+    encoder_twins: bool = True
+    """Look for near images a second time, by the vision encoder of a LLaVA that is asked here."""
     train_image_dir: Path | None = None
     """What the images of `train_data` are relative to; None: as in training."""
     resume: bool = True

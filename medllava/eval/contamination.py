@@ -20,8 +20,9 @@ from medllava.data.benchmarks.task import task_names
 from medllava.data.dropped import Dropped
 from medllava.data.sources import image_root, read_instructions
 from medllava.errors import DataError
+from medllava.eval.encoder_twins import Encode, EncoderTwins, Seen, look_at
 from medllava.images.load import load_image
-from medllava.images.twins import MIN_SIDE, Signature, TwinIndex, compute_signature
+from medllava.images.twins import MIN_SIDE, TwinIndex
 from medllava.layout import INSTRUCTIONS_FILE, QUESTIONS_FILE
 from medllava.records import IMAGE_TOKEN, Question
 from medllava.score.normalize import words
@@ -50,6 +51,9 @@ class Flag(StrEnum):
 IMAGE_FLAGS = frozenset({Flag.SAME_IMAGE, Flag.NEAR_IMAGE, Flag.SAME_ITEM})
 
 
+_Fact = tuple[str, Seen | None]
+"""Hash of an image file, and how it looks; None for a nearly blank one."""
+
 Matches = frozenset[tuple[str, Flag]]
 """Test images that one training image is or looks like."""
 
@@ -72,6 +76,8 @@ class Contamination:
     """Question id to flag to the training record that raised it first."""
     sources: list[dict[str, Any]] = field(default_factory=list)
     """What was read: path, hash, counts."""
+    encoder: dict[str, Any] | None = None
+    """How the second look was calibrated; None: it was not made."""
     unread: list[str] = field(default_factory=list)
     """Images of either side that could not be opened, so nothing is known about them."""
 
@@ -95,6 +101,7 @@ def find_contamination(
     *,
     image_dir: Path | None = None,
     local_copies: Mapping[str, Path] | None = None,
+    encode: Encode | None = None,
 ) -> Contamination:
     """Look for test items in training data.
 
@@ -105,12 +112,13 @@ def find_contamination(
             split, such as `vqarad:train`.
         image_dir: folder of the training images; None: where training would look for them.
         local_copies: task to a local copy of it; others are fetched from the hub.
+        encode: a vision encoder, which looks a second time at what the first look did not find.
 
     Raises:
         DataError: training data are not there or not readable.
     """
     found = Contamination()
-    index = _TestIndex(questions, image_paths, found)
+    index = _TestIndex(questions, image_paths, found, encode)
     for path in train_data:
         source = _open_source(str(path), image_dir, local_copies or {})
         seen: dict[str, Matches | None] = {}
@@ -139,7 +147,11 @@ class _TestIndex:
     """Images and words of the test, to be looked up by those of training."""
 
     def __init__(
-        self, questions: Sequence[Question], paths: Mapping[str, Path], found: Contamination
+        self,
+        questions: Sequence[Question],
+        paths: Mapping[str, Path],
+        found: Contamination,
+        encode: Encode | None,
     ) -> None:
         self.by_image: dict[str, list[Question]] = {}
         self.by_pair: dict[tuple[Any, ...], list[str]] = {}
@@ -152,7 +164,7 @@ class _TestIndex:
             for gram in _ngrams(asked):
                 self.by_ngram.setdefault(gram, []).append(question.id)
         self.by_sha256: dict[str, list[str]] = {}
-        signatures: dict[str, Signature] = {}
+        seen: dict[str, Seen] = {}
         images = list(self.by_image)
         for image, facts in zip(images, _read_images([paths.get(i) for i in images]), strict=True):
             if facts is None:
@@ -160,13 +172,15 @@ class _TestIndex:
                 continue
             self.by_sha256.setdefault(facts[0], []).append(image)
             if facts[1] is not None:
-                signatures[image] = facts[1]
-        self._twins = TwinIndex(list(signatures), list(signatures.values()))
+                seen[image] = facts[1]
+        self._twins = TwinIndex(list(seen), [one.signature for one in seen.values()])
+        self.encoder = EncoderTwins(list(seen), list(seen.values()), encode) if encode else None
+        found.encoder = self.encoder.facts() if self.encoder else None
 
-    def images_like(self, sha256: str, signature: Signature | None) -> Matches:
+    def images_like(self, sha256: str, seen: Seen | None) -> Matches:
         """Return the test images that are, or show the same as, this one."""
         same = self.by_sha256.get(sha256, [])
-        near = self._twins.find(signature) if signature is not None else []
+        near = self._twins.find(seen.signature) if seen is not None else []
         return frozenset(
             {(image, Flag.SAME_IMAGE) for image in same}
             | {(image, Flag.NEAR_IMAGE) for image in near if image not in same}
@@ -179,8 +193,24 @@ def _match_images(
     """Return the matching test images of each training image; None where it is not readable."""
     facts = _read_images([_find(folders, image) for image in images])
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        matches = pool.map(lambda fact: None if fact is None else index.images_like(*fact), facts)
-        return dict(zip(images, matches, strict=True))
+        first = pool.map(lambda fact: None if fact is None else index.images_like(*fact), facts)
+        matches = dict(zip(images, first, strict=True))
+    if index.encoder is not None:
+        matches |= _look_again(index.encoder, matches, facts)
+    return matches
+
+
+def _look_again(
+    encoder: EncoderTwins, matches: Mapping[str, Matches | None], facts: Sequence[_Fact | None]
+) -> dict[str, Matches | None]:
+    """Return what the encoder finds of images that the first look found nothing of."""
+    unfound = {
+        image: fact[1]
+        for (image, found), fact in zip(matches.items(), facts, strict=True)
+        if fact is not None and fact[1] is not None and not found
+    }
+    named = zip(unfound, encoder.find(list(unfound.values())), strict=True)
+    return {image: frozenset((n, Flag.NEAR_IMAGE) for n in names) for image, names in named}
 
 
 def _flag(
@@ -280,17 +310,17 @@ def _find(folders: Sequence[Path], image: str) -> Path | None:
     return None
 
 
-def _read_images(paths: Sequence[Path | None]) -> list[tuple[str, Signature | None] | None]:
-    """Return hash and signature of each image; None where it cannot be read."""
+def _read_images(paths: Sequence[Path | None]) -> list[_Fact | None]:
+    """Return hash and looks of each image; None where it cannot be read."""
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         return list(pool.map(_read_image, paths))
 
 
-def _read_image(path: Path | None) -> tuple[str, Signature | None] | None:
+def _read_image(path: Path | None) -> _Fact | None:
     try:
         if path is None or not path.is_file():
             return None
-        return sha256_of(path), compute_signature(load_image(path, min_side=MIN_SIDE))
+        return sha256_of(path), look_at(load_image(path, min_side=MIN_SIDE))
     except DataError:
         return None
 

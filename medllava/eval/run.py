@@ -8,6 +8,7 @@ from typing import Any
 from medllava.data.benchmarks.questions import QuestionSet, load_questions
 from medllava.data.benchmarks.task import published_rows
 from medllava.eval.ask.describe import describe_decoding, describe_source
+from medllava.eval.ask.load_encoder import load_encoder
 from medllava.eval.ask.requests import (
     Answers,
     ask_model,
@@ -159,6 +160,7 @@ def _look_for_training_data(
         config.train_data,
         image_dir=config.train_image_dir,
         local_copies={} if config.data is None else {task.name: config.data},
+        encode=load_encoder(config) if config.encoder_twins else None,
     )
 
 
@@ -272,6 +274,7 @@ def _contamination_report(
     }
     return {
         "train_data": found.sources,
+        "encoder": found.encoder,
         "flags": found.counts(),
         "num_flagged": sum(has_any),
         "num_unread": len(found.unread),
@@ -365,6 +368,12 @@ def contamination_lines(summary: StepSummary) -> list[str]:
         f"compared, {source['images_not_readable']:,} not readable"
         for source in found["train_data"]
     ]
+    if found["encoder"]:
+        encoder = found["encoder"]
+        lines.append(
+            f"  second look by the vision encoder: finds {encoder['found']} of "
+            f"{encoder['planted']} copies planted among the test images"
+        )
     if found["num_unread"]:
         named = ", ".join(found["unread"][:3])
         lines.append(f"  NOT COMPLETE: {found['num_unread']:,} images were not looked at: {named}")

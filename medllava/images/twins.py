@@ -23,11 +23,14 @@ MIN_AGREEMENT = 0.86
 """Correlation of the fine structure, laid on top of each other in the best way."""
 _PLAIN_BITS = 14
 """Differing bits of a copy that was merely recompressed or rescaled; its grays are the same too."""
+_PLAIN_GRAY = 4
 _CANDIDATES = 8
 """Looked at closely, at most, for every picture that is asked about."""
 _SIDE, _HASH = 96, 16
 _BORDER_TOLERANCE = 14
 """Gray levels by which a border may vary, as JPEG makes it."""
+_FRAMES = 3
+"""Borders around one another that are trimmed: a white frame around a black one."""
 _BLANK_DEVIATION = 3.0
 _BLUR = 3.0
 _CROPS = (0, 1, 2, 3, 5)
@@ -54,12 +57,17 @@ def compute_signature(pixels: Image.Image) -> Signature | None:
         pixels: with a shorter side of at least `MIN_SIDE`, where the file has as many.
     """
     gray = pixels.convert("L")
-    values = np.asarray(gray)
-    top, bottom, left, right = _content(values)
-    box = (left, top, right, bottom)
+    box = _content_box(np.asarray(gray))
     small = gray.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC, box=box)
     cells = np.asarray(small, dtype=np.float32)
-    return Signature(cells) if cells.std() > _BLANK_DEVIATION else None
+    if cells.std() <= _BLANK_DEVIATION:
+        return None
+    return Signature(cells)
+
+
+def trimmed(pixels: Image.Image) -> Image.Image:
+    """Return a picture without its border of one gray."""
+    return pixels.crop(_content_box(np.asarray(pixels.convert("L"))))
 
 
 class TwinIndex:
@@ -78,7 +86,8 @@ class TwinIndex:
         """Return the names of the pictures that this one repeats."""
         if not self._names:
             return []
-        differing = (_HASH * _HASH - self._signs @ _signs(signature.gray)) / 2
+        view = signature.gray
+        differing = (_HASH * _HASH - self._signs @ _signs(view)) / 2
         nearest = np.argsort(differing, kind="stable")[:_CANDIDATES]
         found: dict[str, None] = {}
         for place in nearest[differing[nearest] <= MAX_BITS]:
@@ -87,14 +96,12 @@ class TwinIndex:
                 continue
             known = self._gray[image][turn]
             # Smooth pictures have little fine structure to agree in.
-            is_plain = differing[place] <= _PLAIN_BITS and _gray_difference(known, signature) <= 4
-            if is_plain or agreement(known, signature.gray) >= MIN_AGREEMENT:
+            is_plain = (
+                differing[place] <= _PLAIN_BITS and np.abs(known - view).mean() <= _PLAIN_GRAY
+            )
+            if is_plain or agreement(known, view) >= MIN_AGREEMENT:
                 found[self._names[image]] = None
         return list(found)
-
-
-def _gray_difference(known: Floats, signature: Signature) -> float:
-    return float(np.abs(known - signature.gray).mean())
 
 
 def agreement(first: Floats, second: Floats) -> float:
@@ -175,6 +182,17 @@ def _signs(gray: Floats) -> Floats:
     cells = gray.reshape(_HASH, step, _HASH, step).mean(axis=(1, 3))
     # Differences of a wrapped copy: the last column is compared with the first.
     return np.where(cells > np.roll(cells, -1, axis=1), 1.0, -1.0).astype(np.float32).ravel()
+
+
+def _content_box(values: NDArray[np.uint8]) -> tuple[int, int, int, int]:
+    """Return left, top, right and bottom inside all borders: a frame may lie around another."""
+    left, top, right, bottom = 0, 0, values.shape[1], values.shape[0]
+    for _ in range(_FRAMES):
+        up, down, west, east = _content(values[top:bottom, left:right])
+        if (up, down, west, east) == (0, bottom - top, 0, right - left):
+            break
+        top, bottom, left, right = top + up, top + down, left + west, left + east
+    return left, top, right, bottom
 
 
 def _content(values: NDArray[np.uint8]) -> tuple[int, int, int, int]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from medllava.errors import DataError, SetupError
 from medllava.eval.ask.predict import Answerer, Ask, Batch
-from medllava.eval.config import Backend, ChoiceBy, EvalConfig
+from medllava.eval.config import VLLM_ADDRESS, Backend, ChoiceBy, EvalConfig
 from medllava.provenance import gguf_files
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ def build_answerer(config: EvalConfig) -> Answerer:
         )
     if config.backend is Backend.LLAMA_CPP:
         return _GgufAnswerer(config)
+    if config.backend is Backend.VLLM:
+        return _VllmAnswerer(config)
     if config.backend is not Backend.TRANSFORMERS:
         return _reach_server(config)
     from medllava.eval.ask.workers import Worker, WorkerPool  # noqa: PLC0415
@@ -102,6 +104,32 @@ class _GgufAnswerer:
                 ),
                 **({} if reader is None else {"show": reader.show}),
             )
+            yield from server.answer(asks, is_done=is_done)
+
+
+class _VllmAnswerer:
+    """An `Answerer` by vLLM: the server at its usual address, else one that lives while it asks."""
+
+    def __init__(self, config: EvalConfig) -> None:
+        self._config = config
+
+    def answer(self, asks: Sequence[Ask], *, is_done: Callable[[Ask], bool]) -> Iterator[Batch]:
+        """Yield replies in order; see `predict.Answerer`.
+
+        Raises:
+            SetupError: no server is there, and vLLM is not installed or does not start.
+        """
+        from medllava.llm.vllm_server import is_served, vllm_server  # noqa: PLC0415 - seldom
+
+        if all(map(is_done, asks)):
+            return
+        config = self._config
+        if is_served(config.base_url or VLLM_ADDRESS):
+            yield from _reach_server(config).answer(asks, is_done=is_done)
+            return
+        log = config.output_dir / "answers" / "vllm.log"
+        with vllm_server(config.checkpoint or "", log=log, gpus=config.gpus) as address:
+            server = _reach_server(replace(config, base_url=address))
             yield from server.answer(asks, is_done=is_done)
 
 

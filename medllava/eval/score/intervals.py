@@ -25,8 +25,9 @@ _TAIL = 0.025
 _Z = 1.959963984540054
 FEW_IMAGES = 20
 """Below so many images an interval is marked: it hangs on a handful of pictures."""
-_PRIOR_CORRELATION, _PRIOR_EVENTS = 0.1, 4
-"""What answers about one image share where right (or wrong) ones are too rare to tell."""
+_PRIOR_CORRELATION, _PRIOR_EVENTS, _STEEPNESS = 0.17, 2.0, 4.0
+"""What answers about one image share where right (or wrong) ones are too rare to tell: with one or
+two of them nothing is known about it, from four on it is what they say."""
 _LEAST_EFFECT = 0.02
 
 
@@ -157,7 +158,10 @@ def share_interval(sums: Values, counts: Values, *, is_binary: bool) -> tuple[fl
     images, total = len(sums), float(counts.sum())
     share = float(sums.sum()) / total
     effect = _design_effect(sums, counts, share, is_binary=is_binary)
-    size, t = total / effect, student_t(images - 1)
+    # Student's t pays for not knowing how images differ; where they do not, nothing is to be paid.
+    unknown = min(1.0, max(0.0, effect - 1)) if is_binary else 1.0
+    t = _Z + (student_t(images - 1) - _Z) * unknown
+    size = total / effect
     width = 1 + t * t / size
     center = (share + t * t / (2 * size)) / width
     half = t / width * np.sqrt(share * (1 - share) / size + t * t / (4 * size * size))
@@ -179,7 +183,7 @@ def _design_effect(sums: Values, counts: Values, share: float, *, is_binary: boo
     if binomial > 0 and pairs:
         correlation = (float(squares.sum()) - binomial * total) / (binomial * pairs)
     events = min(float(sums.sum()), total - float(sums.sum()))
-    weight = events / (events + _PRIOR_EVENTS)
+    weight = 1 / (1 + (_PRIOR_EVENTS / events) ** _STEEPNESS) if events else 0.0
     correlation = weight * correlation + (1 - weight) * _PRIOR_CORRELATION
     mean_size = float((counts**2).sum()) / total
     return 1 + (mean_size - 1) * min(1.0, max(0.0, correlation))

@@ -8,9 +8,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from medllava.cli.app import app
+from medllava.eval.ask.encode_images import ImageEncoder
 from medllava.eval.config import Condition, EvalConfig
 from medllava.eval.contamination import Flag, find_contamination
+from medllava.eval.encoder_twins import EncoderTwins, look_at
 from medllava.eval.run import evaluate_task
+from medllava.images.copies import windowed
 from medllava.records import AnswerType, Question
 from medllava.store import iter_jsonl, read_json
 
@@ -246,3 +249,68 @@ def test_a_split_of_a_shipped_task_is_training_data_too(tmp_path):
         local_copies={"vqarad": copy},
     )
     assert found.flags["q"].keys() == {Flag.SAME_IMAGE}
+
+
+def drawn_scan(seed):
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[-1:1:300j, -1:1:300j]
+    picture = 120.0 - 60 * np.hypot(x, y)
+    for _ in range(40):
+        cx, cy, size = rng.uniform(-0.9, 0.9), rng.uniform(-0.9, 0.9), rng.uniform(0.03, 0.2)
+        picture += rng.uniform(-60, 60) * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / size**2)
+    return Image.fromarray(picture.clip(0, 255).astype(np.uint8)).convert("RGB")
+
+
+def of_parts(pictures):
+    """An encoder that works: the mean colour of 4 x 4 parts, in some nonlinear features."""
+    small = np.stack(
+        [np.asarray(p.convert("L").resize((8, 8)), dtype=np.float32) for p in pictures]
+    )
+    flat = small.reshape(len(pictures), -1) / 255
+    return np.concatenate([flat, flat**2, np.abs(flat - flat.mean(axis=1, keepdims=True))], axis=1)
+
+
+def test_the_second_look_finds_what_the_first_did_not_and_no_stranger(tmp_path, monkeypatch):
+    looks = [look_at(drawn_scan(seed)) for seed in range(24)]
+    names = [f"{seed}.png" for seed in range(24)]
+    second = EncoderTwins(names, looks, of_parts)
+    assert second.planted == 24
+    assert second.found >= 0.8 * second.planted
+    copy = look_at(windowed(drawn_scan(3)))
+    assert second.find([copy]) == [["3.png"]]
+    strangers = [look_at(drawn_scan(seed)) for seed in range(100, 130)]
+    assert second.find(strangers) == [[]] * 30
+    assert second.find([]) == []
+
+
+def test_the_second_look_is_asked_only_about_what_the_first_left(tmp_path, monkeypatch):
+    test, train = tmp_path / "test", tmp_path / "train"
+    for folder in (test, train):
+        folder.mkdir()
+    for seed in range(6):
+        drawn_scan(seed).save(test / f"{seed}.png")
+    drawn_scan(1).save(train / "found.png")
+    windowed(drawn_scan(2)).save(train / "missed.png")
+    drawn_scan(50).save(train / "other.png")
+    rows = [(name, "Describe it.", "A scan.") for name in ("found.png", "missed.png", "other.png")]
+    write_instructions(train, rows)
+    monkeypatch.setattr(
+        "medllava.eval.contamination.TwinIndex.find",
+        lambda self, signature: [],  # the first look finds bytes only
+    )
+    questions = [question(str(seed), f"{seed}.png") for seed in range(6)]
+    paths = {f"{seed}.png": test / f"{seed}.png" for seed in range(6)}
+    found = find_contamination(questions, paths, [train], encode=of_parts)
+    assert found.flags["2"] == {Flag.NEAR_IMAGE: "r1"}
+    assert set(found.flags) == {"1", "2"}
+    assert found.encoder["planted"] == 6
+    assert find_contamination(questions, paths, [train]).encoder is None
+
+
+def test_the_encoder_of_a_checkpoint_gives_features_of_parts(tiny_model):
+    encode = ImageEncoder(tiny_model)
+    pictures = [drawn_scan(seed) for seed in range(3)]
+    found = encode(pictures)
+    assert found.shape[0] == 3
+    assert np.allclose(found[1], encode(pictures[1:2])[0], atol=1e-5)
+    assert not np.allclose(found[0], found[1], atol=1e-4)

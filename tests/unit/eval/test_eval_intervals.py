@@ -21,12 +21,21 @@ def test_nothing_or_everything_right_is_no_single_point(value):
 
 
 def test_independent_questions_give_wilsons_interval():
-    """10 of 100 right, one question per image; Wilson with t(99) = 1.984 by hand."""
-    t, n, p = 1.9842, 100, 0.1
+    """10 of 100 right, one question per image, so nothing is to be known of images: by hand."""
+    t, n, p = 1.959964, 100, 0.1
     center = (p + t * t / (2 * n)) / (1 + t * t / n)
     half = t / (1 + t * t / n) * (p * (1 - p) / n + t * t / (4 * n * n)) ** 0.5
     low, high = share_interval(np.array([1.0] * 10 + [0.0] * 90), np.ones(100), is_binary=True)
     assert (low, high) == pytest.approx((center - half, center + half), abs=1e-4)
+
+
+def test_images_that_differ_cost_students_t():
+    """Four equal answers about each of ten images: ten draws, so Wilson of 10 with t(9)."""
+    t, n, p = student_t(9), 10, 0.5
+    center = (p + t * t / (2 * n)) / (1 + t * t / n)
+    half = t / (1 + t * t / n) * (p * (1 - p) / n + t * t / (4 * n * n)) ** 0.5
+    found = share_interval(np.array([4.0, 0.0] * 5), np.full(10, 4.0), is_binary=True)
+    assert found == pytest.approx((center - half, center + half), abs=1e-3)
 
 
 def test_questions_about_one_image_that_agree_widen_the_interval():
