@@ -45,6 +45,8 @@ _PLACES = {
 """Labels that say along which axis panels follow each other."""
 _LIES_SO = 0.5
 """Confidence of a layout that nothing but its place confirms."""
+_MOST_TRIED = 14
+"""Panels up to which other layouts are looked for: the time grows with their square."""
 _READ = 0.2
 """Score of letters from which they say in which order panels stand."""
 _OF_STRENGTH = 0.3
@@ -183,6 +185,8 @@ def _ask_letters(
         if found.confidence >= SURE:
             boxes = best_boxes if best >= _READ else list(found.boxes)
             return boxes, found.confidence - _UNCONFIRMED
+    if len(labels) > _MOST_TRIED:
+        return list(found.boxes), max(0.0, found.confidence - _UNCONFIRMED)
     gray = _gray_copy(image)
     scale = image.width / gray.shape[1]
 
