@@ -95,7 +95,7 @@ class ProjectorConfig:
     activation: str = "gelu"
     """Between the two linear layers, by transformers' name."""
     standardize_features: bool = False
-    """Start from standardized features and the scale of the word embeddings; helps small models."""
+    """Start and learn by standardized features, at the scale of word embeddings: small models."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

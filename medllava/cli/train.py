@@ -148,12 +148,13 @@ def _print_sample(console: Console, config: "StageRunConfig", *, record_id: str 
     with console.progress() as progress:
         sample = show_sample(config, record_id=record_id, progress=progress)
     console.say(f"record {sample.record_id}, images {[path.name for path in sample.images]}")
-    console.say("learned", fg="green", bold=True)
-    console.say("masked", dim=True)
+    if any(segment.is_supervised for segment in sample.segments):
+        console.say("learned", fg="green", bold=True)
+        console.say("masked", dim=True)
     for segment in sample.segments:
-        label = "learned" if segment.is_supervised else "masked"
         style = {"fg": "green", "bold": True} if segment.is_supervised else {"dim": True}
-        console.say(f"--- {label}, {segment.num_tokens} tokens")
+        tokens = f", {segment.num_tokens} tokens" if segment.num_tokens else ""
+        console.say(f"--- {segment.label}{tokens}")
         console.say(segment.text, **style)
     console.finish(StepSummary(step="train", details=sample.to_json()))
 

@@ -56,6 +56,11 @@ def read_preferences(path: Path) -> Iterator[PreferenceRecord | Dropped]:
         yield record
 
 
+def pair_id(record_id: str) -> str:
+    """Return the id of the pair that one of its sides is of."""
+    return record_id.removesuffix(CHOSEN).removesuffix(REJECTED)
+
+
 def sides(records: Iterable[PreferenceRecord | Dropped]) -> Iterator[InstructionRecord | Dropped]:
     """Yield both conversations of every pair, the chosen one first."""
     for record in records:

@@ -38,9 +38,7 @@ def standardize_projector(
         seed: of that noise.
     """
     features_NPE = selected_features(model, processor, images or _noise_images(seed))
-    flat = features_NPE.flatten(0, 1).float()
-    mean, deviation = flat.mean(dim=0), flat.std(dim=0)
-    deviation = deviation.clamp_min(_FLOOR * float(deviation.mean()))
+    mean, deviation = _statistics(features_NPE)
     projector = model.model.multi_modal_projector
     first, second = projector.linear_1, projector.linear_2
     weight = first.weight.float() / deviation
@@ -54,6 +52,30 @@ def standardize_projector(
     second.weight.mul_(scale)
     if second.bias is not None:
         second.bias.mul_(scale)
+
+
+def feature_statistics(
+    model: LlavaForConditionalGeneration,
+    processor: LlavaProcessor,
+    *,
+    images: Sequence[Image.Image],
+    seed: int,
+) -> tuple[Tensor, Tensor]:
+    """Return mean and deviation of every channel that the projector is given, (E,) each.
+
+    Args:
+        model: whose vision encoder sees `images`.
+        processor: its own.
+        images: RGB; empty takes colored noise.
+        seed: of that noise.
+    """
+    return _statistics(selected_features(model, processor, images or _noise_images(seed)))
+
+
+def _statistics(features_NPE: Tensor) -> tuple[Tensor, Tensor]:
+    flat = features_NPE.flatten(0, 1).float()
+    mean, deviation = flat.mean(dim=0), flat.std(dim=0)
+    return mean, deviation.clamp_min(_FLOOR * float(deviation.mean()))
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 MAX_PANELS = 26
 _ROMAN = ("i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x", "xi", "xii")
 _LETTERS = tuple(string.ascii_lowercase)
-_DASHES = "-\u2010\u2011\u2012\u2013\u2014"
+_DASHES = "-\u2010\u2011\u2012\u2013\u2014~\u223c\uff5e"
 _ONE = r"(?:[A-Za-z]|[ivxIVX]{1,4})"
 _LIST = rf"{_ONE}(?:\s*(?:[{_DASHES},;&]|,?\s*and|to)\s*{_ONE})*"
 _OPEN_CLOSED = re.compile(rf"[(\[]\s*(?:panels?\s+)?({_LIST})\s*[)\]]", re.IGNORECASE)

@@ -4,21 +4,22 @@ Panels are parted by gutters (bands of one color across a region) or by nothing 
 where two photographs touch. The picture is cut along them again and again, the surest cut first (a
 recursive X-Y cut, Nagy and Seth 1984), which gives a tree. How many panels the caption names
 decides how deep the tree is read; without that number only cuts between two dense pictures count,
-so that a chart is not taken apart at its legend. An inset stays in its panel.
+so that a chart is not taken apart at its legend. An inset stays in its panel. Printed letters tell
+which of several ways to cut is right (`panel_layouts`, `panel_letters`).
 
 Everything is done on a gray copy of at most `WORK_SIDE` pixels; boxes are in the picture's own.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from medllava.pmc.panel_captions import MAX_PANELS, split_caption
-from medllava.pmc.panel_labels import score_labels
+from medllava.pmc.panel_cuts import Cut, Gray, find_cuts, trim
+from medllava.pmc.panel_layouts import find_layouts
+from medllava.pmc.panel_letters import PrintedLetters
 
 WORK_SIDE = 512
 """Longest side of the copy that is searched, in pixels: a gutter of 0.4 % still has two."""
@@ -26,31 +27,35 @@ SURE = 0.72
 """Strength from which a cut counts where the caption gives no number."""
 _POSSIBLE = 0.12
 """Weakest cut that is taken to reach the caption's number."""
-_FLAT = 16.0
-"""Range of a line that counts as one color, in gray levels (JPEG rings about 10)."""
 _MIN_SHARE = 0.07
 """A piece narrower than this share of the picture is a label or a title, no panel."""
-_SEAM = 0.6
-"""Share of a line's stretches on which gray jumps where two photographs touch."""
-_STRETCHES = 10
-_JUMP = 6.0
-"""Least jump of gray that is no noise, averaged over a stretch."""
-_ASIDE = 3
-"""Lines from a seam at which its two sides are compared."""
-_WHITE = 251.0
 _WEAK = 0.45
 """Cuts weaker than this may be edges inside a picture."""
 _NEAR = 0.025
 """Share of the picture by which an edge may miss a line of a grid."""
 _POINTS_TO_GRID = 0.7
-_CLEARLY = 0.03
-"""Mean likeness by which letters down the columns must fit better than along the rows."""
-_WIDE_GUTTER = 0.04
-"""A dark band wider than this share is more than a gutter."""
+_ENOUGH = 0.75
+"""Strength of cuts, or score of their letters, from which no other layout is looked for."""
+_CONFIRMED = 0.6
+"""Score of a layout's letters from which it is believed."""
+_PLACES = {
+    0: {"left", "middle", "center", "centre", "right"},
+    1: {"top", "upper", "middle", "bottom", "lower"},
+}
+"""Labels that say along which axis panels follow each other."""
+_LIES_SO = 0.5
+"""Confidence of a layout that nothing but its place confirms."""
+_MOST_TRIED = 14
+"""Panels up to which other layouts are looked for: the time grows with their square."""
+_READ = 0.2
+"""Score of letters from which they say in which order panels stand."""
+_OF_STRENGTH = 0.3
+"""What the strength of cuts counts beside what letters say."""
+_UNCONFIRMED = 0.45
+"""What confidence loses where letters are named and cannot be read."""
 
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels; right and bottom are outside."""
-Gray = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,17 +89,6 @@ class SplitFigure:
     """Panels that the caption names."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Cut:
-    """Where a region falls into two along one axis."""
-
-    strength: float
-    end: int
-    """Where the first piece ends, from the region's edge."""
-    begin: int
-    """Where the second begins."""
-
-
 @dataclass(slots=True)
 class _Region:
     """A piece of the working copy and the surest cut through it."""
@@ -103,7 +97,7 @@ class _Region:
     strength: float = 0.0
     parts: "tuple[_Region, ...] | None" = None
 
-    def cut_at(self, cut: _Cut, axis: int) -> None:
+    def cut_at(self, cut: Cut, axis: int) -> None:
         """Fall into two along `axis` (0 = x, 1 = y)."""
         first, second = list(self.box), list(self.box)
         first[axis + 2] = self.box[axis] + cut.end
@@ -124,10 +118,7 @@ def find_panels(image: Image.Image, *, expected: int | None = None) -> PanelBoxe
         image: the whole figure, gray or RGB.
         expected: how many panels the caption names; None if it names none.
     """
-    small = image.convert("L")
-    if max(small.size) > WORK_SIDE:
-        small.thumbnail((WORK_SIDE, WORK_SIDE), Image.Resampling.BOX, reducing_gap=None)
-    gray = np.asarray(small, dtype=np.float32)
+    gray = _gray_copy(image)
     height, width = gray.shape
     root = _grow(gray, (0, 0, width, height), smallest=(_MIN_SHARE * width, _MIN_SHARE * height))
     leaves, weakest, next_cut = _read(root, expected)
@@ -154,37 +145,107 @@ def find_panels(image: Image.Image, *, expected: int | None = None) -> PanelBoxe
 def split_figure(image: Image.Image, caption: str) -> SplitFigure:
     """Return a figure's panels, each with its part of the caption.
 
-    Labels are given only where as many boxes were found as the caption names panels.
+    Labels are given only where as many boxes were found as the caption names panels. Where they are
+    letters, those that are printed decide which cuts are right and which panel is whose.
     """
     captions = split_caption(caption)
     labels = list(captions.parts)
     expected = len(labels) if 0 < len(labels) <= MAX_PANELS else None
     found = find_panels(image, expected=expected)
-    if len(found.boxes) != len(labels):
-        labels = [""] * len(found.boxes)
-    boxes = _order_by_labels(image, found.boxes, labels)
+    boxes, confidence = list(found.boxes), found.confidence
+    if expected is not None and expected > 1:
+        ask = _ask_letters if all(len(label) == 1 for label in labels) else _ask_places
+        boxes, confidence = ask(image, found, labels)
+    if len(boxes) != len(labels):
+        labels = [""] * len(boxes)
     return SplitFigure(
         panels=tuple(
             Panel(box=box, label=label, caption=captions.text(label) if label else caption)
             for box, label in zip(boxes, labels, strict=True)
         ),
-        confidence=found.confidence,
+        confidence=confidence,
         named=len(captions.parts),
     )
 
 
-def _order_by_labels(
-    image: Image.Image, boxes: Sequence[Box], labels: Sequence[str]
-) -> Sequence[Box]:
-    """Return boxes by rows, or by columns where the printed letters say so."""
-    by_columns = order_boxes(boxes, columns_first=True)
-    if by_columns == list(boxes) or not all(len(label) == 1 for label in labels):
-        return boxes
-    scores = score_labels(image, boxes, labels)
-    rows = float(np.trace(scores))
-    columns = float(sum(scores[boxes.index(box), i] for i, box in enumerate(by_columns)))
-    # Figures are lettered by rows unless it can be read that this one is not.
-    return by_columns if columns - rows > _CLEARLY * len(boxes) else boxes
+def _ask_letters(
+    image: Image.Image, found: PanelBoxes, labels: Sequence[str]
+) -> tuple[list[Box], float]:
+    """Return the layout that the printed letters confirm, in their order, and how surely.
+
+    Without letters that can be read the surest cuts are left, which are often wrong in charts: they
+    lose confidence.
+    """
+    letters = PrintedLetters(image, labels)
+    best, best_boxes = -1.0, list(found.boxes)
+    if len(found.boxes) == len(labels):
+        best, best_boxes = _match(letters, found.boxes)
+        if best >= _CONFIRMED and max(best, found.confidence) >= _ENOUGH:
+            return best_boxes, max(found.confidence, best)
+        if found.confidence >= SURE:
+            boxes = best_boxes if best >= _READ else list(found.boxes)
+            return boxes, found.confidence - _UNCONFIRMED
+    if len(labels) > _MOST_TRIED:
+        return list(found.boxes), max(0.0, found.confidence - _UNCONFIRMED)
+    gray = _gray_copy(image)
+    scale = image.width / gray.shape[1]
+
+    def hint(box: Box) -> float:
+        return letters.hint(_scaled(box, scale))
+
+    layouts = find_layouts(
+        gray,
+        len(labels),
+        min_share=_MIN_SHARE,
+        hint=hint,
+        letters=[_scaled(place, 1 / scale) for place in letters.likeliest()],
+    )
+    best_rank = best + _OF_STRENGTH * found.confidence
+    for layout, strength in layouts:
+        score, boxes = _match(letters, [_scaled(box, scale) for box in layout])
+        if score + _OF_STRENGTH * strength > best_rank:
+            best, best_boxes, best_rank = score, boxes, score + _OF_STRENGTH * strength
+    if best >= _CONFIRMED:
+        return best_boxes, best
+    return list(found.boxes), max(0.0, found.confidence - _UNCONFIRMED)
+
+
+def _match(letters: PrintedLetters, boxes: Sequence[Box]) -> tuple[float, list[Box]]:
+    """Return how well boxes fit the letters, by rows or by columns, and the boxes in that order."""
+    return letters.match(order_boxes(boxes), order_boxes(boxes, columns_first=True))
+
+
+def _ask_places(
+    image: Image.Image, found: PanelBoxes, labels: Sequence[str]
+) -> tuple[list[Box], float]:
+    """Return the layout that lies as the caption says: left beside right, upper above lower."""
+    axis = next((axis for axis, names in _PLACES.items() if set(labels) <= names), None)
+    if axis is None or _are_in_line(found.boxes, axis):
+        return list(found.boxes), found.confidence
+    gray = _gray_copy(image)
+    scale = image.width / gray.shape[1]
+    for layout, _ in find_layouts(gray, len(labels), min_share=_MIN_SHARE, hint=lambda _: 0.0):
+        boxes = sorted((_scaled(box, scale) for box in layout), key=lambda box: box[axis])
+        if _are_in_line(boxes, axis):
+            return boxes, _LIES_SO
+    return list(found.boxes), 0.0
+
+
+def _are_in_line(boxes: Sequence[Box], axis: int) -> bool:
+    """Tell whether boxes follow each other along `axis` (0 = x, 1 = y) and share the other."""
+    return len(_part(boxes, axis)) == len(boxes) and len(_part(boxes, 1 - axis)) == 1
+
+
+def _scaled(box: Box, scale: float) -> Box:
+    return _box([round(value * scale) for value in box])
+
+
+def _gray_copy(image: Image.Image) -> Gray:
+    """Return the gray copy that is searched, no larger than `WORK_SIDE`."""
+    small = image.convert("L")
+    if max(small.size) > WORK_SIDE:
+        small.thumbnail((WORK_SIDE, WORK_SIDE), Image.Resampling.BOX, reducing_gap=None)
+    return np.asarray(small, dtype=np.float32)
 
 
 def order_boxes(boxes: Sequence[Box], *, columns_first: bool = False) -> list[Box]:
@@ -279,119 +340,13 @@ def _complete_grid(whole: Box, found: Sequence[Box], expected: int) -> list[Box]
 
 def _grow(gray: Gray, box: Box, *, smallest: tuple[float, float]) -> _Region:
     """Return the tree of cuts below a region, each region trimmed of its white margin."""
-    left, top, right, bottom = box
+    region = _Region(trim(gray, box))
+    left, top, right, bottom = region.box
     view = gray[top:bottom, left:right]
-    rows, columns = _inked_span(view, axis=1), _inked_span(view, axis=0)
-    box = (left + columns[0], top + rows[0], left + columns[1], top + rows[1])
-    left, top, right, bottom = box
-    view = gray[top:bottom, left:right]
-    region = _Region(box)
-    across = _find_cut(view, smallest[1])
-    down = _find_cut(view.T, smallest[0])
-    cut = max(across, down, key=lambda cut: cut.strength)
-    if cut.strength > 0:
-        region.cut_at(cut, axis=1 if cut is across else 0)
+    across, down = find_cuts(view, smallest[1])[:1], find_cuts(view.T, smallest[0])[:1]
+    cut = max([*across, *down], key=lambda cut: cut.strength, default=None)
+    if cut is not None and cut.strength > 0:
+        region.cut_at(cut, axis=1 if across and cut is across[0] else 0)
         assert region.parts is not None  # noqa: S101 - for the type checker: `cut_at` set it
         region.parts = tuple(_grow(gray, part.box, smallest=smallest) for part in region.parts)
     return region
-
-
-def _inked_span(view: Gray, axis: int) -> tuple[int, int]:
-    """Return the first and past-the-last line that is not white; dark margins are kept."""
-    inked = np.flatnonzero(view.min(axis=axis) < _WHITE - _FLAT)
-    return (int(inked[0]), int(inked[-1]) + 1) if inked.size else (0, view.shape[1 - axis])
-
-
-def _find_cut(view: Gray, smallest: float) -> _Cut:
-    """Return the surest horizontal cut; strength 0 where there is none.
-
-    Args:
-        view: (H, W) gray levels, trimmed.
-        smallest: lines that a piece must have at least.
-    """
-    if view.shape[0] < 2 * smallest or min(view.shape) < 2:
-        return _Cut(0.0, 0, 0)
-    low, high = view.min(axis=1), view.max(axis=1)
-    flat = high - low <= _FLAT
-    cuts = _seam_cuts(view, smallest)
-    for is_color in (low >= _WHITE - _FLAT, high <= _FLAT, (low > _FLAT) & (high < _WHITE)):
-        cuts += _band_cuts(view, flat & is_color, smallest)
-    return max(cuts, key=lambda cut: cut.strength, default=_Cut(0.0, 0, 0))
-
-
-def _band_cuts(view: Gray, band: NDArray[np.bool_], smallest: float) -> list[_Cut]:
-    """Return a cut for each gutter: a band of flat lines between two pieces that are no label."""
-    height = view.shape[0]
-    pieces = _runs(~band)
-    solid = [piece for piece in pieces if piece[1] - piece[0] >= 0.5 * smallest]
-    cuts = []
-    for (start, end), (begin, stop) in pairwise(solid):
-        if end < smallest or height - begin < smallest:
-            continue
-        # What stands between two solid pieces is a label: it goes to the nearer of them.
-        between = [piece for piece in pieces if end <= piece[0] and piece[1] <= begin]
-        low, high, gap = _widest_gap(end, begin, between)
-        background = float(np.median(view[low:high]))
-        fill = min(
-            _edge_fill(view[start:end][::-1], background), _edge_fill(view[begin:stop], background)
-        )
-        width = min(1.0, gap / (0.03 * max(view.shape)))
-        if background <= _FLAT and gap > _WIDE_GUTTER * height:
-            # A dark gutter runs into the dark margins of its pictures: each keeps its share.
-            middle = (low + high) // 2
-            low, high = middle, middle
-        cuts.append(_Cut(0.6 * fill + 0.3 * width + 0.1 * _balance(low, high, height), low, high))
-    return cuts
-
-
-def _balance(low: int, high: int, height: int) -> float:
-    return min(low, height - high) / max(1, low, height - high)
-
-
-def _widest_gap(end: int, begin: int, between: Sequence[tuple[int, int]]) -> tuple[int, int, int]:
-    """Return the widest flat band between two pieces, and how many lines it has."""
-    edges = [end, *(edge for piece in between for edge in piece), begin]
-    gaps = [(edges[i + 1] - edges[i], edges[i], edges[i + 1]) for i in range(0, len(edges), 2)]
-    gap, low, high = max(gaps)
-    return low, high, gap
-
-
-def _edge_fill(piece: Gray, background: float) -> float:
-    """Return how much of a piece's first lines is not background: near 1 for a photograph."""
-    depth = max(1, min(4, piece.shape[0]))
-    return float(np.max(np.mean(np.abs(piece[:depth] - background) > _FLAT, axis=1)))
-
-
-def _seam_cuts(view: Gray, smallest: float) -> list[_Cut]:
-    """Return a cut for each straight edge right across the region.
-
-    On a seam of two photographs gray jumps more than around it, and does so all along the line; an
-    edge inside a photograph does so on a part of the line.
-    """
-    height, width = view.shape
-    if width < _STRETCHES or height < 4 * _ASIDE:
-        return []
-    jumps = np.abs(np.diff(view, axis=0))
-    edges = np.linspace(0, width, _STRETCHES + 1).astype(int)[:-1]
-    lengths = np.diff([*edges, width])
-    stretches = np.add.reduceat(jumps, edges, axis=1) / lengths  # (H - 1, stretches)
-    padded = np.pad(stretches, ((4, 4), (0, 0)), mode="edge")
-    around = np.median(np.lib.stride_tricks.sliding_window_view(padded, 9, axis=0), axis=-1)
-    # A thin line, such as a chart's grid, has the same gray on both of its sides.
-    apart = np.zeros_like(stretches)
-    sides = np.abs(view[2 * _ASIDE + 1 :] - view[: -2 * _ASIDE - 1])
-    apart[_ASIDE:-_ASIDE] = np.add.reduceat(sides, edges, axis=1) / lengths
-    share = np.mean((stretches > 2.0 * around) & (stretches > _JUMP) & (apart > _JUMP), axis=1)
-    cuts = []
-    for line in np.flatnonzero(share > _SEAM):
-        low = int(line) + 1
-        if low >= smallest and height - low >= smallest:
-            strength = 0.7 * float(share[line]) + 0.1 * _balance(low, low, height)
-            cuts.append(_Cut(strength, low, low))
-    return cuts
-
-
-def _runs(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Return the runs of True as (first, past the last)."""
-    edges = np.flatnonzero(np.diff(np.concatenate(([False], mask, [False])).astype(np.int8)))
-    return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]

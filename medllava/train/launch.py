@@ -139,7 +139,7 @@ def _run_agent(
         max_restarts=restarts,
         shutdown_timeout=_SAVING_SECONDS,
     )
-    with _rank_environment(), _signals_given_back():
+    with _rank_environment(restarts=restarts), _signals_given_back():
         try:
             elastic_launch(launch, sys.executable)("-m", _MODULE, str(folder.resolve()))
         except ChildFailedError as error:
@@ -165,7 +165,7 @@ def _failure(rank: int, failure: Any) -> dict[str, Any]:  # noqa: ANN401 - torch
 
 
 @contextmanager
-def _rank_environment() -> Iterator[None]:
+def _rank_environment(*, restarts: int) -> Iterator[None]:
     """Set what ranks inherit: one CPU thread unless said otherwise, and who watches them."""
     import torch  # noqa: PLC0415 - heavy
 
@@ -173,6 +173,9 @@ def _rank_environment() -> Iterator[None]:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if not torch.cuda.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
+    if restarts:
+        # torch 2.13 keeps one store for all lives of the ranks, and the dead ones are still in it.
+        os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     try:
         yield
     finally:

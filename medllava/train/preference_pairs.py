@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from medllava.data.dataset import ExampleIndex, build_index, iter_dropped
 from medllava.data.dropped import Dropped
 from medllava.data.pixels import PixelReader
-from medllava.data.preferences import CHOSEN, REJECTED, read_preferences, sides
+from medllava.data.preferences import CHOSEN, REJECTED, pair_id, read_preferences, sides
 from medllava.errors import DataError
 from medllava.model.processor import num_image_tokens
 from medllava.progress import Progress
@@ -106,7 +106,7 @@ def load_pairs(
     )
     pairs = tuple(_pair_up(index, processor.image_token_id))
     dropped = tuple(iter_dropped(index))
-    lost = len({line["record_id"].removesuffix(CHOSEN).removesuffix(REJECTED) for line in dropped})
+    lost = len({pair_id(line["record_id"]) for line in dropped})
     if not pairs or lost / (lost + len(pairs)) > max_dropped:
         share = lost / (lost + len(pairs))
         raise DataError(

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from torch import Tensor
 
 from medllava.data.dataset import (
     ExampleIndex,
@@ -41,6 +42,7 @@ from medllava.model.loaded import LoadedModel
 from medllava.model.parts import build_model
 from medllava.model.processor import num_image_tokens
 from medllava.model.quantize import quantize_language_model
+from medllava.model.standardize import feature_statistics
 from medllava.progress import Progress
 from medllava.recipe import Adapter
 from medllava.records import InstructionRecord
@@ -97,6 +99,27 @@ def load_initial(
     if has_adapter and resumed:
         restore_learned(loaded.model, load_file(resumed / LEARNED_FILE))
     return loaded
+
+
+def statistics_of_features(
+    config: StageRunConfig, settings: Settings, data: StageData, loaded: LoadedModel
+) -> tuple[Tensor, Tensor] | None:
+    """Return mean and deviation of what the projector is given, where it learns by them.
+
+    None where the recipe does not ask, where the projector rests, or where DeepSpeed takes the
+    steps.
+    """
+    recipe, projector = config.recipe, loaded.model.model.multi_modal_projector
+    if not recipe.model.projector.standardize_features or settings.is_sharded:
+        return None
+    if not projector.linear_1.weight.requires_grad or projector.linear_1.bias is None:
+        return None
+    return feature_statistics(
+        loaded.model,
+        loaded.processor,
+        images=_sample_images(config, data),
+        seed=recipe.train.seed,
+    )
 
 
 def _load_source(

@@ -33,6 +33,7 @@ from medllava.train.ranks import Ranks
 from medllava.train.resharding import restore_optimizer
 from medllava.train.settings import Settings
 from medllava.train.sharding import whole_weights
+from medllava.train.standardized_steps import standardize_steps
 from medllava.train.stop import StopRequest
 
 
@@ -51,6 +52,8 @@ class StageRun:
     """Learning rates and decay."""
     checkpoint: CheckpointConfig
     """How often, and how many are kept."""
+    feature_statistics: tuple[Tensor, Tensor] | None = None
+    """Of the projector's inputs, where it is to learn as if they were standardized."""
     other_layout: Path | None = None
     """Checkpoint to go on from that is of another number of ranks; None takes the usual way."""
     arithmetic: Arithmetic | None
@@ -92,6 +95,9 @@ class RecordedTrainer(Trainer):  # type: ignore[misc]  # transformers has no typ
             self.optimizer = build_optimizer(
                 model or self._module, self.plan.stage, self.plan.settings
             )
+            if self.plan.feature_statistics is not None:
+                first: Any = self._module.get_submodule("model.multi_modal_projector.linear_1")
+                standardize_steps(self.optimizer, first, self.plan.feature_statistics)
         return self.optimizer
 
     def _load_from_checkpoint(self, *_: object, **__: object) -> None:

@@ -20,20 +20,24 @@ from datasets import Dataset
 from trl import GRPOConfig
 
 from medllava.data.benchmarks.questions import QuestionSet, image_paths
-from medllava.data.conversation import question_text
 from medllava.data.other_pictures import count_modalities
 from medllava.errors import DataError, SetupError
 from medllava.model.loaded import LoadedModel
 from medllava.progress import Progress
 from medllava.provenance import trace_sources
-from medllava.recipe import ReinforceConfig
 from medllava.records import DataRecord, Question
 from medllava.train.config import StageRunConfig
 from medllava.train.recorded import RecordedTrainer, StageRun
 from medllava.train.reinforce_trainer import ReinforceTrainer
-from medllava.train.rewards import THINK_PROMPT, Showing, build_rewards
+from medllava.train.rewards import Showing, build_rewards
 from medllava.train.settings import Settings
-from medllava.train.showings import find_questions, fingerprint_of, lay_out, usable_questions
+from medllava.train.showings import (
+    find_questions,
+    fingerprint_of,
+    lay_out,
+    question_words,
+    usable_questions,
+)
 from medllava.train.stage_data import StageData
 from medllava.train.stages import check_batch
 
@@ -164,22 +168,22 @@ class ReinforceJob:
             model=loaded.model,
             reward_funcs=functions,
             args=args,
-            train_dataset=self._dataset(stage),
+            train_dataset=self._dataset(),
             processing_class=loaded.processor,
         )
         trainer.begin_records(loaded, plan)
-        trainer.begin_showings(self.showings, lambda question: self.ask(question, stage))
+        trainer.begin_showings(self.showings, self.ask)
         if stage.kl:
             trainer.attach_reference(self.config, self.settings, weight=stage.kl)
         return trainer
 
-    def _dataset(self, stage: ReinforceConfig) -> Dataset:
+    def _dataset(self) -> Dataset:
         """Return the showings as TRL reads them: by number, pictures are opened when they are due.
 
         A transform would do so too, but `datasets` fingerprints one by taking apart all it refers
         to, which takes longer than many steps.
         """
-        prompts = [self.ask(showing.question, stage) for showing in self.showings]
+        prompts = [self.ask(showing.question) for showing in self.showings]
         return Dataset.from_dict(
             {
                 "row": list(range(len(prompts))),
@@ -187,10 +191,9 @@ class ReinforceJob:
             }
         )
 
-    def ask(self, question: Question, stage: ReinforceConfig) -> str:
-        """Return the words of a question, the same that `eval` asks with."""
-        text = question_text(question, closed_prompt=self.asked.closed_prompt)
-        return f"{text}\n{THINK_PROMPT}" if stage.rewards.think else text
+    def ask(self, question: Question) -> str:
+        """Return the words of a question."""
+        return question_words(question, self.asked, self.config.recipe.stage.reinforce.rewards)
 
     def measure(self, records: list[dict[str, Any]]) -> dict[str, float]:
         """Return the mean score of the first and of the last fifth of the steps."""

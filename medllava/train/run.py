@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from medllava.data.dataset import ExampleIndex, iter_dropped
 from medllava.data.schedule import Schedule
@@ -175,6 +176,8 @@ class _Run:
     """None where a checkpoint stands for parts that are not at hand."""
     index: ExampleIndex
     schedule: Schedule
+    feature_statistics: tuple[Tensor, Tensor] | None = None
+    """Mean and deviation of the projector's inputs, where it learns by them."""
     other_layout: Path | None = None
     """Checkpoint to go on from that is of another number of ranks."""
 
@@ -236,6 +239,7 @@ def _prepare(config: StageRunConfig, ranks: Ranks, folder: Path | None, progress
         shape=shape,
         index=index,
         schedule=schedule,
+        feature_statistics=prepare.statistics_of_features(config, settings, data, loaded),
         other_layout=folder if is_other else None,
     )
 
@@ -267,6 +271,7 @@ def _make_trainer(run: _Run, stack: ExitStack, *, done: int, progress: Progress)
         held_out=held_out,
         stage=recipe.stage[config.stage],
         checkpoint=recipe.checkpoint,
+        feature_statistics=run.feature_statistics,
         other_layout=run.other_layout,
         arithmetic=arithmetic_of(config, run.shape),
         metrics=metrics,

@@ -10,16 +10,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from medllava.data.benchmarks.questions import QuestionSet, image_paths
+from medllava.data.conversation import question_text
 from medllava.data.dropped import DropReason
 from medllava.data.other_pictures import OtherPictures
 from medllava.errors import DataError, RecipeError
 from medllava.images.load import load_image
 from medllava.progress import Progress
+from medllava.recipe import RewardConfig
 from medllava.records import Question
 from medllava.train.config import StageRunConfig
 from medllava.train.prepare import RANDOM_FOLDER
-from medllava.train.rewards import Showing
+from medllava.train.rewards import THINK_PROMPT, Showing
 from medllava.train.stage_data import find_data
+
+
+def question_words(question: Question, asked: QuestionSet, rewards: RewardConfig) -> str:
+    """Return the words of a question, the same that `eval` asks with, and where to think first."""
+    text = question_text(question, closed_prompt=asked.closed_prompt)
+    return f"{text}\n{THINK_PROMPT}" if rewards.think else text
 
 
 def find_questions(config: StageRunConfig) -> QuestionSet:

@@ -14,9 +14,13 @@ step "train --stage 4: the better of two answers becomes likelier" "$run/stage4/
     --validation-data "$run/pairs/test" --init "$run/stage2" -o "$run/stage4"
 
 step "train --stage 5: rewarded for looking" "$run/stage5/run.json" \
-    medllava train smollm2-135m --stage 5 --data "$run/instructions/train" --max-steps 6 \
+    medllava train smollm2-135m --stage 5 --data "$run/instructions/train" --max-steps 10 \
     --init "$run/stage4" -o "$run/stage5"
 
 step "eval: the same held-out questions after it" "$run/eval5/report.json" \
     medllava eval "$run/instructions/test/questions.jsonl" --ckpt "$run/stage5" \
-    --controls permuted --permutations 1 -o "$run/eval5"
+    --controls permuted_within --permutations 1 -o "$run/eval5"
+
+step "eval --compare: before the pairs and after the rewards" "$run/compare/compare.json" \
+    medllava eval "$run/instructions/test/questions.jsonl" --compare "$run/eval" "$run/eval5" \
+    -o "$run/compare"

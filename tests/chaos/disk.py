@@ -9,7 +9,7 @@ import json
 import random
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,10 +20,10 @@ _TELLS = (6, 7)
 """Exit codes that say a run is incomplete, or that this machine lacks something."""
 
 
-def print_disks(folder: Path, *, cases: int, seed: int) -> int:
+def print_disks(folder: Path, *, cases: int, seed: int, only: Collection[str] = ()) -> int:
     """Print one row a step; return 1 where a full disk was hidden, hurt, or left no way on."""
     rng, failed = random.Random(seed), 0
-    steps = make_steps(folder)
+    steps = make_steps(folder, only)
     print(f"{'step':<24} {'MiB':>7} {'fills':>6} {'told':>5}  findings")
     for step in steps:
         calm = folder / f"{step.name}-calm"

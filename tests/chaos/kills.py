@@ -11,14 +11,15 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 from tests.chaos.steps import Step, make_steps, same, start
 
 
-def print_kills(folder: Path, *, cases: int, seed: int) -> int:
+def print_kills(folder: Path, *, cases: int, seed: int, only: Collection[str] = ()) -> int:
     """Print one row a step; return 1 where an output differs or a step did not end."""
-    steps = make_steps(folder)
+    steps = make_steps(folder, only)
     failed = 0
     print(f"{'step':<36} {'seconds':>7} {'kills':>6} {'hit':>5}  output")
     for step in steps:

@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,8 +68,8 @@ def _contents(folder: Path) -> dict[str, str]:
     }
 
 
-def make_steps(folder: Path) -> list[Step]:
-    """Make the inputs of each step, by the steps before it."""
+def make_steps(folder: Path, only: Collection[str] = ()) -> list[Step]:
+    """Make the inputs of each step, by the steps before it; return those asked for, else all."""
     archive = write_mirror(folder / "archive", [BucketArticle(n) for n in range(1, ARTICLES + 1)])
     figures, align, base = folder / "figures", folder / "align", folder / "base"
     fetch = Step("fetch-pmc", ["fetch-pmc", "--input", str(archive)])
@@ -88,7 +88,7 @@ def make_steps(folder: Path) -> list[Step]:
             for number, image in enumerate(_images(align, figures))
         )
     )
-    return [
+    steps = [
         fetch,
         generate,
         first,
@@ -96,9 +96,19 @@ def make_steps(folder: Path) -> list[Step]:
             "train-stage-2",
             [*train, "--stage", "2", "--data", str(align), "--init", str(base)],
         ),
+        *(
+            Step(
+                f"train-stage-{stage}",
+                [*train, "--stage", stage, "--data", "random", "--init", str(base)],
+            )
+            for stage in ("4", "5")
+        ),
         Step("eval", ["eval", str(questions), "--ckpt", str(base), "--controls", "permuted,blank"]),
         Step("push", ["push", str(base), "nobody/nothing", "--dry-run"]),
     ]
+    if unknown := set(only) - {step.name for step in steps}:
+        raise SystemExit(f"no such step: {', '.join(sorted(unknown))}")
+    return [step for step in steps if not only or step.name in only]
 
 
 def _images(align: Path, figures: Path) -> list[str]:

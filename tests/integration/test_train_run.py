@@ -223,6 +223,29 @@ def test_an_adapter_resumes_bitwise_and_is_merged(data: Path, tmp_path: Path, ad
     assert not any("lora" in name for name in weights(config.output_dir))
 
 
+@pytest.mark.parametrize("setting", ["train.precision=fp32", "train.precision=bf16", "lora"])
+def test_steps_by_standardized_features_resume_bitwise(
+    undisturbed: Path, data: Path, tmp_path: Path, setting: str
+) -> None:
+    overrides = ["model.projector.standardize_features=true"]
+    if setting == "lora":
+        pytest.importorskip("peft", reason="adapters are an extra: medllava[lora]")
+        overrides += ["stage.instruct.adapter=lora", "stage.instruct.lora_rank=4"]
+    else:
+        overrides.append(setting)
+
+    def stop() -> None:
+        raise StopError
+
+    train_stage(config_of(data, tmp_path / "whole", *overrides))
+    config = config_of(data, tmp_path / "parts", *overrides)
+    with pytest.raises(StopError):
+        train_stage(config, progress=AtStep(5, stop))
+    train_stage(config)
+    assert_bitwise(config.output_dir, tmp_path / "whole")
+    assert losses(config.output_dir) != losses(undisturbed)
+
+
 def test_held_out_loss_is_measured_and_changes_nothing(
     undisturbed: Path, data: Path, tmp_path: Path
 ) -> None:

@@ -249,3 +249,23 @@ def test_noise_drowns_a_picture_and_is_the_same_again() -> None:
     assert np.array_equal(noisy, again)
     kept = np.asarray(add_diffusion_noise(picture, step=0, seed=1), dtype=float)
     assert np.array_equal(kept, clean)
+
+
+def test_a_table_becomes_pairs(tmp_path: Path) -> None:
+    """A hospital's own table, straight to stage 4: rows that cannot be used are named."""
+    lines = ["image,caption,id"]
+    for number, (kind, part) in enumerate(PARTS):
+        Image.fromarray(np.full((24, 24, 3), 40 * number, np.uint8)).save(
+            tmp_path / f"{number}.png"
+        )
+        lines.append(f"{number}.png,{kind} of the {part}.,row{number}")
+    lines.append("absent.png,CT of the liver.,row9")
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join(lines) + "\n")
+    summary = generate_instructions(config_of(table, tmp_path / "out"))
+    pairs = pairs_of(tmp_path / "out")
+    assert summary.counts["records"] == len(pairs) >= 4
+    assert all(pair.license == "own" and pair.rejected_by.startswith("rule:") for pair in pairs)
+    root = tmp_path / "out" / json.loads((tmp_path / "out/summary.json").read_text())["image_dir"]
+    assert all((root / pair.images[0]).is_file() for pair in pairs)
+    assert "absent.png" in (tmp_path / "out/rejected.jsonl").read_text()

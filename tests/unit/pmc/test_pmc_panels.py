@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
+from medllava.pmc.figures import SURE_ENOUGH
 from medllava.pmc.panel_captions import split_caption
 from medllava.pmc.panels import find_panels, order_boxes, split_figure
 from medllava.records import Modality
@@ -252,3 +253,47 @@ def test_a_figure_whose_named_panels_are_not_found_is_counted(tmp_path):
     config = FetchConfig(output_dir=tmp_path / "out", inputs=(mirror,), panels="split")
     summary = fetch_figures(config)
     assert (summary.counts["kept"], summary.counts["left_whole"]) == (1, 1)
+
+
+def two_charts(letters: str) -> Image.Image:
+    """Charts one above the other, joined by a line, so that no band parts them."""
+    figure = Image.new("RGB", (600, 500), "white")
+    pen = ImageDraw.Draw(figure)
+    for top, letter in zip((0, 255), letters, strict=True):
+        pen.text((4, top + 2), letter, font=ImageFont.load_default(26), fill="black")
+        pen.rectangle((60, top + 34, 580, top + 190), outline="black", width=2)
+        pen.line((70, top + 170, 570, top + 50), fill="black", width=3)
+    pen.line((400, 190, 400, 289), fill="black", width=2)
+    return figure
+
+
+CHARTS = "Two trials. (A) Survival of mice. (B) Survival of rats."
+
+
+def test_printed_letters_show_where_no_band_parts_two_charts():
+    found = split_figure(two_charts("AB"), CHARTS)
+    assert [panel.caption for panel in found.panels] == [
+        "Two trials. Survival of mice.",
+        "Two trials. Survival of rats.",
+    ]
+    assert found.confidence >= SURE_ENOUGH
+    (_, _, _, bottom), (_, top, _, _) = (panel.box for panel in found.panels)
+    assert 189 <= bottom <= top <= 266  # the letter begins there
+
+
+def test_charts_without_the_letters_of_the_caption_stay_whole():
+    assert split_figure(two_charts("  "), CHARTS).confidence < SURE_ENOUGH
+
+
+@pytest.mark.parametrize(
+    ("words", "axis"), [("Left, mice. Right, rats.", 0), ("Top: a. Bottom: b.", 1)]
+)
+def test_places_in_the_caption_say_along_which_axis_to_cut(words, axis):
+    figure = Image.new("RGB", (600, 600), "white")
+    pen = ImageDraw.Draw(figure)
+    for left in (10, 320):
+        for top in (10, 320):
+            pen.rectangle((left, top, left + 260, top + 260), fill=(90, 90, 120))
+    first, second = (panel.box for panel in split_figure(figure, words).panels)
+    assert first[axis + 2] <= second[axis]
+    assert first[3 - axis] > 560

@@ -143,3 +143,25 @@ def test_a_dry_run_tells_how_a_released_file_and_its_images_compare(tmp_path: Pa
     assert "differs from the published llava_med_instruct_10k.json" in told
     assert "num_records is 2, published 10712" in told
     assert f"1 of 2 images in {records}, first missing: gone.png" in told
+
+
+def test_a_sample_of_a_pair_shows_both_replies() -> None:
+    shown = run_json("debug", "--stage", "4", "--data", "random", "--show-sample")
+    assert [s["label"] for s in shown["segments"]] == ["masked", "better reply", "worse reply"]
+    assert [s["supervised"] for s in shown["segments"]] == [False, True, True]
+    better, worse = (s["text"] for s in shown["segments"][1:])
+    assert better != worse
+    assert "(chosen)" not in shown["record_id"]
+
+
+def test_a_sample_of_stage_5_is_what_is_asked_and_what_answers_are_scored_against() -> None:
+    shown = run_json(
+        *("debug", "--stage", "5", "--data", "random", "--show-sample", "--id", "random-2"),
+        *("--set", "stage.reinforce.rewards.think=true"),
+    )
+    asked, against = shown["segments"]
+    assert asked["text"].count("<image>") == 1
+    assert "between <think> and </think>" in asked["text"]
+    assert (asked["label"], against["label"]) == ("asked", "answers are scored against")
+    assert against["text"] == "no"
+    assert not any(s["supervised"] for s in shown["segments"])

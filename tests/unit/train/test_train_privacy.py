@@ -132,3 +132,44 @@ def test_what_generate_was_told_holds_for_training(tmp_path: Path, mode: Privacy
     assert any(f"as decided (--privacy {mode})" in note for note in told)
     with pytest.raises(DataError, match="1 of 2 items"):
         train(data, tmp_path / "strict", privacy=PrivacyMode.STOP)
+
+
+def pairs_in(folder: Path, *, rejected: str) -> Path:
+    """Two pairs of one's own, the worse reply of the first of which is given."""
+    folder.mkdir()
+    lines = []
+    for number in range(2):
+        name = f"{number}.png"
+        Image.new("RGB", (32, 32), (90 * number, 0, 0)).save(folder / name)
+        pair = {
+            "record_id": f"p{number}",
+            "images": [name],
+            "turns": [{"role": "user", "content": "<image>\nWhat is this?"}],
+            "chosen": "A plain one.",
+            "rejected": rejected if number == 0 else "A round one.",
+            "rejected_by": "teacher",
+            "license": "own",
+        }
+        lines.append(json.dumps(pair))
+    (folder / "preferences.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@needs_reader
+def test_a_name_in_the_worse_reply_of_a_pair_stops_stage_4(tmp_path: Path):
+    data = pairs_in(tmp_path / "data", rejected="The chest of Mrs. Lindqvist.")
+    small = ["stage.prefer.global_batch_size=2", "stage.prefer.micro_batch_size=2"]
+    config = resolve_config(
+        "debug",
+        stage="4",
+        data=str(data),
+        init="parts",
+        output_dir=tmp_path / "out",
+        max_steps=1,
+        overrides=small,
+    )
+    with pytest.raises(DataError, match=r"1 of 4 items may tell who a patient is \(1 name\)"):
+        train_stage(config)
+    assert not list((tmp_path / "out").glob("checkpoints/*"))
+    assert not (tmp_path / "out" / "reference.safetensors").exists()
+    assert "Lindqvist" not in (tmp_path / "out" / "privacy.jsonl").read_text()
