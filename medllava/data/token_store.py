@@ -63,6 +63,12 @@ class Encoding:
             records, self.processor, image_tokens=self.image_tokens, max_length=self.max_length
         )
 
+    @property
+    def can_travel(self) -> bool:
+        """Tell whether another process knows the classes; it does not know a model's own code."""
+        parts = (self.processor, getattr(self.processor, "tokenizer", self.processor))
+        return all(type(part).__module__.startswith("transformers.") for part in parts)
+
     def digest(self) -> bytes:
         """Return a digest of everything but the records that decides what is made of them."""
         tokenizer = getattr(self.processor, "tokenizer", self.processor)
@@ -232,7 +238,7 @@ class _Encoder:
         self._digest = encoding.digest()
         self._stack = stack
         self._pool: ThreadPoolExecutor | None = None
-        self._processes = min(_MOST_PROCESSES, num_cores())
+        self._processes = min(_MOST_PROCESSES, num_cores()) if encoding.can_travel else 1
         self._idle: SimpleQueue[_Process] = SimpleQueue()
         self._done_here = 0
 

@@ -97,6 +97,10 @@ def evaluate_task(
         language=config.language,
     )
     questions = task.questions[: config.limit]
+    if config.clinical:
+        from medllava.eval.score.clinical import require_packages  # noqa: PLC0415 - an extra
+
+        require_packages(config.clinical)
     config = _with_length(config, questions)
     made = build_probes(questions, config.probes, seed=config.seeds[0])
     made = {variant: altered for variant, altered in made.items() if altered}

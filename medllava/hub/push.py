@@ -207,6 +207,9 @@ def _prepare_model(config: PushConfig, formats: Sequence[str], progress: Progres
         if exports:
             card += f"\n## Exported files\n\nIn `{EXPORT_DIR}/`:\n\n{parity_lines(exports)}\n"
             stage_folder(config.export_dir, staged / EXPORT_DIR)
+            made = {file.parent for export in exports for file in export.files}
+            for folder_made in sorted(made - {config.export_dir}):
+                stage_folder(folder_made, staged / EXPORT_DIR / folder_made.name)
             details["exports"] = [export.to_json() for export in exports]
         (staged / CARD_FILE).write_text(card, encoding="utf-8")
         progress.start("check the files")

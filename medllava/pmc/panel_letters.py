@@ -23,6 +23,8 @@ _SHORTEST, _TALLEST = 0.009, 0.07
 """Heights of a letter as shares of the longest side."""
 _MOST_RUNS = 150_000
 """More pieces of lines than any drawing has: a photograph, in which ink is no print."""
+_MOST_GLYPHS = 3_000
+"""More than the words of a page: noise, each piece of which would be compared with all others."""
 _IN_BRACKETS = 0.15
 """What a bracket behind a letter is worth, beside a likeness of 1."""
 _OUTSIDE = 0.05
@@ -148,6 +150,8 @@ def _single_pieces(mask: NDArray[np.bool_]) -> tuple[list[Box], list[bool]]:
     widths, heights = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
     is_glyph = (heights >= 0.4 * shortest) & (heights <= 1.6 * tallest) & (widths <= 1.6 * tallest)
     glyphs = boxes[is_glyph]
+    if len(glyphs) > _MOST_GLYPHS:
+        return [], []
     widths, heights = glyphs[:, 2] - glyphs[:, 0], glyphs[:, 3] - glyphs[:, 1]
     is_letter = (heights >= shortest) & (heights <= tallest) & (widths <= 1.5 * heights)
     is_bracket = widths <= 0.45 * heights

@@ -18,6 +18,7 @@ from PIL import Image
 
 from medllava.pmc.panel_captions import MAX_PANELS, split_caption
 from medllava.pmc.panel_cuts import Cut, Gray, find_cuts, trim
+from medllava.pmc.panel_labels import score_labels
 from medllava.pmc.panel_layouts import find_layouts
 from medllava.pmc.panel_letters import PrintedLetters
 
@@ -45,8 +46,10 @@ _PLACES = {
 """Labels that say along which axis panels follow each other."""
 _LIES_SO = 0.5
 """Confidence of a layout that nothing but its place confirms."""
-_READ = 0.2
-"""Score of letters from which they say in which order panels stand."""
+_MOST_TRIED = 14
+"""Panels up to which other layouts are looked for: the time grows with their square."""
+_CLEARLY = 0.03
+"""Mean likeness by which letters down the columns must fit better than along the rows."""
 _OF_STRENGTH = 0.3
 """What the strength of cuts counts beside what letters say."""
 _UNCONFIRMED = 0.45
@@ -181,8 +184,10 @@ def _ask_letters(
         if best >= _CONFIRMED and max(best, found.confidence) >= _ENOUGH:
             return best_boxes, max(found.confidence, best)
         if found.confidence >= SURE:
-            boxes = best_boxes if best >= _READ else list(found.boxes)
-            return boxes, found.confidence - _UNCONFIRMED
+            boxes = _order_by_labels(image, found.boxes, labels)
+            return list(boxes), found.confidence - _UNCONFIRMED
+    if len(labels) > _MOST_TRIED:
+        return list(found.boxes), max(0.0, found.confidence - _UNCONFIRMED)
     gray = _gray_copy(image)
     scale = image.width / gray.shape[1]
 
@@ -204,6 +209,20 @@ def _ask_letters(
     if best >= _CONFIRMED:
         return best_boxes, best
     return list(found.boxes), max(0.0, found.confidence - _UNCONFIRMED)
+
+
+def _order_by_labels(
+    image: Image.Image, boxes: Sequence[Box], labels: Sequence[str]
+) -> Sequence[Box]:
+    """Return boxes by rows, or by columns where the printed letters say so."""
+    by_columns = order_boxes(boxes, columns_first=True)
+    if by_columns == list(boxes) or not all(len(label) == 1 for label in labels):
+        return boxes
+    scores = score_labels(image, boxes, labels)
+    rows = float(np.trace(scores))
+    columns = float(sum(scores[boxes.index(box), i] for i, box in enumerate(by_columns)))
+    # Figures are lettered by rows unless it can be read that this one is not.
+    return by_columns if columns - rows > _CLEARLY * len(boxes) else boxes
 
 
 def _match(letters: PrintedLetters, boxes: Sequence[Box]) -> tuple[float, list[Box]]:

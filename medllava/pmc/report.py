@@ -151,6 +151,8 @@ REMEDIES = {
     "metadata-malformed": "The metadata describe something else; get the mirror again.",
     "not-in-bucket": "Check the ids; the archive holds open-access articles only.",
     "bad-id": "Give PMCIDs, PMIDs or DOIs.",
+    "bad-key": "Name the metadata of a mirror PMCID.version.json.",
+    "bad-name": "Give the files names in UTF-8.",
     "excluded": "The split file excludes them; check --split-file.",
     "object-missing": "Check --base-url, or take a new listing with --refresh.",
 }

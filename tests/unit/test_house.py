@@ -14,7 +14,14 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 STEPS = ("pmc.fetch", "instruct.generate", "train.run", "eval.run", "chat.session", "hub.push")
-READS_BRITISH = {"normalize.py", "panel_captions.py", "licenses.py", "columns.py", "regions.py"}
+READS_BRITISH = {
+    "normalize.py",
+    "panel_captions.py",
+    "panels.py",
+    "licenses.py",
+    "columns.py",
+    "regions.py",
+}
 """Files that look for British spelling in what others wrote, or hold captions."""
 LONGEST_WAY = 14
 """Files that a newcomer opens to follow a record from one end of a step to the other."""

@@ -19,6 +19,7 @@ from medllava.provenance import (
     code_commit,
     commit_of,
     describe_model,
+    gguf_files,
     is_weights_of,
     package_versions,
     parse_sources,
@@ -218,3 +219,26 @@ def test_sources_that_cannot_be_read_stop_and_are_not_taken_for_none(tmp_path):
     (tmp_path / "SOURCES.json").write_text("[{")
     with pytest.raises(DataError, match=r"SOURCES\.json"):
         trace_sources(tmp_path)
+
+
+def test_a_gguf_model_is_named_by_both_of_its_files(tmp_path: Path) -> None:
+    for name in ("model-f32", "model-q4_1", "mmproj-f32", "mmproj-f16"):
+        (tmp_path / f"{name}.gguf").write_bytes(name.encode())
+    exact, small = tmp_path / "model-f32.gguf", tmp_path / "model-q4_1.gguf"
+    assert gguf_files(exact) == [exact, tmp_path / "mmproj-f32.gguf"]
+    assert gguf_files(small) == [small, tmp_path / "mmproj-f16.gguf"]
+    before = describe_model(str(small))["weights_sha256"]
+    (tmp_path / "mmproj-f16.gguf").write_bytes(b"another")
+    assert describe_model(str(small))["weights_sha256"] not in (None, before)
+
+
+def test_a_gguf_model_without_its_file_or_with_several_picture_parts_is_an_error(
+    tmp_path: Path,
+) -> None:
+    model = tmp_path / "model.gguf"
+    with pytest.raises(DataError, match="no such file"):
+        gguf_files(model)
+    for name in ("model", "mmproj-a", "mmproj-b"):
+        (tmp_path / f"{name}.gguf").write_bytes(b"")
+    with pytest.raises(DataError, match=r"several picture parts.*mmproj-a\.gguf, mmproj-b\.gguf"):
+        gguf_files(model)

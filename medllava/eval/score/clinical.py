@@ -80,6 +80,16 @@ def clinical_estimates(
     }
 
 
+def require_packages(metrics: Sequence[ClinicalMetric]) -> None:
+    """Look for the packages before a model is asked for hours.
+
+    Raises:
+        SetupError: one cannot be imported.
+    """
+    for metric in metrics:
+        _package(_PACKAGES[metric])
+
+
 def load_scorer(metric: ClinicalMetric, *, device: str) -> Scorer:
     """Load the package of a metric with its weights.
 
@@ -90,7 +100,7 @@ def load_scorer(metric: ClinicalMetric, *, device: str) -> Scorer:
 
 
 def _load_radgraph(device: str) -> Scorer:
-    package = _package("radgraph")
+    package = _package(_PACKAGES[ClinicalMetric.RADGRAPH])
     with _loading("radgraph", "StanfordAIMI/RRG_scorers (radgraph-xl.tar.gz)"):
         cuda = 0 if device == "cuda" else -1
         scorer = package.F1RadGraph(reward_level="partial", model_type="radgraph-xl", cuda=cuda)
@@ -103,7 +113,7 @@ def _load_radgraph(device: str) -> Scorer:
 
 
 def _load_chexbert(device: str) -> Scorer:
-    package = _package("f1chexbert")
+    package = _package(_PACKAGES[ClinicalMetric.CHEXBERT])
     with _loading("f1chexbert", "StanfordAIMI/RRG_scorers (chexbert.pth) and bert-base-uncased"):
         labeler = package.F1CheXbert(device=device)
 
@@ -115,7 +125,7 @@ def _load_chexbert(device: str) -> Scorer:
 
 
 def _load_ratescore(device: str) -> Scorer:
-    package = _package("RaTEScore")
+    package = _package(_PACKAGES[ClinicalMetric.RATESCORE])
     with _loading("RaTEScore", "Angelakeke/RaTE-NER-Deberta and FremyCompany/BioLORD-2023-C"):
         scorer = package.RaTEScore(use_gpu=device == "cuda")
 
@@ -136,6 +146,13 @@ _LOADERS: Mapping[ClinicalMetric, Callable[[str], Scorer]] = {
     ClinicalMetric.RADGRAPH: _load_radgraph,
     ClinicalMetric.CHEXBERT: _load_chexbert,
     ClinicalMetric.RATESCORE: _load_ratescore,
+}
+
+
+_PACKAGES = {
+    ClinicalMetric.RADGRAPH: "radgraph",
+    ClinicalMetric.CHEXBERT: "f1chexbert",
+    ClinicalMetric.RATESCORE: "RaTEScore",
 }
 
 

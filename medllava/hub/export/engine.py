@@ -80,6 +80,7 @@ class LlamaCpp:
         *,
         max_tokens: int,
         likely: bool = False,
+        stop: bool = True,
     ) -> Reply:
         """Go on with a conversation, the likeliest token always.
 
@@ -88,6 +89,7 @@ class LlamaCpp:
             pictures: in the order in which they are shown.
             max_tokens: of the answer.
             likely: tell how likely tokens were; it takes a large vocabulary's time.
+            stop: end where the model does; else after `max_tokens` whatever it says.
         """
         text = self.prompt(turns)
         data = [base64.b64encode(encode_image(picture)).decode() for picture in pictures]
@@ -99,6 +101,7 @@ class LlamaCpp:
                 "n_predict": max_tokens,
                 "temperature": 0,
                 "n_probs": _NUM_LIKELY if likely else 0,
+                "ignore_eos": not stop,
                 "return_tokens": True,
                 "cache_prompt": False,
             },

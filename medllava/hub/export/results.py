@@ -83,7 +83,8 @@ def parity_lines(exports: Sequence[Export]) -> str:
     lines += [
         "",
         "Greedy answers of the exported files and of transformers in float32 on one machine; a tie "
-        "parts where both give two tokens almost the same chance.",
+        "parts where both give two tokens almost the same chance. Tokens/s are of answers, in the "
+        "seconds of pictures and prompts too.",
     ]
     for use in dict.fromkeys(export.use for export in exports):
         lines += ["", *use]

@@ -201,3 +201,15 @@ def test_a_process_that_dies_is_told(encoding: Encoding, monkeypatch: pytest.Mon
     monkeypatch.setattr(token_store.sys, "executable", "/bin/false")
     with pytest.raises(SetupError, match=r"a process that tokenizes ended \(exit code 1\)"):
         run(encoding, chunks(1))
+
+
+def test_a_tokenizer_whose_code_came_with_its_model_stays_in_this_process(
+    encoding: Encoding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(token_store, "num_cores", lambda: 2)
+    monkeypatch.setattr(token_store, "_ALONE", 0)
+    monkeypatch.setattr(token_store.sys, "executable", "/bin/false")
+    other = read_processor(load_recipe("debug").model, init="parts")
+    own = type("Own", (type(other.tokenizer),), {"__module__": "transformers_modules.own"})  # type: ignore[attr-defined]
+    other.tokenizer.__class__ = own  # type: ignore[attr-defined]
+    assert len(run(replace(encoding, processor=other), chunks(2))) == 2

@@ -150,6 +150,13 @@ def test_a_missing_package_is_an_error_with_its_command(metric, monkeypatch):
         clinical.load_scorer(metric, device="cpu")
 
 
+def test_a_missing_package_is_told_before_anything_is_asked(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "radgraph", None)
+    with pytest.raises(SetupError, match="radgraph"):
+        scored(tmp_path, clinical=(ClinicalMetric.RADGRAPH,))
+    assert not (tmp_path / "out").exists()
+
+
 def test_weights_that_cannot_be_loaded_are_an_error_and_no_zero(monkeypatch):
     def fail(**_):
         raise OSError("Cannot download the file")
