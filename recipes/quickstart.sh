@@ -7,7 +7,7 @@
 #
 # What is made lies under runs/quickstart/; a second run reuses it. Downloads are kept in
 # .cache/quickstart (MEDLLAVA_QUICKSTART_CACHE moves them). No GPU, key or model hub is needed.
-# QUICKSTART_SHORT=1 trains half of stage 2's steps: enough to see every part work, not for a score.
+# QUICKSTART_SHORT=1 trains a third of stage 2's steps: enough to see every part work, not for a score.
 # QUICKSTART_STAGES=5 goes on: pairs of answers, stage 4, and stage 5 with rewards for looking.
 # QUICKSTART_INSTALLED=1 uses .venv as it lies.
 set -euo pipefail
