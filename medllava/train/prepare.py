@@ -102,7 +102,12 @@ def load_initial(
 
 
 def statistics_of_features(
-    config: StageRunConfig, settings: Settings, data: StageData, loaded: LoadedModel
+    config: StageRunConfig,
+    settings: Settings,
+    data: StageData,
+    loaded: LoadedModel,
+    *,
+    progress: Progress,
 ) -> tuple[Tensor, Tensor] | None:
     """Return mean and deviation of what the projector is given, where it learns by them.
 
@@ -110,9 +115,12 @@ def statistics_of_features(
     steps.
     """
     recipe, projector = config.recipe, loaded.model.model.multi_modal_projector
-    if not recipe.model.projector.standardize_features or settings.is_sharded:
+    if not recipe.model.projector.standardize_features:
         return None
     if not projector.linear_1.weight.requires_grad or projector.linear_1.bias is None:
+        return None
+    if settings.is_sharded:
+        progress.note("standardize_features: DeepSpeed takes the projector's steps on raw features")
         return None
     return feature_statistics(
         loaded.model,

@@ -239,7 +239,9 @@ def _prepare(config: StageRunConfig, ranks: Ranks, folder: Path | None, progress
         shape=shape,
         index=index,
         schedule=schedule,
-        feature_statistics=prepare.statistics_of_features(config, settings, data, loaded),
+        feature_statistics=prepare.statistics_of_features(
+            config, settings, data, loaded, progress=progress
+        ),
         other_layout=folder if is_other else None,
     )
 
