@@ -50,7 +50,7 @@ def run(
     from medllava.eval.run import default_output_dir
 
     console = Console("eval", json_output=json_output, quiet=quiet, verbose=verbose)
-    kind, base_url = parse_backend(backend)
+    kind, base_url = parse_backend(backend, checkpoint=None if predictions else ckpt)
     config = EvalConfig(
         task=TASK,
         checkpoint=None if predictions else ckpt,

@@ -11,7 +11,9 @@ import time
 import pytest
 from llm_server import LoopbackModel
 from PIL import Image
+from typer.testing import CliRunner
 
+from medllava.cli.app import app
 from medllava.errors import DataError, RecordError
 from medllava.eval.config import EvalConfig
 from medllava.eval.judged.chat_questions import compare_with_released, read_chat_questions
@@ -279,6 +281,27 @@ def test_the_model_answers_itself_where_no_predictions_are_given(tiny_folder, ch
     assert report["model"]["weights_sha256"]
     assert report["judge"]["judgements"] == 8
     assert "data:image/jpeg" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_gguf_file_is_answered_by_llama_cpp_here_as_in_every_task(chat_file, tmp_path):
+    pytest.importorskip("xllamacpp", reason="llama.cpp is an extra: medllava[gguf]")
+    broken = tmp_path / "model-f16.gguf"
+    broken.write_bytes(b"no model")
+    told = [
+        CliRunner().invoke(app, [*task, "--ckpt", str(broken), "-o", str(tmp_path / name)]).stderr
+        for name, task in (
+            ("chat", ["eval", "chat", "--data", str(chat_file), "--judge", "anybody"]),
+            ("task", ["eval", str(_question_file(tmp_path))]),
+        )
+    ]
+    assert all("llama.cpp" in words for words in told), told
+
+
+def _question_file(folder):
+    file = folder / "questions.jsonl"
+    line = {"id": "q", "image": None, "question": "What?", "answer": "no", "answer_type": "open"}
+    file.write_text(json.dumps(line) + "\n")
+    return file
 
 
 def test_other_forms_and_bad_files(tmp_path, chat_file):
