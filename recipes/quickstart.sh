@@ -60,7 +60,8 @@ step "generate-instructions: captions to align" "$run/instructions/align/summary
 
 step "generate-instructions: questions to learn from" "$run/instructions/train/summary.json" \
     medllava generate-instructions "$run/figures" --stage instruct --teacher template \
-    --questions-per-figure 12 --closed-share 0.1 -o "$run/instructions/train"
+    --questions-per-figure 16 --closed-share 0.4 --closed-replies reasoned \
+    -o "$run/instructions/train"
 
 step "generate-instructions: held-out questions" "$run/instructions/test/summary.json" \
     medllava generate-instructions "$run/figures" --stage instruct --teacher template \

@@ -1,5 +1,6 @@
 """Every test runs cut off from the network, without the user's settings, and seeded."""
 
+import gc
 import os
 import random
 import socket
@@ -13,6 +14,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SHARED = Path(__file__).parents[2] / "shared"
 """Real articles for tests, beside the checkout; absent on most machines."""
+
+
+def pytest_collection_finish() -> None:
+    """Set aside what the imports made: every full collection would walk all of it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

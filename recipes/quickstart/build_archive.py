@@ -64,7 +64,8 @@ def write_article(
     names = [f"fig{i}.png" for i in range(1, len(figures) + 1)]
     for name, figure in zip(names, figures, strict=True):
         buffer = BytesIO()
-        figure.image.convert("RGB").resize((256, 256), Image.Resampling.BICUBIC).save(buffer, "PNG")
+        picture = figure.image.convert("RGB").resize((256, 256), Image.Resampling.BICUBIC)
+        picture.save(buffer, "PNG", compress_level=1)
         (folder / name).write_bytes(buffer.getvalue())
     xml = _article_xml(pmcid, title, list(zip(names, figures, strict=True)), package)
     (folder / f"{pmcid}.1.xml").write_text(xml, encoding="utf-8")

@@ -71,7 +71,7 @@ def brain_slices(folder: Path, rng: random.Random) -> Iterator[Region]:
         for block, start in enumerate(range(first, last - 12, 18)):
             figures = []
             for index in range(start, start + 12, 2):
-                image = _grey(np.rot90(np.take(volume, index, axis)), (0, 255))
+                image = _grey(np.rot90(np.moveaxis(volume, axis, 0)[index]), (0, 255))
                 caption = rng.choice(
                     (
                         f"{plane.capitalize()} MRI of the brain.",

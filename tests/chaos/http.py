@@ -1,8 +1,9 @@
 """fetch-pmc against an archive that misbehaves: nothing is lost, and nobody is told it went well.
 
 Objects answer with random faults (errors, cut and wrong bytes, hangs, resets) and a random stretch
-of an outage (a proxy's pages and refusals). A run may end complete (0) or say that it is not (6);
-the same command goes on until it is complete, and its folder is that of a run without faults.
+of an outage (a proxy's pages and refusals). A run may end complete (0), or say that it is not (6)
+or that the source gives no usable answer (5); the same command goes on until it is complete, and
+its folder is that of a run without faults.
 """
 
 import random
@@ -17,6 +18,8 @@ from tests.pmc_server import FAULTS, LoopbackArchive
 
 _ARTICLES = 24
 _MOST_RUNS = 8
+_GO_ON = {5, 6}
+"""Exit codes after which the same command is asked for again."""
 
 
 def print_faults(folder: Path, *, cases: int, seed: int) -> int:
@@ -50,7 +53,7 @@ def print_faults(folder: Path, *, cases: int, seed: int) -> int:
         with archive.running():
             codes = _until_complete(_step(archive.url, ids), folder / f"case-{case}")
         verdict = "identical" if same(calm, folder / f"case-{case}") else "DIFFERS"
-        if codes[-1] != 0 or set(codes) - {0, 6}:
+        if codes[-1] != 0 or set(codes) - {0, *_GO_ON}:
             verdict = f"ended with {codes[-1]}"
         failed |= verdict != "identical"
         told = " ".join(f"{code}x{n}" for code, n in sorted(Counter(codes).items()))
@@ -64,9 +67,9 @@ def _step(url: str, ids: Path) -> Step:
 
 def _until_complete(step: Step, output: Path) -> list[int]:
     codes: list[int] = []
-    while len(codes) < _MOST_RUNS and (not codes or codes[-1] == 6):
+    while len(codes) < _MOST_RUNS and (not codes or codes[-1] in _GO_ON):
         done = subprocess.run(command(step, output), env=environment(), capture_output=True)
         codes.append(done.returncode)
-        if done.returncode not in (0, 6):
+        if done.returncode not in {0, *_GO_ON}:
             print(done.stdout.decode(errors="replace")[-400:], file=sys.stderr)
     return codes
