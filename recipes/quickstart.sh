@@ -7,8 +7,9 @@
 #
 # What is made lies under runs/quickstart/; a second run reuses it. Downloads are kept in
 # .cache/quickstart (MEDLLAVA_QUICKSTART_CACHE moves them). No GPU, key or model hub is needed.
-# QUICKSTART_SHORT=1 trains a third of stage 2's steps: enough to see every part work, not for a score.
+# QUICKSTART_SHORT=1 trains a quarter of stage 2's steps: enough to see every part work, not for a score.
 # QUICKSTART_STAGES=5 goes on: pairs of answers, stage 4, and stage 5 with rewards for looking.
+# QUICKSTART_SEED=1 trains with another seed than 0.
 # QUICKSTART_INSTALLED=1 uses .venv as it lies.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -68,11 +69,13 @@ step "generate-instructions: held-out questions" "$run/instructions/test/summary
     --questions-per-figure 4 --closed-share 0.2 --split test -o "$run/instructions/test"
 
 step "train --stage 1: the projector learns" "$run/stage1/run.json" \
-    medllava train smollm2-135m --stage 1 --data "$run/instructions/align" -o "$run/stage1"
+    medllava train smollm2-135m --stage 1 --data "$run/instructions/align" -o "$run/stage1" \
+    ${QUICKSTART_SEED:+--set train.seed=$QUICKSTART_SEED}
 
 step "train --stage 2: projector and language model learn" "$run/stage2/run.json" \
     medllava train smollm2-135m --stage 2 --data "$run/instructions/train" \
-    --init "$run/stage1" -o "$run/stage2" ${QUICKSTART_SHORT:+--set stage.instruct.epochs=0.35}
+    --init "$run/stage1" -o "$run/stage2" ${QUICKSTART_SHORT:+--set stage.instruct.epochs=0.17} \
+    ${QUICKSTART_SEED:+--set train.seed=$QUICKSTART_SEED}
 
 step "eval: held-out questions, beside honest floors" "$run/eval/report.json" \
     medllava eval "$run/instructions/test/questions.jsonl" --ckpt "$run/stage2" \
