@@ -9,11 +9,11 @@
 # .cache/quickstart (MEDLLAVA_QUICKSTART_CACHE moves them). No GPU, key or model hub is needed.
 # QUICKSTART_SHORT=1 trains a quarter of stage 2's steps: enough to see every part work, not for a score.
 # QUICKSTART_STAGES=5 goes on: pairs of answers, stage 4, and stage 5 with rewards for looking.
-# QUICKSTART_SEED=1 trains with another seed than 0.
+# QUICKSTART_SEED=1 trains with another seed than 0, under runs/quickstart-seed1/.
 # QUICKSTART_INSTALLED=1 uses .venv as it lies.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-run=runs/quickstart
+run=runs/quickstart${QUICKSTART_SEED:+-seed$QUICKSTART_SEED}
 cache=.cache/quickstart
 started=$SECONDS
 mkdir -p .cache "$run"
