@@ -28,6 +28,10 @@ _FLAGS = (
 _SECONDS = 120.0
 
 
+class PageError(AssertionError):
+    """What the page answered with: a script that failed, or a document that is being left."""
+
+
 class Browser:
     """One tab."""
 
@@ -54,7 +58,8 @@ class Browser:
         while True:
             answer = self._receive()
             if answer.get("id") == self._number:
-                assert "error" not in answer, f"{method}: {answer['error']}"
+                if "error" in answer:
+                    raise PageError(f"{method}: {answer['error']}")
                 return answer["result"]
             self._note(answer)
 
@@ -67,14 +72,22 @@ class Browser:
         answer = self.call(
             "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
         )
-        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        if "exceptionDetails" in answer:
+            raise PageError(answer["exceptionDetails"])
         return answer["result"].get("value")
 
     def wait(self, condition: str) -> None:
-        """Wait until a JavaScript expression is true."""
+        """Wait until a JavaScript expression is true; a page that still loads is not there yet."""
         give_up = time.monotonic() + _SECONDS
-        while not self.run(f"!!({condition})"):
-            assert time.monotonic() < give_up, f"never: {condition}\n{self.run(_BODY)}"
+        error: PageError | None = None
+        while True:
+            try:
+                if self.run(f"!!({condition})"):
+                    return
+            except PageError as answered:
+                error = answered
+            if time.monotonic() > give_up:
+                raise AssertionError(f"never: {condition}\n{self.run(_BODY)}") from error
             time.sleep(0.02)
 
     def choose_file(self, selector: str, path: Path) -> None:

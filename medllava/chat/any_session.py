@@ -92,9 +92,9 @@ class AnySession:
         try:
             for piece in run.pieces():
                 first = first or time.perf_counter() - started
-                said += piece
-                if piece:
-                    yield piece
+                if text_piece := piece if said else piece.lstrip():
+                    said += text_piece
+                    yield text_piece
             reason = "length" if run.num_new >= room and not run.is_ended else "stop"
         finally:
             run.stop()

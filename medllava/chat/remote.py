@@ -102,8 +102,9 @@ class RemoteConversation:
         try:
             for piece in ending.watch(self._model.stream(request)):
                 first = first or time.perf_counter() - started
-                said += piece
-                yield piece
+                if text_piece := piece if said else piece.lstrip():
+                    said += text_piece
+                    yield text_piece
             reason = ending.reason
         finally:
             said = said.strip()
