@@ -13,6 +13,7 @@ folder it finds its task in. What they leave there:
 
 import argparse
 import json
+import logging
 import os
 import platform
 import shutil
@@ -378,6 +379,8 @@ def main() -> None:
 
 
 def _train_as_rank(folder: Path) -> None:
+    # DeepSpeed imports it where it is installed, and each rank would advise on kernels for it.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     from medllava.train.ranks import find_ranks  # noqa: PLC0415 - after the watch has begun
     from medllava.train.run import train_stage  # noqa: PLC0415
 

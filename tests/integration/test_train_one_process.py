@@ -46,6 +46,7 @@ def test_zero_2_in_one_process_trains_and_stdout_is_one_json_object(
     command += ["--max-steps", str(STEPS), "--set", "train.zero_stage=2"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, done.stderr
+    assert "kernels" not in done.stderr, "another package's advice, which nobody asked for"
     value = json.loads(done.stdout)  # nothing else reaches stdout
     assert value["status"] == "ok"
     assert losses(tmp_path / "out") == pytest.approx(losses(plain), abs=2e-6)
