@@ -15,9 +15,11 @@ CLOSED_FILES = ("mc_replies", "yes_no_replies", "alternatives")
 
 
 def rows(*names):
-    for name in names:
-        for line in (FOLDER / f"{name}.jsonl").read_text(encoding="utf-8").splitlines():
-            yield json.loads(line)
+    return [
+        json.loads(line)
+        for name in names
+        for line in (FOLDER / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
 
 
 def asked(row):
