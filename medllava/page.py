@@ -95,15 +95,15 @@ def render_lines(
     (x0, x1), (y0, y1) = (_range([p[axis] for p in points]) for axis in (0, 1))
 
     def place(x: float, y: float) -> str:
-        return f"{60 + 560 * (x - x0) / (x1 - x0):.1f},{230 - 210 * (y - y0) / (y1 - y0):.1f}"
+        return f"{84 + 536 * (x - x0) / (x1 - x0):.1f},{230 - 210 * (y - y0) / (y1 - y0):.1f}"
 
     labels = (
-        (_number(y1), 54, 28, "end"),
-        (_number(y0), 54, 230, "end"),
-        (_number(x0), 60, 248, "middle"),
+        (_number(y1), 78, 28, "end"),
+        (_number(y0), 78, 230, "end"),
+        (_number(x0), 84, 248, "middle"),
         (_number(x1), 620, 248, "middle"),
-        (x_label, 340, 248, "middle"),
-        (y_label, 54, 128, "end"),
+        (x_label, 352, 248, "middle"),
+        (y_label, 78, 128, "end"),
     )
     lines = [
         (_short(name), " ".join(place(x, y) for x, y in line)) for name, line in series.items()
