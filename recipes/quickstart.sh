@@ -47,7 +47,8 @@ python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
 export TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
 printf '\n[%3d s] Get the real weights and images\n' $((SECONDS - started))
-python recipes/quickstart/fetch_parts.py "$cache"
+# Where DeepSpeed is installed it would warn here that there is no GPU; nothing here computes.
+DS_ACCELERATOR=cpu python recipes/quickstart/fetch_parts.py "$cache"
 started_work=$SECONDS
 
 step "Build the archive: real images in short articles" "$run/archive/split.csv" \
