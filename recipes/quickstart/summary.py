@@ -89,7 +89,7 @@ def score_rows(report: EvalReport) -> list[tuple[str, ...]]:
     """Return condition, accuracy, closed accuracy and token recall with intervals, in percent."""
     rows = {**report.conditions, "visual gain": visual_gain(report)}
     return [
-        (name, *(_interval(metrics[metric]) for metric in METRICS))
+        (name.replace("_", " "), *(_interval(metrics[metric]) for metric in METRICS))
         for name, metrics in rows.items()
     ]
 
