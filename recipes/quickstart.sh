@@ -7,7 +7,7 @@
 #
 # What is made lies under runs/quickstart/; a second run reuses it. Downloads are kept in
 # .cache/quickstart (MEDLLAVA_QUICKSTART_CACHE moves them). No GPU, key or model hub is needed.
-# QUICKSTART_SHORT=1 trains a third of stage 1's steps and a quarter of stage 2's, under
+# QUICKSTART_SHORT=1 trains a quarter of stage 2's steps and permutes the images once, under
 # runs/quickstart-short/: enough to see every part work, not for a score.
 # QUICKSTART_STAGES=5 goes on: pairs of answers, stage 4, and stage 5 with rewards for looking.
 # QUICKSTART_SEED=1 trains with another seed than 0, under runs/quickstart-seed1/.
@@ -72,7 +72,7 @@ step "generate-instructions: held-out questions" "$run/instructions/test/summary
 
 step "train --stage 1: the projector learns" "$run/stage1/run.json" \
     medllava train smollm2-135m --stage 1 --data "$run/instructions/align" -o "$run/stage1" \
-    ${QUICKSTART_SHORT:+--set stage.align.epochs=0.5} ${QUICKSTART_SEED:+--set train.seed=$QUICKSTART_SEED}
+    ${QUICKSTART_SEED:+--set train.seed=$QUICKSTART_SEED}
 
 step "train --stage 2: projector and language model learn" "$run/stage2/run.json" \
     medllava train smollm2-135m --stage 2 --data "$run/instructions/train" \
@@ -81,7 +81,7 @@ step "train --stage 2: projector and language model learn" "$run/stage2/run.json
 
 step "eval: held-out questions, beside honest floors" "$run/eval/report.json" \
     medllava eval "$run/instructions/test/questions.jsonl" --ckpt "$run/stage2" \
-    --controls permuted,blank,majority -o "$run/eval"
+    --controls permuted,blank,majority ${QUICKSTART_SHORT:+--permutations 1} -o "$run/eval"
 
 step "What the frozen encoder alone could answer" "$run/linear_probe.json" \
     python recipes/quickstart/linear_probe.py "$run"
