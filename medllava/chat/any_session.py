@@ -20,6 +20,7 @@ from transformers import LogitsProcessor, StoppingCriteria, TextIteratorStreamer
 
 from medllava.chat.choices import choice_probabilities, find_choices
 from medllava.chat.config import Answer, Options
+from medllava.chat.conversation import from_first_word
 from medllava.chat.occlusion import measure_parts
 from medllava.data.conversation import user_turn
 from medllava.errors import DataError
@@ -90,11 +91,10 @@ class AnySession:
         torch.manual_seed(sampling.seed + len(asked) - 1)
         said, first, reason = "", 0.0, "interrupted"
         try:
-            for piece in run.pieces():
+            for piece in from_first_word(run.pieces()):
                 first = first or time.perf_counter() - started
-                if text_piece := piece if said else piece.lstrip():
-                    said += text_piece
-                    yield text_piece
+                said += piece
+                yield piece
             reason = "length" if run.num_new >= room and not run.is_ended else "stop"
         finally:
             run.stop()

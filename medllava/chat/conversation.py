@@ -4,7 +4,7 @@
 answer in pieces, and can be stopped between two pieces.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import Protocol
 
 from PIL import Image
@@ -13,7 +13,7 @@ from medllava.chat.config import Answer, Options
 from medllava.data.conversation import user_turn
 from medllava.records import Turn
 
-__all__ = ["Conversation", "user_turn"]
+__all__ = ["Conversation", "from_first_word", "user_turn"]
 
 
 class Conversation(Protocol):
@@ -67,3 +67,13 @@ class Conversation(Protocol):
     def forget(self) -> None:
         """Free what only saves time; the conversation stays."""
         ...
+
+
+def from_first_word(pieces: Iterable[str]) -> Generator[str]:
+    """Yield streamed text without the blanks before its first word, and no empty pieces."""
+    has_begun = False
+    for piece in pieces:
+        text = piece if has_begun else piece.lstrip()
+        if text:
+            has_begun = True
+            yield text

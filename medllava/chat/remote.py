@@ -11,6 +11,7 @@ from typing import cast
 from PIL import Image
 
 from medllava.chat.config import Answer, Options
+from medllava.chat.conversation import from_first_word
 from medllava.data.conversation import user_turn
 from medllava.errors import DataError
 from medllava.images.encode import image_address
@@ -100,11 +101,10 @@ class RemoteConversation:
         said, first, reason = "", 0.0, "interrupted"
         ending = _Ending()
         try:
-            for piece in ending.watch(self._model.stream(request)):
+            for piece in from_first_word(ending.watch(self._model.stream(request))):
                 first = first or time.perf_counter() - started
-                if text_piece := piece if said else piece.lstrip():
-                    said += text_piece
-                    yield text_piece
+                said += piece
+                yield piece
             reason = ending.reason
         finally:
             said = said.strip()
